@@ -1,0 +1,63 @@
+"""What a state machine asks its program to do.
+
+The three machines of `distcomp.core` share one contract:
+
+    connect(peer, ..., now)        a peer has proved who it is
+    receive(peer, message, now)    one message came from it
+    disconnect(peer, now)          its connection is gone
+    tick(now)                      time passed; also where the one placement pass of a turn is made
+    take_effects() -> Effects      what must leave, handed over exactly once
+
+A machine never looks at a clock, a socket or a file: `now` is monotonic seconds, handed in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from distcomp.ids import Peer
+    from distcomp.protocol import Message
+
+
+class Close(NamedTuple):
+    """A connection to be closed, and the reason that is logged and, where possible, sent."""
+
+    peer: Peer
+    reason: str
+
+
+class Event(NamedTuple):
+    """A fact worth a log line: a level (`debug` … `error`), a short text, and its values."""
+
+    level: str
+    text: str
+    values: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Effects:
+    """Everything one turn of a machine asks for.
+
+    Attributes:
+        sends: messages by peer, in the order in which they must leave.
+        acks: messages by peer that may leave only once `records` are durable.
+        closes: connections to end, after their sends.
+        events: facts for the log.
+        wake_at: when the machine wants its next `tick` at the latest, or None.
+    """
+
+    sends: dict[Peer, list[Message]] = field(default_factory=dict)
+    acks: dict[Peer, list[Message]] = field(default_factory=dict)
+    closes: list[Close] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    wake_at: float | None = None
+
+    def send(self, peer: Peer, message: Message) -> None:
+        """Add `message` to what leaves for `peer`."""
+        self.sends.setdefault(peer, []).append(message)
+
+    def log(self, level: str, text: str, **values: Any) -> None:
+        """Add a fact for the log."""
+        self.events.append(Event(level, text, values))

@@ -1,0 +1,152 @@
+"""Every error a user or a peer can meet, in one tree.
+
+`DistcompError` is the root. The second level says who has to act: whoever wrote the settings
+(`ConfigError`), whoever runs the network and its secrets (`ConnectError`), whoever wrote the other
+program (`ProtocolError`), whoever called us (`UsageError`), or whoever wrote the task (`TaskError`).
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import BrokenExecutor
+
+
+class DistcompError(Exception):
+    """Root of every error that distcomp raises of its own."""
+
+
+class ConfigError(DistcompError, ValueError):
+    """A flag, variable or file says something that cannot be followed."""
+
+
+# --- reaching a cluster ---------------------------------------------------------------------------
+
+
+class ConnectError(DistcompError, ConnectionError):
+    """No usable connection to a scheduler. `heals` says whether waiting can help."""
+
+    heals = False
+
+
+class UnreachableError(ConnectError):
+    """Nobody answered at that address: refused, timed out, or the name is unknown."""
+
+    heals = True
+
+
+class SchedulerBusyError(ConnectError):
+    """The scheduler has as many connections as it may hold."""
+
+    heals = True
+
+
+class AuthenticationError(ConnectError):
+    """One side could not prove that it knows the secret for the role and owner named."""
+
+
+class WrongClusterError(ConnectError):
+    """Another cluster answers at that address than the one the access file was made for."""
+
+
+class VersionMismatchError(ConnectError):
+    """The two sides speak different protocol versions."""
+
+
+class ForeignProtocolError(ConnectError):
+    """What answers at that address does not speak distcomp's protocol at all."""
+
+
+class RoleError(ConnectError):
+    """The connection's role does not allow what was asked."""
+
+
+class AmbiguousClusterError(DistcompError):
+    """Several running schedulers could be meant, and nothing says which."""
+
+
+# --- talking to a peer ----------------------------------------------------------------------------
+
+
+class ProtocolError(DistcompError):
+    """A peer sent something that the protocol does not allow; its connection is closed."""
+
+
+class FrameTooLargeError(ProtocolError):
+    """A frame announces more bytes than a frame may have."""
+
+
+class MalformedMessageError(ProtocolError):
+    """A frame's content is no list of known messages within their bounds."""
+
+
+# --- calling us -----------------------------------------------------------------------------------
+
+
+class UsageError(DistcompError):
+    """A call that cannot be carried out as made."""
+
+
+class UnpicklableError(UsageError, TypeError):
+    """A function or an argument cannot be turned into bytes; the text names the path to the culprit."""
+
+
+class PayloadTooLargeError(UsageError, ValueError):
+    """One task's arguments, or one function, exceed `max_payload_bytes`."""
+
+
+class WindowFullError(UsageError):
+    """Too much was submitted from the event loop's own thread, which must not wait."""
+
+
+class SubmitRefusedError(UsageError):
+    """The scheduler did not accept a submit, and said why."""
+
+
+class BlockingCallError(UsageError, RuntimeError):
+    """A blocking call was made on the client's own loop thread, where it would never return."""
+
+
+class ClientClosedError(UsageError, RuntimeError):
+    """The client was closed before this call."""
+
+
+class ForkedClientError(UsageError, RuntimeError):
+    """A client was inherited through `fork`; only the process that made it can use it."""
+
+
+# --- how a task ends badly ------------------------------------------------------------------------
+
+
+class TaskError(DistcompError):
+    """A task failed for a reason that is not an exception of its own code."""
+
+
+class TaskTimeoutError(TaskError, TimeoutError):
+    """A task ran longer than its `timeout_s` and was stopped."""
+
+
+class TaskCrashedError(TaskError, BrokenExecutor):
+    """A task ended the process that ran it, as often as its crash limit allows."""
+
+
+class TaskLostError(TaskError, BrokenExecutor):
+    """The worker that ran a task was lost, and the task may not be started again."""
+
+
+class UnpicklableResultError(TaskError, TypeError):
+    """A task returned something that cannot be turned into bytes."""
+
+
+class UnloadableTaskError(TaskError):
+    """A worker could not rebuild the function, its arguments or its result from their bytes."""
+
+
+class SchedulerLostError(TaskError, ConnectionError):
+    """The scheduler went away, and with it what had not been delivered."""
+
+
+class SessionExpiredError(TaskError):
+    """The client was away longer than `client_grace_s`; its undetached work was cancelled."""
+
+
+class RemoteTracebackError(TaskError):
+    """Carries the traceback, host, attempt and last output of a task as the cause of its exception."""

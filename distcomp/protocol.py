@@ -1,0 +1,559 @@
+"""Everything that crosses a socket between distcomp's programs: the table of messages.
+
+Commands are imperative, facts are past tense. Fields are only ever appended, with defaults; a tag is
+never reused. `docs/protocol.md` is generated from this file.
+
+Order: messages of one connection arrive in the order sent, except that a message with large blobs
+(see `distcomp.wire`) arrives when its last piece has, and that whatever shares an *order key* with it
+waits behind it. The keys are listed in `ORDER_KEYS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+from distcomp.ids import ArrayId, FunctionId, SessionId, Token, WorkerId
+from distcomp.wire import (
+    MAX_BLOB_BYTES,
+    MAX_COUNTER,
+    PIECE_BYTES,
+    Codec,
+    Flag,
+    Integer,
+    Listing,
+    Message,
+    Nested,
+    Octets,
+    Real,
+    Row,
+    Span,
+    Text,
+)
+
+__all__ = ["PROTOCOL", "Message", "codec"]
+
+PROTOCOL = 1
+"""Grows when two versions cannot talk to each other; it is settled before anything is decoded."""
+
+codec = Codec()
+T = TypeVar("T", bound=type[Any])
+
+
+def message(tag: int) -> Callable[[T], T]:
+    """Register a `NamedTuple` as the message with this tag."""
+
+    def register(record: T) -> T:
+        codec.register(tag, record)
+        return record
+
+    return register
+
+
+# --- kinds of fields ------------------------------------------------------------------------------
+
+_identity = Octets(16, 16)
+_counter = Integer(0, MAX_COUNTER)
+_array = Row(_identity, _counter)
+_token = Row(_counter, _counter)
+_blob = Octets(0, MAX_BLOB_BYTES)
+
+Count = Annotated[int, _counter]
+Name = Annotated[str, Text(256)]
+Words = Annotated[str, Text(64 << 10)]
+LongText = Annotated[str, Text(256 << 10)]
+Seconds = Annotated[float, Real()]
+Switch = Annotated[bool, Flag()]
+Blob = Annotated[bytes, _blob]
+Session = Annotated[SessionId, _identity]
+Worker = Annotated[WorkerId, _identity]
+Function = Annotated[FunctionId, Octets(32, 32)]
+Array = Annotated[ArrayId, _array]
+Lease = Annotated[Token, _token]
+Spans = Annotated[tuple[tuple[int, int], ...], Listing(Span())]
+Numbers = Annotated[tuple[int, ...], Listing(_counter)]
+Runs = Annotated[tuple[tuple[int, int, bytes], ...], Listing(Row(_counter, _counter, _blob))]
+"""Runs of results: `(start, stop, blob)`, the blob holding the results of the indexes in between."""
+
+
+class Versions(NamedTuple):
+    """What a peer runs on. `python` is `major.minor.micro`."""
+
+    distcomp: Name
+    python: Name
+    cloudpickle: Name
+
+
+class TaskOptions(NamedTuple):
+    """How the tasks of one array are to be treated; see the user's words in `distcomp.options`.
+
+    `max_attempts` 0 means no limit; `timeout_s` 0 means none.
+    """
+
+    retries: Count = 0
+    retry_delay_s: Seconds = 0.0
+    timeout_s: Seconds = 0.0
+    priority: Annotated[int, Integer(-1000, 1000)] = 0
+    max_attempts: Count = 0
+    detach: Switch = False
+
+
+class Failure(NamedTuple):
+    """How one task ended badly.
+
+    Attributes:
+        kind: `exception`, `timeout`, `crashed`, `lost`, `cancelled`, `unpicklable` (the result),
+            `unloadable` (function or arguments), or `expired`.
+        retriable: whether `retries` may be spent on it.
+        type_name: qualified name of the exception's type; empty if there is none.
+        text: what happened, for people.
+        traceback: formatted, with source lines; empty if there is none.
+        exception: the pickled exception, or empty if it does not pickle.
+        host: where it ran; empty if it never did.
+        worker: that worker's name.
+        attempt: which try this was, from 1.
+        output: the last that the task printed.
+        stacks: the Python stacks dumped before the task was stopped.
+    """
+
+    kind: Name
+    retriable: Switch = False
+    type_name: Name = ""
+    text: Words = ""
+    traceback: LongText = ""
+    exception: Blob = b""
+    host: Name = ""
+    worker: Name = ""
+    attempt: Count = 1
+    output: Words = ""
+    stacks: Words = ""
+
+
+Failures = Annotated[tuple[tuple[int, Failure], ...], Listing(Row(_counter, Nested(Failure)))]
+"""Single failures: `(index, failure)`."""
+
+
+class HeldLease(NamedTuple):
+    """A lease as a worker reports it on registering again: the indexes it still answers for."""
+
+    token: Lease
+    spans: Spans
+
+
+class RunningTask(NamedTuple):
+    """A task that a slot has begun, and for how long it has run."""
+
+    token: Lease
+    task_index: Count
+    running_s: Seconds
+
+
+class WorkerRow(NamedTuple):
+    """One worker as observers see it. `unfit` says why it gets no work, or is empty."""
+
+    worker: Worker
+    name: Name
+    host: Name
+    pid: Count
+    slots: Count
+    busy: Count
+    leased: Count
+    settled: Count
+    failed: Count
+    busy_s: Seconds
+    state: Name
+    python: Name
+    unfit: Words
+    running: Annotated[tuple[RunningTask, ...], Listing(Nested(RunningTask))] = ()
+    slot_busy_s: Annotated[tuple[float, ...], Listing(Real())] = ()
+
+
+class ArrayRow(NamedTuple):
+    """One unfinished task array as observers see it."""
+
+    array: Array
+    owner: Name
+    function: Name
+    priority: Annotated[int, Integer(-1000, 1000)]
+    tasks: Count
+    pending: Count
+    leased: Count
+    settled: Count
+    failed: Count
+    age_s: Seconds
+
+
+class Totals(NamedTuple):
+    """The cluster in numbers, since the scheduler started."""
+
+    uptime_s: Seconds
+    sessions: Count
+    workers: Count
+    slots: Count
+    busy: Count
+    pending: Count
+    leased: Count
+    accepted: Count
+    settled: Count
+    failed: Count
+    retried: Count
+    cancelled: Count
+    lost: Count
+    late: Count
+    idle_while_queued_s: Seconds
+    slot_s: Seconds
+
+
+# --- any two peers --------------------------------------------------------------------------------
+
+
+@message(1)
+class Heartbeat(NamedTuple):
+    """A sign of life, sent when nothing else was for a while."""
+
+
+@message(2)
+class SendPiece(NamedTuple):
+    """Some bytes of a transfer; `size_bytes` is the whole transfer's. Pieces come in order."""
+
+    transfer: Count
+    size_bytes: Annotated[int, Integer(1, MAX_BLOB_BYTES)]
+    data: Annotated[bytes, Octets(1, PIECE_BYTES)]
+
+
+@message(3)
+class PiecesStored(NamedTuple):
+    """The receiver stored or dropped so many bytes of pieces: the sender may send as many more."""
+
+    size_bytes: Annotated[int, Integer(1, MAX_BLOB_BYTES)]
+
+
+@message(4)
+class Refused(NamedTuple):
+    """The scheduler will not go on with this connection; nothing follows.
+
+    `code` is one of `role`, `versions`, `duplicate`, `malformed`, `silent`, `expired`, `full`, `stopping`.
+    """
+
+    code: Name
+    text: Words
+
+
+@message(5)
+class DefineFunction(NamedTuple):
+    """The bytes behind a function id. Client to scheduler to worker to slot."""
+
+    function: Function
+    name: Name
+    blob: Blob
+
+
+@message(6)
+class MissingFunction(NamedTuple):
+    """Asks the side that a function came from to define it again."""
+
+    function: Function
+
+
+# --- client to scheduler --------------------------------------------------------------------------
+
+
+@message(10)
+class OpenSession(NamedTuple):
+    """The first message of a client. `resumes` says that this session was open before.
+
+    `environment` is opaque to all but slots: what a slot process takes over from the client.
+    """
+
+    session: Session
+    versions: Annotated[Versions, Nested(Versions)]
+    host: Name
+    pid: Count
+    program: Name
+    environment: Blob
+    resumes: Switch
+
+
+@message(11)
+class Submit(NamedTuple):
+    """Tasks `start` to `start + tasks` of an array, with their arguments in one chunk.
+
+    What lies below the scheduler's count is ignored, a gap is refused. `last` closes the array.
+    No `tasks` with `last` closes it without adding tasks.
+    """
+
+    array: Array
+    function: Function
+    options: Annotated[TaskOptions, Nested(TaskOptions)]
+    start: Count
+    tasks: Count
+    chunk: Blob
+    last: Switch
+
+
+@message(12)
+class CancelTasks(NamedTuple):
+    """End tasks of an array at the client's wish; no spans means all there are and will be."""
+
+    array: Array
+    spans: Spans
+
+
+@message(13)
+class AckOutcomes(NamedTuple):
+    """The client holds what came under these numbers; the scheduler may let go of it."""
+
+    seqs: Numbers
+
+
+@message(14)
+class CloseSession(NamedTuple):
+    """The client leaves for good: what is not detached is cancelled, what is unread is dropped."""
+
+
+@message(15)
+class WatchStatus(NamedTuple):
+    """Asks for a snapshot now and, with an interval above 0, for what changed at every interval."""
+
+    interval_s: Seconds
+
+
+@message(16)
+class ExplainWait(NamedTuple):
+    """Asks why nothing of this session runs."""
+
+    request: Count
+
+
+# --- scheduler to client --------------------------------------------------------------------------
+
+
+@message(20)
+class SessionOpened(NamedTuple):
+    """The session stands. `known` lists its arrays with the count accepted of each."""
+
+    epoch: Count
+    cluster: Name
+    client_grace_s: Seconds
+    known: Annotated[tuple[tuple[ArrayId, int], ...], Listing(Row(_array, _counter))]
+
+
+@message(21)
+class Accepted(NamedTuple):
+    """Of this array, the first `tasks` are the scheduler's to answer for."""
+
+    array: Array
+    tasks: Count
+
+
+@message(22)
+class SubmitRefused(NamedTuple):
+    """Nothing of a submit was taken. `code` is `gap`, `closed`, `full`, `options` or `role`."""
+
+    array: Array
+    start: Count
+    code: Name
+    text: Words
+
+
+@message(23)
+class TasksSettled(NamedTuple):
+    """Outcomes. They are sent again after a reconnect until `AckOutcomes` names `seq`."""
+
+    seq: Count
+    array: Array
+    runs: Runs
+    failures: Failures
+
+
+@message(24)
+class TasksBegan(NamedTuple):
+    """What a worker last said runs; for `Future.running`. Lossy: never sent again."""
+
+    array: Array
+    indexes: Numbers
+
+
+@message(25)
+class GaveNotice(NamedTuple):
+    """Something the user should read, said once; `code` is `unfit` or `unloadable`."""
+
+    code: Name
+    text: Words
+
+
+@message(26)
+class StatusReported(NamedTuple):
+    """A snapshot (`whole`) or what changed since the last one: rows to replace, rows to remove."""
+
+    whole: Switch
+    cluster: Name
+    epoch: Count
+    auth: Switch
+    totals: Annotated[Totals, Nested(Totals)]
+    workers: Annotated[tuple[WorkerRow, ...], Listing(Nested(WorkerRow))]
+    workers_gone: Annotated[tuple[WorkerId, ...], Listing(_identity)]
+    arrays: Annotated[tuple[ArrayRow, ...], Listing(Nested(ArrayRow))]
+    arrays_gone: Annotated[tuple[ArrayId, ...], Listing(_array)]
+
+
+@message(27)
+class WaitExplained(NamedTuple):
+    """Why nothing of the session runs: `code` is `running`, `no_workers`, `unfit`, `busy` or `idle`."""
+
+    request: Count
+    code: Name
+    text: Words
+
+
+# --- worker to scheduler --------------------------------------------------------------------------
+
+
+@message(40)
+class RegisterWorker(NamedTuple):
+    """The first message of a worker, at every connection; `leases` is what it still answers for."""
+
+    worker: Worker
+    name: Name
+    host: Name
+    pid: Count
+    slots: Annotated[int, Integer(1, 4096)]
+    versions: Annotated[Versions, Nested(Versions)]
+    leases: Annotated[tuple[HeldLease, ...], Listing(Nested(HeldLease))]
+    draining: Switch = False
+
+
+@message(41)
+class LeaseSettled(NamedTuple):
+    """Outcomes of a lease, sent again after a reconnect until `AckSettles` names `seq`.
+
+    `busy_s` is the time the slot spent on them; `slot` is the slot's number within its worker.
+    """
+
+    seq: Count
+    token: Lease
+    runs: Runs
+    failures: Failures
+    busy_s: Seconds
+    slot: Count
+
+
+@message(42)
+class LeaseReturned(NamedTuple):
+    """Indexes of a lease that this worker will not run, or whose results died with a slot process.
+
+    Sent again until acknowledged, like `LeaseSettled`. `reason` is `retracted`, `waited`, `drained`,
+    `cancelled`, `neighbour` (a slot process ended while another task ran; never charged), `unprepared`
+    (no slot process could be had) or `refused` (more than the worker has room for).
+    """
+
+    seq: Count
+    token: Lease
+    spans: Spans
+    reason: Name
+
+
+@message(43)
+class SlotsReported(NamedTuple):
+    """What runs, as far as it has run for some time."""
+
+    running: Annotated[tuple[RunningTask, ...], Listing(Nested(RunningTask))]
+
+
+@message(44)
+class WorkerDraining(NamedTuple):
+    """The worker takes no more work and returns what has not begun."""
+
+
+@message(45)
+class WorkerLeft(NamedTuple):
+    """The worker has nothing left and goes; its connection's end is no loss."""
+
+
+# --- scheduler to worker --------------------------------------------------------------------------
+
+
+@message(50)
+class WorkerRegistered(NamedTuple):
+    """The worker may expect leases. It ends the leases it reported that `stale` names."""
+
+    epoch: Count
+    cluster: Name
+    stale: Annotated[tuple[Token, ...], Listing(_token)]
+
+
+@message(51)
+class DefineSession(NamedTuple):
+    """What slot processes of a session take over from its client; before its first lease."""
+
+    session: Session
+    owner: Name
+    environment: Blob
+
+
+@message(52)
+class EndSession(NamedTuple):
+    """The session is over: its slot processes can go."""
+
+    session: Session
+
+
+@message(53)
+class GrantLease(NamedTuple):
+    """The right to run the indexes `start` to `stop` of an array, whose arguments the chunk holds.
+
+    The chunk begins at index `chunk_start`. An `urgent` lease begins at the next task border.
+    `eager` asks for each result at once (arrays with `max_attempts`).
+    """
+
+    token: Lease
+    array: Array
+    function: Function
+    start: Count
+    stop: Count
+    chunk_start: Count
+    chunk: Blob
+    attempt: Count
+    timeout_s: Seconds
+    priority: Annotated[int, Integer(-1000, 1000)]
+    urgent: Switch
+    eager: Switch
+
+
+@message(54)
+class RetractLease(NamedTuple):
+    """Give back what has not begun: the far half of it, or `everything`."""
+
+    token: Lease
+    everything: Switch
+
+
+@message(55)
+class CancelLease(NamedTuple):
+    """End these indexes of a lease, running or not; no spans means all of it."""
+
+    token: Lease
+    spans: Spans
+
+
+@message(56)
+class AckSettles(NamedTuple):
+    """The scheduler has what came under these numbers; the worker may let go of it."""
+
+    seqs: Numbers
+
+
+ORDER_KEYS: dict[type[Any], Callable[[Any], tuple[Hashable, ...]]] = {
+    DefineFunction: lambda m: (m.function,),
+    DefineSession: lambda m: (m.session,),
+    OpenSession: lambda m: (m.session,),
+    Submit: lambda m: (m.array[0], m.function, m.array),
+    CancelTasks: lambda m: (m.array[0], m.array),
+    TasksSettled: lambda m: (m.array,),
+    GrantLease: lambda m: (m.array[0], m.function, m.token),
+    RetractLease: lambda m: (m.token,),
+    CancelLease: lambda m: (m.token,),
+    LeaseSettled: lambda m: (m.token,),
+    LeaseReturned: lambda m: (m.token,),
+}
+"""What a message must not overtake: it waits while a transfer of a message with one of its keys runs."""

@@ -1,0 +1,73 @@
+"""Everything one does with a fresh clone, with nothing but Python on the machine.
+
+Usage:
+    python3 dev.py demo [ARGUMENTS]      run the main job: the demo on this machine's standard library
+    python3 dev.py test [ARGUMENTS]      run the tests (arguments go to pytest)
+    python3 dev.py lint                  run the linter, the formatter's check and the type checker
+    python3 dev.py bench [ARGUMENTS]     run the benchmarks
+
+The first call makes a virtual environment in `.venv` and installs distcomp into it; later calls
+install again only when `pyproject.toml` has changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+ENVIRONMENT = ROOT / ".venv"
+BIN = ENVIRONMENT / "bin"
+STAMP = ENVIRONMENT / "installed"
+
+COMMANDS = {
+    "demo": [[str(BIN / "distcomp"), "demo"]],
+    "test": [[str(BIN / "python"), "-m", "pytest"]],
+    "lint": [
+        [str(BIN / "ruff"), "check", "."],
+        [str(BIN / "ruff"), "format", "--check", "."],
+        [str(BIN / "mypy")],
+        [str(BIN / "python"), "docs/make_protocol.py", "--check"],
+    ],
+    "bench": [[str(BIN / "python"), "benchmarks/run.py"]],
+}
+
+
+def install() -> None:
+    """Bring `.venv` up to what `pyproject.toml` asks for."""
+    wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    if STAMP.is_file() and STAMP.read_text() == wanted:
+        return
+    sys.stderr.write(f"installing into {ENVIRONMENT.name}, once\n")
+    venv.create(ENVIRONMENT, with_pip=True, clear=ENVIRONMENT.exists())
+    pip = [str(BIN / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
+    subprocess.run([*pip, "--upgrade", "pip"], check=True)
+    subprocess.run([*pip, "--editable", ".", "--group", "lint"], check=True, cwd=ROOT)
+    STAMP.write_text(wanted)
+
+
+def main() -> int:
+    """Install what is missing, then run the commands behind the word given."""
+    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:  # noqa: PLR2004 - the program and one word
+        sys.stderr.write(f"{__doc__}\n")
+        return 2
+    try:
+        install()
+    except subprocess.CalledProcessError as error:
+        sys.stderr.write(f"could not install: {' '.join(error.cmd[:4])} … ended with {error.returncode}\n")
+        return 1
+    *first, last = [[*command, *sys.argv[2:]] for command in COMMANDS[sys.argv[1]]]
+    for command in first:
+        code = subprocess.run(command, check=False, cwd=ROOT).returncode
+        if code:
+            return code
+    os.chdir(ROOT)
+    os.execv(last[0], last)  # noqa: S606 - the command is ours; Ctrl-C and the exit code pass unchanged
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,180 @@
+"""The floors of the house, its cycles and its sizes, read from the source."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "distcomp"
+MAX_FILE_LINES = 600
+MAX_FUNCTION_LINES = 70
+
+FLOORS: dict[str, int] = {
+    "errors": 0,
+    "ids": 0,
+    "config": 1,
+    "options": 1,
+    "page": 1,
+    "payload": 1,
+    "protocol": 1,
+    "slot_protocol": 1,
+    "wire": 1,
+    "core": 2,
+    "access": 3,
+    "auth": 3,
+    "cluster": 3,
+    "slot": 3,
+    "slots": 3,
+    "template": 3,
+    "transport": 3,
+    "scheduler": 4,
+    "worker": 4,
+    "client": 4,
+    "decorator": 5,
+    "cli": 5,
+}
+"""The floor of every top-level module or package of distcomp."""
+
+SAME_FLOOR: set[tuple[str, str]] = {
+    ("cli", "cli"),
+    ("core", "core"),
+    ("protocol", "wire"),
+    ("slot_protocol", "protocol"),
+    ("slot_protocol", "wire"),
+    ("template", "slot"),
+}
+"""Pairs that may import each other's way although they share a floor; everything else goes downwards."""
+
+FORBIDDEN: dict[str, set[str]] = {
+    "floors 0 to 2": {"asyncio", "uvloop"},
+    "core": {"time", "random", "socket", "os", "threading", "logging", "pickle", "cloudpickle", "select"},
+}
+PICKLERS = {"pickle", "cloudpickle", "marshal", "dill"}
+
+
+def modules() -> dict[str, ast.Module]:
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        found[name] = ast.parse(path.read_text())
+    return found
+
+
+MODULES = modules()
+
+
+def imports_of(tree: ast.Module, *, typing_too: bool = True) -> set[str]:
+    """Every module that `tree` imports, wherever in it the import stands."""
+    hidden: set[ast.AST] = set()
+    if not typing_too:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                hidden.update(inner for child in node.body for inner in ast.walk(child))
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if node in hidden:
+            continue
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names.add(node.module or "")
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+def ours(names: set[str]) -> set[str]:
+    return {name for name in names if name in MODULES and name != "distcomp"}
+
+
+def top(module: str) -> str:
+    return module.split(".")[1]
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name != "distcomp"])
+def test_a_module_imports_only_from_floors_below(module: str) -> None:
+    for other in ours(imports_of(MODULES[module])):
+        pair = (top(module), top(other))
+        below = FLOORS[pair[1]] < FLOORS[pair[0]]
+        assert below or pair in SAME_FLOOR, f"{module} (floor {FLOORS[pair[0]]}) imports {other}"
+
+
+def test_every_module_has_a_floor() -> None:
+    tops = {top(name) for name in MODULES if name != "distcomp"}
+    assert tops == set(FLOORS), "FLOORS lists exactly the modules that exist"
+
+
+def test_no_import_cycles_lazy_ones_included() -> None:
+    edges = {name: ours(imports_of(tree, typing_too=False)) - {name} for name, tree in MODULES.items()}
+    edges.pop("distcomp")
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join((*path[path.index(name) :], name))
+        if name not in done:
+            for other in sorted(edges[name]):
+                visit(other, (*path, name))
+            done.add(name)
+
+    for name in sorted(edges):
+        visit(name, ())
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name != "distcomp"])
+def test_the_lower_floors_touch_no_world(module: str) -> None:
+    roots = {name.split(".")[0] for name in imports_of(MODULES[module], typing_too=False)}
+    if FLOORS[top(module)] <= FLOORS["core"]:
+        assert not roots & FORBIDDEN["floors 0 to 2"]
+    if top(module) == "core":
+        assert not roots & FORBIDDEN["core"]
+    if not top(module).startswith("payload"):
+        assert not roots & PICKLERS, f"{module} opens pickles; only payload may"
+
+
+@pytest.mark.parametrize("program", ["distcomp.scheduler", "distcomp.worker", "distcomp.core"])
+def test_scheduler_worker_and_core_never_open_a_payload(program: str) -> None:
+    for name, tree in MODULES.items():
+        if name == program or name.startswith(program + "."):
+            assert not {other for other in ours(imports_of(tree)) if top(other).startswith("payload")}
+
+
+def test_faces_use_no_private_names_of_lower_floors() -> None:
+    for name, tree in MODULES.items():
+        if name == "distcomp" or FLOORS[top(name)] < FLOORS["decorator"]:
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("distcomp"):
+                if top(f"{node.module}.x") == top(name):
+                    continue
+                private = [alias.name for alias in node.names if alias.name.startswith("_")]
+                assert not [item for item in private if item != "__version__"], f"{name} imports {private}"
+
+
+def test_files_and_functions_stay_readable() -> None:
+    for name, tree in MODULES.items():
+        last = max((node.end_lineno or 0 for node in tree.body), default=0)
+        assert last <= MAX_FILE_LINES, f"{name} has {last} lines"
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = (node.end_lineno or node.lineno) - node.lineno + 1
+                assert length <= MAX_FUNCTION_LINES, f"{name}.{node.name} has {length} lines"
+
+
+def test_no_two_classes_share_a_name() -> None:
+    owners: dict[str, str] = {}
+    for name, tree in MODULES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                assert node.name not in owners, f"{node.name} in {name} and {owners[node.name]}"
+                owners[node.name] = name
+                assert not node.name.endswith(("Manager", "Helper", "Util", "Utils")), node.name
+
+
+def test_modules_come_with_the_future_import_and_a_docstring() -> None:
+    for name, tree in MODULES.items():
+        assert ast.get_docstring(tree), f"{name} says nothing about itself"
+        if len(tree.body) > 1 and name != "distcomp":
+            assert "__future__" in imports_of(tree), f"{name} lacks the future import"

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import venv
 from pathlib import Path
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".venv"
@@ -31,6 +32,7 @@ COMMANDS = {
         [str(BIN / "ruff"), "check", "."],
         [str(BIN / "ruff"), "format", "--check", "."],
         [str(BIN / "mypy")],
+        [str(BIN / "mypy"), "tests/typing"],
         [str(BIN / "python"), "docs/make_protocol.py", "--check"],
     ],
     "bench": [[str(BIN / "python"), "benchmarks/run.py"]],
@@ -65,8 +67,13 @@ def main() -> int:
         code = subprocess.run(command, check=False, cwd=ROOT).returncode
         if code:
             return code
+    become(last)
+
+
+def become(command: list[str]) -> NoReturn:
+    """Replace this process, so that Ctrl-C and the exit code pass unchanged."""
     os.chdir(ROOT)
-    os.execv(last[0], last)  # noqa: S606 - the command is ours; Ctrl-C and the exit code pass unchanged
+    os.execv(command[0], command)  # noqa: S606 - the command is ours
 
 
 if __name__ == "__main__":

@@ -1,0 +1,60 @@
+"""What users write, under the type checker; nothing here is run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future as StandardFuture
+
+import distcomp
+from distcomp import Client, Future, TaskArray, as_completed, compute_this, gather, wait
+
+
+@compute_this
+def square(number: int) -> int:
+    return number * number
+
+
+@compute_this(retries=2, timeout_s=60, priority=5)
+def label(number: int, prefix: str = "n") -> str:
+    return f"{prefix}{number}"
+
+
+def decorated() -> None:
+    value: int = square.compute(25)
+    text: str = label.compute(3, prefix="x")
+    future: Future[int] = square.submit(3)
+    array: TaskArray[int] = square.map(range(1_000))
+    local: int = square.local(3)
+    strict: Future[str] = label.options(timeout_s=5).submit(3)
+    call = square(2)
+    again: int = call.run() + call.compute() + call.submit().result()
+    print(value, text, future.result(timeout=1.0), len(array), local, strict, again)
+
+
+def with_a_client() -> None:
+    distcomp.connect("tcp://127.0.0.1:7077")
+    with Client("tcp://127.0.0.1:7077") as client:
+        future: Future[int] = client.submit(pow, 2, 3)
+        standard: StandardFuture[int] = future
+        lengths: TaskArray[int] = client.map(len, ["a", "bb"])
+        results: Iterator[int] = iter(lengths)
+        one: Future[int] = lengths.futures[0]
+        client.wait_for_workers(1, timeout_s=10)
+        urgent: Future[int] = client.options(priority=9).submit(len, "abc")
+        everything: list[int] = client.gather([future, one, urgent])
+        client.cancel([future])
+        print(standard, results, everything)
+
+
+def with_the_module() -> None:
+    futures = [square.submit(number) for number in range(3)]
+    for future in as_completed(futures):
+        number: int = future.result()
+        print(number)
+    done, not_done = wait(futures)
+    values: list[int] = gather(futures)
+    print(done, not_done, values)
+
+
+async def in_asyncio() -> int:
+    return await square.submit(3)

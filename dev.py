@@ -67,7 +67,7 @@ def main() -> int:
         code = subprocess.run(command, check=False, cwd=ROOT).returncode
         if code:
             return code
-    become(last)
+    return become(last)
 
 
 def become(command: list[str]) -> NoReturn:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import Future as StandardFuture
+from typing import TYPE_CHECKING
 
 import distcomp
 from distcomp import Client, Future, TaskArray, as_completed, compute_this, gather, wait
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from concurrent.futures import Future as StandardFuture
 
 
 @compute_this

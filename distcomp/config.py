@@ -1,0 +1,281 @@
+"""Every setting of every program, with its default, its bounds and its words; and how they are read.
+
+A setting is a field made by `setting`. The settings of a program are one frozen dataclass; the bounds
+of a connection (`WireLimits`) are a part of each. `from_environment` fills one from `DISTCOMP_<NAME>`;
+flags of the command line are handed in as overrides, and win.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from dataclasses import dataclass, field, fields
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_type_hints
+from urllib.parse import urlsplit
+
+from distcomp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from typing_extensions import Self
+
+DEFAULT_PORT = 7077
+PREFIX = "DISTCOMP_"
+
+T = TypeVar("T")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
+_YES = frozenset({"1", "true", "yes", "on"})
+_NO = frozenset({"0", "false", "no", "off", ""})
+
+
+def setting(default: T, words: str, *, low: float = 0, high: float = math.inf) -> T:
+    """A field of a settings class: its default, what it means, and its bounds (both included)."""
+    made: T = field(default=default, metadata={"words": words, "low": low, "high": high})
+    return made
+
+
+class Described(NamedTuple):
+    """One setting as flags and help texts need it."""
+
+    name: str
+    variable: str
+    kind: type[Any]
+    default: Any
+    words: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What all settings classes share: their bounds are checked as they are made."""
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            low, high = each.metadata.get("low", 0), each.metadata.get("high", math.inf)
+            if type(value) in (int, float) and not low <= value <= high:
+                raise ConfigError(f"{each.name} is {value}, but must be from {low} to {high}")
+
+    @classmethod
+    def describe(cls) -> Iterator[Described]:
+        """Every setting of this class, those of its parts included."""
+        hints = get_type_hints(cls)
+        for each in fields(cls):
+            kind = hints[each.name]
+            if issubclass(kind, Settings):
+                yield from kind.describe()
+            else:
+                variable = PREFIX + each.name.upper()
+                yield Described(each.name, variable, kind, each.default, each.metadata["words"])
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Self:
+        """Settings from `DISTCOMP_<NAME>` variables, with `overrides` on top.
+
+        Args:
+            environ: the variables; those of this process if left out.
+            **overrides: values by setting name, of parts too; None means not given.
+
+        Raises:
+            ConfigError: a value cannot be read or is out of bounds, or no setting has that name.
+
+        Example:
+            `SchedulerSettings.from_environment(port=0, heartbeat_s=1.0)`
+        """
+        given = {name: value for name, value in overrides.items() if value is not None}
+        unknown = given.keys() - {each.name for each in cls.describe()}
+        if unknown:
+            raise ConfigError(f"there is no setting named {', '.join(sorted(unknown))}")
+        return cls.filled(os.environ if environ is None else environ, given)
+
+    @classmethod
+    def filled(cls, environ: Mapping[str, str], given: Mapping[str, Any]) -> Self:
+        """Settings from variables and from values already checked to have a place."""
+        hints = get_type_hints(cls)
+        values: dict[str, Any] = {}
+        for each in fields(cls):
+            kind = hints[each.name]
+            variable = PREFIX + each.name.upper()
+            if issubclass(kind, Settings):
+                values[each.name] = kind.filled(environ, given)
+            elif each.name in given:
+                values[each.name] = given[each.name]
+            elif variable in environ:
+                values[each.name] = parse_value(variable, environ[variable], kind)
+        return cls(**values)
+
+
+def parse_value(name: str, text: str, kind: type[Any]) -> Any:
+    """`text` as a bool, int, float or str; raises `ConfigError` naming the variable or flag."""
+    word = text.strip().lower()
+    if kind is bool:
+        if word in _YES or word in _NO:
+            return word in _YES
+        raise ConfigError(f"{name} is {text!r}, but must be yes or no")
+    try:
+        value = kind(text)
+    except ValueError:
+        wanted = "a whole number" if kind is int else "a number"
+        raise ConfigError(f"{name} is {text!r}, but must be {wanted}") from None
+    if kind is float and not math.isfinite(value):
+        raise ConfigError(f"{name} is {text!r}, but must be finite")
+    return value
+
+
+# --- the settings ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class WireLimits(Settings):
+    """The bounds of one connection. Both ends of a connection should have the same."""
+
+    heartbeat_s: float = setting(
+        2.0, "seconds without a message after which a sign of life is sent", low=0.01
+    )
+    silence_s: float = setting(10.0, "seconds of silence after which a peer is given up", low=0.02)
+    handshake_s: float = setting(5.0, "seconds that a new connection has for its handshake", low=0.01)
+    handshake_bytes: int = setting(4096, "bytes read from a peer that has not proved who it is", low=512)
+    close_s: float = setting(1.0, "seconds that the last messages of a closing connection have to leave")
+    max_payload_bytes: int = setting(1 << 30, "size of one task's arguments or result", low=1, high=1 << 30)
+    max_transfer_bytes: int = setting(
+        2 << 30, "bytes of payloads under way to one receiver by one connection", low=1 << 20
+    )
+    max_transfers: int = setting(64, "payloads under way by one connection at the same time", low=1)
+    credit_bytes: int = setting(
+        4 << 20, "bytes of payloads sent to a peer and not yet stored there", low=1 << 20
+    )
+    max_parked_messages: int = setting(
+        200_000, "messages that wait for the payload of another one, by connection", low=1
+    )
+    max_write_buffer_bytes: int = setting(
+        64 << 20, "bytes that a peer may leave unread before its connection is closed", low=1 << 20
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchedulerSettings(Settings):
+    """The settings of a scheduler."""
+
+    wire: WireLimits = field(default_factory=WireLimits)
+    host: str = setting("127.0.0.1", "the address to listen at")
+    port: int = setting(DEFAULT_PORT, "the port to listen at; 0 takes a free one", high=65535)
+    advertise: str = setting(
+        "", "host or host:port by which others reach this scheduler, if not as it listens"
+    )
+    auth: bool = setting(True, "peers must prove that they know a secret; only loopback may do without")
+    allow_plaintext: bool = setting(False, "listen beyond loopback although nothing is encrypted")
+    max_connections: int = setting(20_000, "connections at the same time", low=1)
+    listen_backlog: int = setting(1024, "connections that wait to be taken in", low=1)
+    log_lines_per_minute: int = setting(20, "log lines with the same text in a minute", low=1)
+    reconnect_grace_s: float = setting(2.0, "seconds that a worker without connection keeps its leases")
+    client_grace_s: float = setting(60.0, "seconds that a client without connection keeps its session")
+    lease_target_s: float = setting(0.002, "seconds of work in a lease", low=0.0001)
+    lease_rate: float = setting(20_000.0, "leases settled in a second, at most, by design", low=1)
+    lease_horizon_s: float = setting(0.05, "a second lease waits at a slot that is free within these seconds")
+    crash_limit: int = setting(3, "slot processes that a task may end before it fails", low=1)
+    loss_limit: int = setting(3, "workers that may be lost while they run a task before it fails", low=1)
+    max_held_bytes: int = setting(8 << 30, "bytes of arguments and results held in memory", low=1 << 20)
+    max_function_bytes: int = setting(1 << 30, "bytes of function definitions held in memory", low=1 << 20)
+    max_sessions: int = setting(10_000, "sessions at the same time", low=1)
+    max_arrays: int = setting(1_000_000, "unfinished task arrays of one session", low=1)
+    max_workers: int = setting(10_000, "workers at the same time", low=1)
+    status_interval_s: float = setting(0.1, "shortest time between two reports to one observer", low=0.01)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSettings(Settings):
+    """The settings of a worker."""
+
+    wire: WireLimits = field(default_factory=WireLimits)
+    grace_s: float = setting(30.0, "seconds that running tasks have to finish when the worker is stopped")
+    connect_timeout_s: float = setting(10.0, "seconds for one attempt to connect", low=0.01)
+    backoff_first_s: float = setting(0.1, "seconds before the first attempt to connect again", low=0.001)
+    backoff_most_s: float = setting(5.0, "longest wait between two attempts to connect", low=0.01)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientSettings(Settings):
+    """The settings of a client."""
+
+    wire: WireLimits = field(default_factory=WireLimits)
+    connect_timeout_s: float = setting(10.0, "seconds after which connecting is given up", low=0.01)
+    backoff_first_s: float = setting(0.05, "seconds before the first attempt to connect again", low=0.001)
+    backoff_most_s: float = setting(2.0, "longest wait between two attempts to connect", low=0.01)
+    explain_after_s: float = setting(10.0, "seconds of waiting after which is said why nothing runs", low=0.1)
+    window_tasks: int = setting(1_000_000, "tasks sent and not settled", low=1)
+    window_bytes: int = setting(256 << 20, "bytes of arguments sent and not settled", low=1 << 16)
+
+
+# --- addresses, names, folders --------------------------------------------------------------------
+
+
+class Address(NamedTuple):
+    """Where a scheduler listens. `str()` gives `tcp://host:port`."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"tcp://{host}:{self.port}"
+
+
+def parse_address(text: str) -> Address:
+    """Read `tcp://host:port`, `host:port` or `host`; an IPv6 address stands in brackets.
+
+    Raises:
+        ConfigError: the text is no such address.
+
+    Example:
+        `parse_address("tcp://[::1]:7077")` gives `Address("::1", 7077)`.
+    """
+    wanted = f"{text!r} is not an address like tcp://host:{DEFAULT_PORT}"
+    whole = text.strip()
+    try:
+        parts = urlsplit(whole if "://" in whole else f"tcp://{whole}")
+        port = parts.port
+    except ValueError as error:
+        raise ConfigError(f"{wanted}: {error}") from None
+    if parts.scheme != "tcp":
+        raise ConfigError(f"{wanted}: only tcp:// is known")
+    if not parts.hostname or parts.username or parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ConfigError(f"{wanted}: it has to be a host and a port, and nothing else")
+    return Address(parts.hostname, DEFAULT_PORT if port is None else port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`. A name other than `localhost` counts as reachable."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_name(what: str, name: str) -> str:
+    """Return `name` if it can name an owner, a cluster or a worker, in files and on the wire.
+
+    Raises:
+        ConfigError: it is empty, too long, or has other signs than letters, digits and `._@+-`.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{name!r} cannot name {what}: 1 to 64 letters, digits or ._@+-, the first a letter or digit"
+        )
+    return name
+
+
+def user_folder(environ: Mapping[str, str] | None = None) -> Path:
+    """Where access files and secrets lie: `$DISTCOMP_HOME`, else `distcomp` in the user's settings."""
+    variables = os.environ if environ is None else environ
+    if variables.get("DISTCOMP_HOME"):
+        return Path(variables["DISTCOMP_HOME"]).expanduser()
+    if variables.get("XDG_CONFIG_HOME"):
+        return Path(variables["XDG_CONFIG_HOME"]) / "distcomp"
+    home = variables.get("HOME")
+    return (Path(home) if home else Path.home()) / ".config" / "distcomp"

@@ -257,13 +257,18 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def is_name(name: str) -> bool:
+    """Whether `name` can name an owner, a cluster or a worker, in files and on the wire."""
+    return _NAME.fullmatch(name) is not None
+
+
 def check_name(what: str, name: str) -> str:
-    """Return `name` if it can name an owner, a cluster or a worker, in files and on the wire.
+    """Return `name` if `is_name`; `what` says in the error what it should have named.
 
     Raises:
         ConfigError: it is empty, too long, or has other signs than letters, digits and `._@+-`.
     """
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise ConfigError(
             f"{name!r} cannot name {what}: 1 to 64 letters, digits or ._@+-, the first a letter or digit"
         )

@@ -24,3 +24,6 @@ ArrayId: TypeAlias = tuple[SessionId, int]
 
 Token: TypeAlias = tuple[int, int]
 """A lease: (scheduler epoch, counter); it fences late news."""
+
+ROLES = ("client", "worker", "observer", "admin")
+"""What a peer can be. The order is part of the handshake: names are only appended."""

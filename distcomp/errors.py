@@ -59,6 +59,10 @@ class RoleError(ConnectError):
     """The connection's role does not allow what was asked."""
 
 
+class EmbeddedClusterError(ConnectError):
+    """The scheduler or worker of this process's own did not start, or ended by itself."""
+
+
 class AmbiguousClusterError(DistcompError):
     """Several running schedulers could be meant, and nothing says which."""
 

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -138,11 +139,9 @@ class Child:
 
     def _tell(self, settings: dict[str, Any]) -> None:
         assert self.process.stdin is not None  # noqa: S101 - it was asked for above
-        try:
+        with suppress(BrokenPipeError):  # it has ended; whoever waits for it reads its last words
             self.process.stdin.write(json.dumps(settings).encode() + b"\n")
             self.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it has ended already; whoever waits for it reads its last words
 
     @property
     def ended(self) -> bool:
@@ -160,10 +159,8 @@ class Child:
     def let_go(self) -> None:
         """Close its standard input, on which it ends by itself."""
         if self.process.stdin is not None:
-            try:
+            with suppress(BrokenPipeError):  # it has ended, with settings unread
                 self.process.stdin.close()
-            except BrokenPipeError:
-                pass  # it has ended, with settings unread
 
     def reap(self, deadline_at: float) -> None:
         """Wait for its end until `deadline_at` (monotonic), then kill it; close what belongs to it."""

@@ -10,8 +10,7 @@ waits behind it. The keys are listed in `ORDER_KEYS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 from distcomp.ids import ArrayId, FunctionId, SessionId, Token, WorkerId
 from distcomp.wire import (
@@ -30,6 +29,9 @@ from distcomp.wire import (
     Span,
     Text,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
 
 __all__ = ["PROTOCOL", "Message", "codec"]
 
@@ -166,6 +168,7 @@ class WorkerRow(NamedTuple):
     unfit: Words
     running: Annotated[tuple[RunningTask, ...], Listing(Nested(RunningTask))] = ()
     slot_busy_s: Annotated[tuple[float, ...], Listing(Real())] = ()
+    slot_settled: Numbers = ()
 
 
 class ArrayRow(NamedTuple):
@@ -557,3 +560,14 @@ ORDER_KEYS: dict[type[Any], Callable[[Any], tuple[Hashable, ...]]] = {
     LeaseReturned: lambda m: (m.token,),
 }
 """What a message must not overtake: it waits while a transfer of a message with one of its keys runs."""
+
+HELD_KEYS: dict[type[Any], Callable[[Any], tuple[Hashable, ...]]] = {
+    Submit: lambda m: (m.array,),
+    CancelTasks: lambda m: (m.array,),
+    TasksSettled: lambda _: (),
+    GrantLease: lambda m: (m.token,),
+}
+"""Those order keys that later messages wait for; all of a message's keys where it is not listed.
+
+A lease waits for its session and function, but another lease of that session must not wait for it.
+"""

@@ -59,7 +59,8 @@ def program_command(module: str, *flags: str) -> list[str]:
 def usable_cores() -> int:
     """How many cores this process may keep busy: its affinity, and its control group's quota if less."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(allowed, math.ceil(quota_cores(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")))))
+    granted = quota_cores(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+    return max(1, math.ceil(min(allowed, granted)))
 
 
 def quota_cores(membership: Path, mount: Path) -> float:

@@ -1,0 +1,179 @@
+"""The screen of `distcomp status`, and the same as JSON: pure functions of what the scheduler reported."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from distcomp.cli.table import BOLD, RED, Column, count, duration, paint, table
+
+if TYPE_CHECKING:
+    from distcomp.ids import WorkerId
+    from distcomp.protocol import ArrayRow, StatusReported, WorkerRow
+
+FIXED_LINES = 11
+"""Lines of the screen that are neither a worker nor an array."""
+
+WORKER_COLUMNS = (
+    Column("WORKER", words=True),
+    Column("HOST", words=True),
+    Column("PYTHON"),
+    Column("SLOTS"),
+    Column("BUSY"),
+    Column("LEASED"),
+    Column("SETTLED"),
+    Column("FAILED"),
+    Column("BUSY S"),
+    Column("TASKS/S"),
+    Column("STATE", words=True),
+)
+ARRAY_COLUMNS = (
+    Column("FUNCTION", words=True),
+    Column("OWNER", words=True),
+    Column("PRIORITY"),
+    Column("TASKS"),
+    Column("WAITING"),
+    Column("LEASED"),
+    Column("SETTLED"),
+    Column("FAILED"),
+    Column("AGE"),
+)
+
+
+class Observation(NamedTuple):
+    """Two looks at one cluster, so that rates can be told.
+
+    Attributes:
+        address: where it was reached.
+        first: a whole report.
+        last: a later whole report, of the same scheduler.
+        apart_s: the time between them.
+    """
+
+    address: str
+    first: StatusReported
+    last: StatusReported
+    apart_s: float
+
+    def rate(self) -> float:
+        """Tasks settled a second."""
+        return self._per_second(self.last.totals.settled - self.first.totals.settled)
+
+    def worker_rates(self) -> dict[WorkerId, float]:
+        """Tasks settled a second, by worker."""
+        before = {row.worker: row.settled for row in self.first.workers}
+        return {
+            row.worker: self._per_second(row.settled - before.get(row.worker, 0)) for row in self.last.workers
+        }
+
+    def _per_second(self, tasks: int) -> float:
+        return max(0, tasks) / self.apart_s if self.apart_s > 0 else 0.0
+
+
+def screen(seen: Observation, width: int, height: int, *, coloured: bool) -> str:
+    """The whole screen as text.
+
+    Args:
+        seen: what to show.
+        width: signs in a line.
+        height: lines; workers and arrays share what the head leaves, and the rest is counted.
+        coloured: whether to send colours.
+    """
+    report, room = seen.last, max(2, height - FIXED_LINES)
+    arrays_room = max(1, min(len(report.arrays), room // 2, room - len(report.workers)))
+    rates = seen.worker_rates()
+    workers = [_worker_cells(row, rates[row.worker]) for row in sorted(report.workers, key=_by_name)]
+    arrays = [_array_cells(row) for row in sorted(report.arrays, key=lambda row: (-row.priority, -row.age_s))]
+    lines = [*_head(seen, coloured=coloured), ""]
+    lines += _limited(WORKER_COLUMNS, workers, width, max(1, room - arrays_room), coloured=coloured)
+    if arrays:
+        lines += ["", *_limited(ARRAY_COLUMNS, arrays, width, arrays_room, coloured=coloured)]
+    return "\n".join(lines)
+
+
+def _head(seen: Observation, *, coloured: bool) -> list[str]:
+    report, totals = seen.last, seen.last.totals
+    title = f"cluster {report.cluster} at {seen.address}, up {duration(totals.uptime_s)}"
+    warning = "" if report.auth else "  " + paint("AUTH OFF", RED, coloured=coloured)
+    idle = totals.idle_while_queued_s / totals.slot_s if totals.slot_s else 0.0
+    return [
+        paint(title, BOLD, coloured=coloured) + warning,
+        (
+            f"workers {count(totals.workers)}   slots {count(totals.slots)}, {count(totals.busy)} busy   "
+            f"sessions {count(totals.sessions)}"
+        ),
+        (
+            f"queue   {count(totals.pending)} waiting, {count(totals.leased)} leased   "
+            f"rate {count(seen.rate())} tasks/s   idle while queued {idle:.1%}"
+        ),
+        (
+            f"so far  {count(totals.accepted)} accepted, {count(totals.settled)} settled, "
+            f"{count(totals.failed)} failed, {count(totals.retried)} retried, "
+            f"{count(totals.cancelled)} cancelled, {count(totals.lost)} lost"
+        ),
+    ]
+
+
+def _limited(
+    columns: tuple[Column, ...], rows: list[list[str]], width: int, room: int, *, coloured: bool
+) -> list[str]:
+    heading, *lines = table(columns, rows[:room], width)
+    more = [f"… and {len(rows) - room:,} more"] if len(rows) > room else []
+    return [paint(heading, BOLD, coloured=coloured), *lines, *more]
+
+
+def _by_name(row: WorkerRow) -> tuple[str, WorkerId]:
+    return row.name, row.worker
+
+
+def _worker_cells(row: WorkerRow, rate: float) -> list[str]:
+    return [
+        row.name,
+        row.host,
+        row.python,
+        count(row.slots),
+        count(row.busy),
+        count(row.leased),
+        count(row.settled),
+        count(row.failed),
+        f"{row.busy_s:,.1f}",
+        count(rate),
+        f"unfit: {row.unfit}" if row.unfit else row.state,
+    ]
+
+
+def _array_cells(row: ArrayRow) -> list[str]:
+    return [
+        row.function,
+        row.owner,
+        count(row.priority),
+        count(row.tasks),
+        count(row.pending),
+        count(row.leased),
+        count(row.settled),
+        count(row.failed),
+        duration(row.age_s),
+    ]
+
+
+def as_json(seen: Observation) -> dict[str, Any]:
+    """Everything that was reported, with ids as hexadecimal text, and the rates."""
+    report, rates = seen.last, seen.worker_rates()
+    return {
+        "address": seen.address,
+        "cluster": report.cluster,
+        "epoch": report.epoch,
+        "auth": report.auth,
+        "tasks_per_s": round(seen.rate(), 3),
+        "totals": report.totals._asdict(),
+        "workers": [_readable(row) | {"tasks_per_s": round(rates[row.worker], 3)} for row in report.workers],
+        "arrays": [_readable(row) for row in report.arrays],
+    }
+
+
+def _readable(value: Any) -> Any:
+    """Records as dictionaries, bytes as hexadecimal text."""
+    if isinstance(value, bytes):
+        return value.hex()
+    if hasattr(value, "_asdict"):
+        return {name: _readable(field) for name, field in value._asdict().items()}
+    return [_readable(each) for each in value] if isinstance(value, tuple) else value

@@ -18,6 +18,10 @@ class ConfigError(DistcompError, ValueError):
     """A flag, variable or file says something that cannot be followed."""
 
 
+class AddressTakenError(ConfigError):
+    """Another program listens where this one should."""
+
+
 # --- reaching a cluster ---------------------------------------------------------------------------
 
 

@@ -48,8 +48,11 @@ class Kind:
 
     test = ""
     wanted = "something else"
+    large = False
+    """Whether a value may hold a blob above `INLINE_BLOB_BYTES`."""
 
     def __call__(self, value: Any) -> Any:
+        """The value, checked."""
         if not eval(self.test, {"v": value}):  # noqa: S307 - the expression is ours
             raise self.misfit(value)
         return value
@@ -96,6 +99,7 @@ class Octets(Kind):
     def __init__(self, shortest: int, longest: int) -> None:
         self.test = f"type(v) is bytes and {shortest} <= len(v) <= {longest}"
         self.wanted = f"{shortest} to {longest} bytes"
+        self.large = longest > INLINE_BLOB_BYTES
 
 
 class Span(Kind):
@@ -117,8 +121,10 @@ class Row(Kind):
             kinds, [str(place) for place in range(len(kinds))], len(kinds), lambda *row: row
         )
         self.places = len(kinds)
+        self.large = any(kind.large for kind in kinds)
 
     def __call__(self, value: Any) -> Any:
+        """The row, each place checked."""
         if type(value) is not tuple or len(value) != self.places:
             raise self.misfit(value)
         return self.convert(*value)
@@ -129,10 +135,12 @@ class Listing(Kind):
 
     def __init__(self, kind: Kind, most: int = MAX_ITEMS) -> None:
         self.kind, self.most = kind, most
+        self.large = kind.large
         self.wanted = f"a list of at most {most} items"
         self.item = kind if not kind.test else _compiled([kind], ["item"], 1, lambda item: item)
 
     def __call__(self, value: Any) -> Any:
+        """The list, each item checked."""
         if type(value) is not tuple or len(value) > self.most:
             raise self.misfit(value)
         return tuple(map(self.item, value)) if value else value
@@ -143,8 +151,10 @@ class Nested(Kind):
 
     def __init__(self, record: type[Any]) -> None:
         self.schema = Schema(record)
+        self.large = bool(self.schema.large_places)
 
     def __call__(self, value: Any) -> Any:
+        """The record, made of its fields."""
         return self.schema.build(value)
 
 
@@ -157,6 +167,7 @@ class Schema:
         self.record = record
         self.required = len(kinds) - len(record._field_defaults)
         self.places = len(kinds)
+        self.large_places = tuple(place for place, kind in enumerate(kinds) if kind.large)
         labels = [f"{record.__name__}.{name}" for name in record._fields]
         defaults = tuple(record._field_defaults.values())
         self.read = _compiled(kinds, labels, self.required, record, defaults)
@@ -239,6 +250,11 @@ class Codec:
         for tag in sorted(self._schemas):
             yield tag, self._schemas[tag].record
 
+    def is_large(self, message: Message) -> bool:
+        """Whether `message` holds a blob that has to be detached before `pack`."""
+        places = self._schemas[self._tags[type(message)]].large_places
+        return any(_is_large(message[place]) for place in places)
+
     def pack(self, message: Message) -> bytes:
         """One message as bytes, to be put into a frame by `frame`."""
         packed: bytes = msgpack.packb((self._tags[type(message)], *message))
@@ -319,12 +335,20 @@ class Detached(NamedTuple):
     blobs: list[tuple[int, bytes]]
 
 
-def detach_blobs(message: Message, next_transfer: Callable[[], int]) -> Detached:
-    """Replace every blob above `INLINE_BLOB_BYTES` in `message` by the name of a transfer."""
+def _is_large(value: Any) -> bool:
+    if type(value) is bytes:
+        return len(value) > INLINE_BLOB_BYTES
+    return isinstance(value, tuple) and any(map(_is_large, value))
+
+
+def detach_blobs(
+    message: Message, next_transfer: Callable[[], int], above_bytes: int = INLINE_BLOB_BYTES
+) -> Detached:
+    """Replace every blob of more than `above_bytes` in `message` by the name of a transfer."""
     blobs: list[tuple[int, bytes]] = []
 
     def strip(value: Any) -> Any:
-        if type(value) is bytes and len(value) > INLINE_BLOB_BYTES:
+        if type(value) is bytes and len(value) > above_bytes:
             transfer = next_transfer()
             blobs.append((transfer, value))
             return msgpack.ExtType(TRANSFER_EXT, _TRANSFER.pack(transfer))
@@ -353,19 +377,20 @@ class FrameSplitter:
         Raises:
             FrameTooLargeError: a frame announces more than `max_frame_bytes`; nothing can follow.
         """
-        source: bytes | bytearray = data
-        if self._rest:
-            self._rest += data
-            source = self._rest
-        bodies, position, end = [], 0, len(source)
-        while end - position >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(source, position)
-            if length > self.max_frame_bytes:
-                raise FrameTooLargeError(f"a frame of {length} bytes; the limit is {self.max_frame_bytes}")
-            if end - position - _LENGTH.size < length:
-                break
-            position += _LENGTH.size
-            bodies.append(bytes(source[position : position + length]))
-            position += length
-        self._rest = bytearray(source[position:])
+        self._rest += data
+        bodies: list[bytes] = []
+        position, end = 0, len(self._rest)
+        with memoryview(self._rest) as source:
+            while end - position >= _LENGTH.size:
+                (length,) = _LENGTH.unpack_from(source, position)
+                if length > self.max_frame_bytes:
+                    raise FrameTooLargeError(
+                        f"a frame of {length} bytes; the limit is {self.max_frame_bytes}"
+                    )
+                begin = position + _LENGTH.size
+                if end - begin < length:
+                    break
+                position = begin + length
+                bodies.append(bytes(source[begin:position]))
+        del self._rest[:position]
         return bodies

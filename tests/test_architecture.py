@@ -23,6 +23,7 @@ FLOORS: dict[str, int] = {
     "slot_protocol": 1,
     "wire": 1,
     "core": 2,
+    "transfers": 2,
     "access": 3,
     "auth": 3,
     "cluster": 3,

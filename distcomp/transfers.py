@@ -1,0 +1,277 @@
+"""Blobs that travel apart from their message, in pieces: both ends of it, without any IO.
+
+Sending, a message is in one of three states. It *leaves* at once if nothing that it must not overtake
+is parked. Otherwise it is *parked*: it waits for the entries before it that hold one of its keys
+(`blockers` counts them), and then, if it has large blobs, until their last piece has left. When an
+entry is gone, its followers count down. Pieces of all transfers under way take turns.
+
+Credit bounds what is under way: every piece costs its size, and the receiver gives that back.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import count
+from typing import TYPE_CHECKING, NamedTuple
+
+from distcomp.errors import MalformedMessageError
+from distcomp.protocol import HELD_KEYS, ORDER_KEYS, PiecesStored, SendPiece, codec
+from distcomp.wire import MAX_FRAME_BYTES, MAX_ITEMS, PIECE_BYTES, detach_blobs
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable
+
+    from distcomp.config import WireLimits
+    from distcomp.protocol import Message
+
+_FRAME_HEAD_BYTES = 5
+_SMALL_BLOB_BYTES = 256
+
+
+class _Entry:
+    """A parked message."""
+
+    __slots__ = ("blockers", "followers", "holds", "message", "packed", "size_bytes", "transfers")
+
+    def __init__(self, message: Message, holds: tuple[Hashable, ...]) -> None:
+        self.message = message
+        self.holds = holds
+        self.blockers = 0
+        self.followers: list[_Entry] = []
+        self.packed = b""
+        self.size_bytes = 0
+        self.transfers = 0
+
+
+class _Transfer(NamedTuple):
+    """The rest of a blob, from `offset` on."""
+
+    number: int
+    blob: bytes
+    offset: int
+    entry: _Entry
+
+
+def _keys(message: Message) -> tuple[Hashable, ...]:
+    keys = ORDER_KEYS.get(type(message))
+    return keys(message) if keys else ()
+
+
+def _held(message: Message) -> tuple[Hashable, ...]:
+    held = HELD_KEYS.get(type(message))
+    return held(message) if held else _keys(message)
+
+
+class Outgoing:
+    """What leaves over one connection.
+
+    Args:
+        limits: bounds and credit.
+
+    Example:
+        Write `codec.frames(outgoing.pack(messages))`; then, while there is room to write, what
+        `next_frame()` gives; call `add_credit` when the receiver says that it stored pieces.
+    """
+
+    def __init__(self, limits: WireLimits) -> None:
+        self.parked = 0
+        self._limits = limits
+        self._credit = limits.credit_bytes
+        self._numbers = count(1)
+        self._last_holder: dict[Hashable, _Entry] = {}
+        self._queued: deque[tuple[_Entry, list[tuple[int, bytes]]]] = deque()
+        self._moving: deque[_Transfer] = deque()
+        self._moving_bytes = 0
+        self._moving_entries = 0
+
+    def pack(self, messages: Iterable[Message]) -> list[bytes]:
+        """Take in messages; give back, packed and in order, those that may leave now."""
+        ready: list[bytes] = []
+        for message in messages:
+            if self.parked and self._park_behind_others(message):
+                continue
+            if codec.is_large(message):
+                self._park(_Entry(message, _held(message)))
+                continue
+            packed = codec.pack(message)
+            if len(packed) > MAX_FRAME_BYTES - _FRAME_HEAD_BYTES:
+                self._park(_Entry(message, _held(message)))
+            else:
+                ready.append(packed)
+        return ready
+
+    def add_credit(self, size_bytes: int) -> None:
+        """The receiver stored so many bytes.
+
+        Raises:
+            MalformedMessageError: more than it was ever sent.
+        """
+        self._credit += size_bytes
+        if self._credit > self._limits.credit_bytes:
+            raise MalformedMessageError("more credit came back than was given")
+
+    def next_frame(self) -> bytes | None:
+        """The next piece to write, as a frame; None for now.
+
+        A last piece is followed by the message that it belongs to, in a frame of its own: a frame is
+        decoded whole, and the message's blobs must be known by then.
+        """
+        if not self._moving:
+            return None
+        number, blob, offset, entry = self._moving[0]
+        size_bytes = min(PIECE_BYTES, len(blob) - offset)
+        if size_bytes > self._credit:
+            return None
+        self._moving.popleft()
+        self._credit -= size_bytes
+        end = offset + size_bytes
+        piece = codec.frame([codec.pack(SendPiece(number, len(blob), blob[offset:end]))])
+        packed: list[bytes] = []
+        if end < len(blob):
+            self._moving.append(_Transfer(number, blob, end, entry))
+        else:
+            entry.transfers -= 1
+            if not entry.transfers:
+                self._moving_bytes -= entry.size_bytes
+                self._moving_entries -= 1
+                packed = self._leave(entry)
+                self._start_queued()
+        return b"".join((piece, *codec.frames(packed)))
+
+    def _park_behind_others(self, message: Message) -> bool:
+        blockers = {self._last_holder[key] for key in _keys(message) if key in self._last_holder}
+        if not blockers:
+            return False
+        entry = _Entry(message, _held(message))
+        entry.blockers = len(blockers)
+        for blocker in blockers:
+            blocker.followers.append(entry)
+        self._park(entry)
+        return True
+
+    def _park(self, entry: _Entry) -> None:
+        self.parked += 1
+        for key in entry.holds:
+            self._last_holder[key] = entry
+        if not entry.blockers:
+            self._detach(entry)
+
+    def _detach(self, entry: _Entry) -> bool:
+        """Take the large blobs out of an entry that nothing blocks; whether there are any."""
+        next_number = self._numbers.__next__
+        message, blobs = detach_blobs(entry.message, next_number)
+        packed = codec.pack(message)
+        if len(packed) > MAX_FRAME_BYTES - _FRAME_HEAD_BYTES:
+            message, blobs = detach_blobs(entry.message, next_number, _SMALL_BLOB_BYTES)
+            packed = codec.pack(message)
+        entry.message, entry.packed, entry.transfers = (), packed, len(blobs)
+        entry.size_bytes = sum(len(blob) for _, blob in blobs)
+        if blobs:
+            self._queued.append((entry, blobs))
+            self._start_queued()
+        return bool(blobs)
+
+    def _start_queued(self) -> None:
+        while self._queued:
+            entry, blobs = self._queued[0]
+            total_bytes = self._moving_bytes + entry.size_bytes
+            fits = total_bytes <= self._limits.max_transfer_bytes
+            if self._moving_entries and not (fits and self._moving_entries < self._limits.max_transfers):
+                return
+            self._queued.popleft()
+            self._moving_bytes = total_bytes
+            self._moving_entries += 1
+            self._moving.extend(_Transfer(number, blob, 0, entry) for number, blob in blobs)
+
+    def _leave(self, entry: _Entry) -> list[bytes]:
+        """An entry goes; with it all that waited for it alone and has no blobs to send."""
+        packed: list[bytes] = []
+        leaving = deque([entry])
+        while leaving:
+            gone = leaving.popleft()
+            self.parked -= 1
+            packed.append(gone.packed)
+            for key in gone.holds:
+                if self._last_holder.get(key) is gone:
+                    del self._last_holder[key]
+            for follower in gone.followers:
+                follower.blockers -= 1
+                if not follower.blockers and not self._detach(follower):
+                    leaving.append(follower)
+        return packed
+
+
+class _Arriving:
+    __slots__ = ("pieces", "size_bytes", "stored_bytes")
+
+    def __init__(self, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self.stored_bytes = 0
+        self.pieces: list[bytes] = []
+
+
+class Incoming:
+    """Blobs that arrive over one connection, until the messages that name them claim them.
+
+    Args:
+        limits: bounds; what exceeds them is the peer's mistake.
+    """
+
+    def __init__(self, limits: WireLimits) -> None:
+        self._limits = limits
+        self._arriving: dict[int, _Arriving] = {}
+        self._whole: dict[int, bytes] = {}
+        self._held_bytes = 0
+        self._owed_bytes = 0
+        self._newest = 0
+
+    def store(self, piece: SendPiece) -> None:
+        """Take in a piece.
+
+        Raises:
+            MalformedMessageError: it does not continue its transfer, or exceeds a limit.
+        """
+        arriving = self._arriving.get(piece.transfer) or self._begin(piece)
+        arriving.stored_bytes += len(piece.data)
+        if piece.size_bytes != arriving.size_bytes or arriving.stored_bytes > arriving.size_bytes:
+            raise MalformedMessageError(f"transfer {piece.transfer} changed its size")
+        arriving.pieces.append(piece.data)
+        self._owed_bytes += len(piece.data)
+        if arriving.stored_bytes == arriving.size_bytes:
+            del self._arriving[piece.transfer]
+            self._whole[piece.transfer] = b"".join(arriving.pieces)
+
+    def claim(self, transfer: int) -> bytes:
+        """The blob of a transfer, once; raises `ValueError` if it is not whole or not known."""
+        blob = self._whole.pop(transfer, None)
+        if blob is None:
+            raise ValueError(f"transfer {transfer} is not whole")
+        self._held_bytes -= len(blob)
+        return blob
+
+    def take_credit(self) -> PiecesStored | None:
+        """What to tell the sender, when it is worth a message."""
+        if self._owed_bytes * 4 < self._limits.credit_bytes:
+            return None
+        stored = PiecesStored(self._owed_bytes)
+        self._owed_bytes = 0
+        return stored
+
+    def _begin(self, piece: SendPiece) -> _Arriving:
+        if piece.transfer <= self._newest:
+            raise MalformedMessageError(f"transfer {piece.transfer} was over, or never began")
+        if piece.size_bytes > self._limits.max_payload_bytes:
+            raise MalformedMessageError(
+                f"a payload of {piece.size_bytes} bytes; at most {self._limits.max_payload_bytes} may come"
+            )
+        self._held_bytes += piece.size_bytes
+        if self._held_bytes > self._limits.max_transfer_bytes:
+            raise MalformedMessageError(
+                f"payloads of {self._held_bytes} bytes under way; "
+                f"at most {self._limits.max_transfer_bytes} may be"
+            )
+        if len(self._arriving) + len(self._whole) >= MAX_ITEMS:
+            raise MalformedMessageError(f"more than {MAX_ITEMS} payloads under way")
+        self._newest = piece.transfer
+        self._arriving[piece.transfer] = _Arriving(piece.size_bytes)
+        return self._arriving[piece.transfer]

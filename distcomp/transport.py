@@ -1,0 +1,445 @@
+"""Connections: messages in and out of one TCP socket, with their handshake, credit and signs of life.
+
+State law of a `Connection`: it is made, then `ready` once its handshake is done, then `closed`; it
+never goes back. Who asked for a connection that never became ready hears it from `on_failed`, or from
+`dial`; the end of a ready one comes by `on_closed`, exactly once. After `closed` nothing is read and
+nothing written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from typing import TYPE_CHECKING, Any, Protocol
+
+from distcomp.config import Address, WireLimits
+from distcomp.errors import (
+    AddressTakenError,
+    ConfigError,
+    DistcompError,
+    ProtocolError,
+    UnreachableError,
+)
+from distcomp.protocol import Heartbeat, PiecesStored, Refused, SendPiece, codec
+from distcomp.transfers import Incoming, Outgoing
+from distcomp.wire import FrameSplitter
+
+try:
+    import uvloop as fastest
+except ImportError:  # it is not there on every platform; asyncio's own loop does the same, slower
+    import asyncio as fastest  # type: ignore[no-redef] # they share what is used of them
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from distcomp.protocol import Message
+
+_HEARTBEAT = codec.frame([codec.pack(Heartbeat())])
+_PAUSE_AT_BYTES = 512 << 10
+"""More pieces wait while so much is unsent, so that a small message never has much before it."""
+
+
+class Handshake(Protocol):
+    """What `distcomp.auth` offers for both sides."""
+
+    serves: bool
+    done: bool
+    rest: bytes
+    farewell: bytes
+
+    def greeting(self) -> bytes:
+        """What to send first."""
+        ...
+
+    def receive(self, data: bytes) -> bytes:
+        """Take in bytes, give back what is to be sent; raises `ConnectError`."""
+        ...
+
+
+class Connection(asyncio.Protocol):
+    """One peer, as messages.
+
+    Args:
+        handshake: a new one, of either side.
+        on_messages: called with the connection and all messages that came whole in one read.
+        on_closed: called once when a ready connection is over, with the error that ended it, or
+            None if one side closed it in order.
+        on_ready: called when the handshake is done.
+        on_failed: called once, with the error, if the connection ends before it is ready.
+        limits: its bounds.
+
+    Example:
+        `connection = await dial(address, lambda: Connection(handshake, on_messages=..., on_closed=...))`
+    """
+
+    def __init__(
+        self,
+        handshake: Handshake,
+        *,
+        on_messages: Callable[[Connection, list[Message]], None],
+        on_closed: Callable[[Connection, Exception | None], None],
+        on_ready: Callable[[Connection], None] | None = None,
+        on_failed: Callable[[Connection, Exception], None] | None = None,
+        limits: WireLimits | None = None,
+    ) -> None:
+        self.peer = -1
+        self.address = "?"
+        self.reason = ""
+        self.ready = False
+        self.closed = False
+        self.last_heard = 0.0
+        self.opened: asyncio.Future[Connection] | None = None
+        self.handshake = handshake
+        self.limits = limits or WireLimits()
+        self.on_messages, self.on_closed = on_messages, on_closed
+        self.on_ready, self.on_failed = on_ready, on_failed
+        self._outgoing = Outgoing(self.limits)
+        self._incoming = Incoming(self.limits)
+        self._splitter = FrameSplitter()
+        self._error: Exception | None = None
+        self._paused = False
+        self._wrote = False
+        self._heard = False
+        self._quiet_beats = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    # --- what programs call ---
+
+    def send(self, messages: Iterable[Message]) -> None:
+        """Send messages with one write; dropped if the connection is over, as the next one resends.
+
+        A message with large blobs leaves in pieces, and others overtake it; see `distcomp.protocol`.
+        """
+        if self.closed or not self.ready:
+            return
+        try:
+            frames = codec.frames(self._outgoing.pack(messages))
+        except ProtocolError as error:
+            self._break(error)
+            return
+        if frames:
+            self._write(frames[0] if len(frames) == 1 else b"".join(frames))
+        if self._outgoing.parked:
+            self._pump()
+
+    def close(self, reason: str = "") -> None:
+        """End the connection in order: what was written leaves first, within `close_s`."""
+        if self.closed:
+            return
+        self.closed = True
+        self.reason = reason
+        self._set_timer(self.limits.close_s, self._transport.abort)
+        self._transport.close()
+
+    def abort(self, reason: str = "") -> None:
+        """End the connection at once; what was written may be lost."""
+        self.closed = True
+        self.reason = self.reason or reason
+        self._transport.abort()
+
+    # --- what the event loop calls ---
+
+    def connection_made(self, transport: Any) -> None:
+        """The socket is connected: begin the handshake."""
+        self._loop = asyncio.get_running_loop()
+        self._transport = transport
+        self.address = _name_of(transport.get_extra_info("peername"))
+        self.last_heard = self._loop.time()
+        transport.set_write_buffer_limits(high=_PAUSE_AT_BYTES)
+        _tune(transport.get_extra_info("socket"), self.limits.silence_s)
+        self._set_timer(self.limits.handshake_s, self._give_up_handshake)
+        self._write(self.handshake.greeting())
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came."""
+        if self.closed:
+            return
+        self.last_heard = self._loop.time()
+        self._heard = True
+        try:
+            if not self.ready:
+                data = self._shake_hands(data)
+                if not data or self.closed:
+                    return
+            messages = self._decoded(data)
+        except DistcompError as error:
+            self._break(error)
+            return
+        if messages:
+            self.on_messages(self, messages)
+
+    def pause_writing(self) -> None:
+        """Enough is unsent: no more pieces for now."""
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        """There is room again."""
+        self._paused = False
+        if not self.closed:
+            self._pump()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The socket is gone."""
+        self.closed = True
+        self._set_timer(0, None)
+        if error is not None and self._error is None:
+            self._error = UnreachableError(f"the connection to {self.address} broke: {error}")
+        self.reason = self.reason or str(self._error or "the peer closed the connection")
+        if self.ready:
+            self.on_closed(self, self._error)
+            return
+        failed = self._error or UnreachableError(f"{self.address} closed the connection during the handshake")
+        if self.opened is not None and not self.opened.done():
+            self.opened.set_exception(failed)
+        if self.on_failed is not None:
+            self.on_failed(self, failed)
+
+    # --- within ---
+
+    def _shake_hands(self, data: bytes) -> bytes:
+        """Go on with the handshake; what came after its end."""
+        self._write(self.handshake.receive(data))
+        if not self.handshake.done:
+            return b""
+        self.ready = True
+        self._set_timer(self.limits.heartbeat_s, self._beat)
+        if self.opened is not None and not self.opened.done():
+            self.opened.set_result(self)
+        if self.on_ready is not None:
+            self.on_ready(self)
+        return self.handshake.rest
+
+    def _give_up_handshake(self) -> None:
+        self._break(UnreachableError(f"{self.address} did not finish the handshake in time"))
+
+    def _decoded(self, data: bytes) -> list[Message]:
+        """The messages that are now whole, without those that are the transport's own."""
+        messages: list[Message] = []
+        for body in self._splitter.feed(data):
+            came = codec.decode(body, self._incoming.claim)
+            if any(type(message) in _OWN for message in came):
+                came = [message for message in came if not self._is_own(message)]
+            messages += came
+        return messages
+
+    def _is_own(self, message: Message) -> bool:
+        """Whether a message is the transport's; then it is done with."""
+        if type(message) is SendPiece:
+            self._incoming.store(message)
+            stored = self._incoming.take_credit()
+            if stored is not None:
+                self.send([stored])
+        elif type(message) is PiecesStored:
+            self._outgoing.add_credit(message.size_bytes)
+            self._pump()
+        return type(message) in _OWN
+
+    def _pump(self) -> None:
+        """Write pieces while there are some, credit for them, and room."""
+        while not self._paused and not self.closed:
+            frame = self._outgoing.next_frame()
+            if frame is None:
+                break
+            self._write(frame)
+        if self._outgoing.parked > self.limits.max_parked_messages:
+            self._break(UnreachableError(f"{self.address} takes no payloads in"))
+
+    def _write(self, data: bytes) -> None:
+        if not data or self._transport.is_closing():
+            return
+        self._wrote = True
+        self._transport.write(data)
+        if self._paused and self._transport.get_write_buffer_size() > self.limits.max_write_buffer_bytes:
+            self._error = UnreachableError(f"{self.address} does not read what it is sent")
+            self.abort(str(self._error))
+
+    def _break(self, error: Exception) -> None:
+        """End the connection for `error`, telling the peer why where that is ours to do."""
+        if self._error is None:
+            self._error = error
+        if self.ready and self.handshake.serves:
+            code = "malformed" if isinstance(error, ProtocolError) else "silent"
+            self._write(codec.frame([codec.pack(Refused(code, str(error)[:1000]))]))
+        elif not self.ready:
+            self._write(self.handshake.farewell)
+        self.close(str(error))
+
+    def _beat(self) -> None:
+        """Send a sign of life if nothing else was sent; give up a peer that gave none.
+
+        A beat that comes late, because this process was stopped or the host asleep, finds an old
+        `last_heard` although bytes may wait in the socket: only a second silent beat counts.
+        """
+        now = self._loop.time()
+        self._quiet_beats = 0 if self._heard else self._quiet_beats + 1
+        self._heard = False
+        silent_s = now - self.last_heard
+        if silent_s >= self.limits.silence_s and self._quiet_beats > 1:
+            self._break(UnreachableError(f"{self.address} has been silent for {silent_s:.0f} s"))
+            return
+        if not self._wrote:
+            self._write(_HEARTBEAT)
+        self._wrote = False
+        left_s = self.limits.silence_s - silent_s
+        self._set_timer(min(self.limits.heartbeat_s, max(left_s, 0.01)), self._beat)
+
+    def _set_timer(self, delay_s: float, action: Callable[[], None] | None) -> None:
+        """A connection waits for one thing at a time: its handshake, its next beat, its end."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if action is None else self._loop.call_later(delay_s, action)
+
+
+_OWN = frozenset({Heartbeat, SendPiece, PiecesStored})
+"""Messages of the transport, which programs never see."""
+
+
+# --- connecting and listening ---------------------------------------------------------------------
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """A loop of uvloop where there is one. The event loop policy is left alone."""
+    loop: asyncio.AbstractEventLoop = fastest.new_event_loop()
+    return loop
+
+
+async def dial(address: Address, make: Callable[[], Connection], *, timeout_s: float) -> Connection:
+    """Connect and shake hands.
+
+    Args:
+        address: where to.
+        make: makes the connection, with a new handshake.
+        timeout_s: for all of it.
+
+    Returns:
+        A connection that is ready; it may have delivered messages already.
+
+    Raises:
+        UnreachableError: nobody answered in time.
+        ConnectError: what answered is not what was wanted; see `errors`.
+    """
+    try:
+        return await asyncio.wait_for(_open(address, make), timeout_s)
+    except DistcompError:
+        raise
+    except asyncio.TimeoutError:
+        raise UnreachableError(f"{address} did not answer within {timeout_s:g} s") from None
+    except socket.gaierror as error:
+        raise UnreachableError(f"{address}: the name is unknown here ({error.strerror})") from None
+    except OSError as error:
+        raise UnreachableError(f"{address} cannot be reached: {error.strerror or error}") from None
+
+
+async def _open(address: Address, make: Callable[[], Connection]) -> Connection:
+    loop = asyncio.get_running_loop()
+    opened: asyncio.Future[Connection] = loop.create_future()
+
+    def made() -> Connection:
+        connection = make()
+        connection.opened = opened
+        return connection
+
+    try:
+        _, connection = await loop.create_connection(made, address.host, address.port)
+        try:
+            return await opened
+        except BaseException:
+            connection.abort("given up")
+            raise
+    finally:
+        opened.cancel()
+
+
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Sockets bound to `port` at every address that `host` stands for; 0 takes one free port for all.
+
+    Raises:
+        AddressTakenError: another program has that port.
+        ConfigError: the host is unknown, or the port not allowed.
+    """
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise ConfigError(f"cannot listen at {host!r}: {error.strerror}") from None
+    bound: list[socket.socket] = []
+    try:
+        for family, _, _, _, where in dict.fromkeys(found):
+            bound.append(_bind_one(family, where, bound))
+    except OSError as error:
+        for each in bound:
+            each.close()
+        if error.errno == errno.EADDRINUSE:
+            raise AddressTakenError(
+                f"another program listens at port {port} of {host}; choose another --port, or stop it"
+            ) from None
+        raise ConfigError(f"cannot listen at {host}, port {port}: {error.strerror}") from None
+    return bound
+
+
+def _bind_one(family: int, where: Any, before: Sequence[socket.socket]) -> socket.socket:
+    if before:
+        where = (where[0], before[0].getsockname()[1], *where[2:])
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.bind(where)
+        made.listen(1)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+class Listener:
+    """Sockets that take in connections, until `close`. `addresses` is where."""
+
+    def __init__(self, servers: Sequence[asyncio.AbstractServer], addresses: Sequence[Address]) -> None:
+        self.addresses = tuple(addresses)
+        self._servers = servers
+
+    def close(self) -> None:
+        """Take in no more; connections that stand are left alone."""
+        for server in self._servers:
+            server.close()
+
+
+async def listen(
+    sockets: Sequence[socket.socket], make: Callable[[], Connection], *, backlog: int = 1024
+) -> Listener:
+    """Take in connections at bound sockets, which belong to the listener from now on.
+
+    Args:
+        sockets: from `bind`, or inherited.
+        make: makes a connection, with a new handshake, for each peer.
+        backlog: how many may wait to be taken in.
+    """
+    loop = asyncio.get_running_loop()
+    addresses = [Address(*each.getsockname()[:2]) for each in sockets]
+    servers = [await loop.create_server(make, sock=each, backlog=backlog) for each in sockets]
+    return Listener(servers, addresses)
+
+
+def _tune(sock: socket.socket | None, silence_s: float) -> None:
+    """Small messages leave at once, and a peer that vanished is noticed by the kernel, too."""
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    silence = max(1, int(silence_s))
+    values = {
+        "TCP_KEEPIDLE": silence,
+        "TCP_KEEPINTVL": 2,
+        "TCP_KEEPCNT": 3,
+        "TCP_USER_TIMEOUT": silence * 1000,
+    }
+    for name, value in values.items():
+        option = getattr(socket, name, None)
+        if option is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _name_of(peername: Any) -> str:
+    return str(Address(*peername[:2])) if isinstance(peername, tuple) else "a local peer"

@@ -33,6 +33,7 @@ _SITE_FOLDERS = ("site-packages", "dist-packages")
 _SKIPPED_NAMES = frozenset({"__builtins__", "__loader__", "__spec__", "__cached__"})
 
 _reducers: dict[type, Any] = dict(cloudpickle.Pickler.dispatch_table)
+_known_reducers: dict[type, Any] = {}
 _homes: dict[str, str] = {}
 _wrappers: set[type] = set()
 
@@ -225,6 +226,35 @@ class TaskPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle shi
                 cloudpickle.unregister_pickle_by_value(module)
 
 
+class _Press:
+    """A Pickler with its buffer, used again and again: making one costs more than most arguments do."""
+
+    def __init__(self, *, shares_path: bool) -> None:
+        self._file = io.BytesIO()
+        self._pickler = TaskPickler(self._file, shares_path=shares_path)
+
+    def dump(self, value: Any) -> tuple[bytes, list[CodeType]]:
+        self._pickler.dump(value)
+        return self._file.getvalue(), self._pickler.codes
+
+    def clean(self) -> bool:
+        """Forget what was pickled; say whether the press is worth keeping."""
+        file, pickler = self._file, self._pickler
+        is_small = file.tell() < _MAX_BUFFER_BYTES
+        file.seek(0)
+        file.truncate()
+        pickler.clear_memo()
+        if pickler.globals_ref:
+            pickler.globals_ref.clear()
+        pickler.codes = []
+        return is_small
+
+
+_MAX_IDLE_PRESSES = 8
+_MAX_BUFFER_BYTES = 1 << 20
+_idle_presses: dict[bool, list[_Press]] = {True: [], False: []}
+
+
 def dumps(value: Any, *, shares_path: bool) -> bytes:
     """Pickle one value.
 
@@ -243,11 +273,18 @@ def dumps(value: Any, *, shares_path: bool) -> bytes:
 
 def dumps_with_codes(value: Any, *, shares_path: bool) -> tuple[bytes, list[CodeType]]:
     """Pickle one value, and name the code of the functions that went by value."""
-    _reducers.update(copyreg.dispatch_table)
-    file = io.BytesIO()
-    pickler = TaskPickler(file, shares_path=shares_path)
-    pickler.dump(value)
-    return file.getvalue(), pickler.codes
+    if len(copyreg.dispatch_table) != len(_known_reducers):
+        _known_reducers.update(copyreg.dispatch_table)
+        _reducers.update(_known_reducers)
+    idle = _idle_presses[shares_path]
+    try:  # taken out of the list, because pickling can call user code, and that this function
+        press = idle.pop()
+    except IndexError:
+        press = _Press(shares_path=shares_path)
+    pickled = press.dump(value)  # after an error the press is dropped: it may have stopped halfway
+    if press.clean() and len(idle) < _MAX_IDLE_PRESSES:
+        idle.append(press)
+    return pickled
 
 
 def loads(blob: bytes, what: str) -> Any:

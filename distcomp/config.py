@@ -187,14 +187,47 @@ class SchedulerSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SlotSettings(Settings):
+    """The settings of the slot processes of a worker."""
+
+    idle_processes: int = setting(4, "slot processes kept although their session has no task for them")
+    spare_delay_s: float = setting(0.05, "seconds after which a slot process is started ahead of its need")
+    functions_per_slot: int = setting(256, "functions kept loaded in a slot process", low=1)
+    output_bytes: int = setting(64 << 10, "bytes kept of what a task prints last", low=1 << 10, high=1 << 20)
+    exit_grace_s: float = setting(1.0, "seconds that a slot process has to end by itself")
+    template_restarts: int = setting(5, "ends of the template within a minute after which it is given up")
+
+
+@dataclass(frozen=True, kw_only=True)
 class WorkerSettings(Settings):
     """The settings of a worker."""
 
     wire: WireLimits = field(default_factory=WireLimits)
+    slot: SlotSettings = field(default_factory=SlotSettings)
     grace_s: float = setting(30.0, "seconds that running tasks have to finish when the worker is stopped")
     connect_timeout_s: float = setting(10.0, "seconds for one attempt to connect", low=0.01)
     backoff_first_s: float = setting(0.1, "seconds before the first attempt to connect again", low=0.001)
     backoff_most_s: float = setting(5.0, "longest wait between two attempts to connect", low=0.01)
+    check_interval_s: float = setting(
+        0.05, "seconds between two looks at what runs: for timeouts, reports and waiting leases", low=0.001
+    )
+    report_interval_s: float = setting(2.0, "seconds after which what runs is reported again", low=0.01)
+    waiting_lease_s: float = setting(0.05, "seconds that a lease waits behind another before it goes back")
+    prepare_s: float = setting(10.0, "seconds that a lease waits for its function before it goes back")
+    process_retry_s: float = setting(
+        1.0, "seconds between two attempts to have a slot process, if none can be"
+    )
+    interrupt_after_s: float = setting(0.02, "seconds from the stacks of a task to be ended to its interrupt")
+    kill_after_s: float = setting(0.3, "seconds from the stacks of a task to be ended to its kill")
+    settle_window_bytes: int = setting(
+        16 << 20, "bytes of results under way to the scheduler and not acknowledged", low=1 << 16
+    )
+    max_held_result_bytes: int = setting(
+        1 << 30, "bytes of results not acknowledged with which no further task is begun", low=1 << 16
+    )
+    max_function_bytes: int = setting(1 << 30, "bytes of function definitions held in memory", low=1 << 20)
+    max_sessions: int = setting(10_000, "sessions at the same time", low=1)
+    max_leases_per_slot: int = setting(64, "leases held for each slot, running or waiting", low=2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,6 +241,18 @@ class ClientSettings(Settings):
     explain_after_s: float = setting(10.0, "seconds of waiting after which is said why nothing runs", low=0.1)
     window_tasks: int = setting(1_000_000, "tasks sent and not settled", low=1)
     window_bytes: int = setting(256 << 20, "bytes of arguments sent and not settled", low=1 << 16)
+    under_way_bytes: int = setting(
+        8 << 20, "bytes of submits sent and not accepted by the scheduler", low=1 << 16
+    )
+    client_grace_s: float = setting(
+        60.0, "seconds without connection after which a session is given up, until the scheduler says"
+    )
+    lost_after_s: float = setting(
+        8.0, "seconds after which a scheduler whose host refuses connections counts as gone"
+    )
+    refused_pause_s: float = setting(0.2, "seconds before a submit that found no room is sent again")
+    defined_functions: int = setting(4096, "functions that the scheduler is taken to know", low=1)
+    close_s: float = setting(5.0, "seconds that closing a client may take once its tasks have ended")
 
 
 # --- addresses, names, folders --------------------------------------------------------------------
@@ -273,6 +318,12 @@ def check_name(what: str, name: str) -> str:
             f"{name!r} cannot name {what}: 1 to 64 letters, digits or ._@+-, the first a letter or digit"
         )
     return name
+
+
+def as_name(text: str) -> str:
+    """`text` with what a name cannot have replaced, for names that others chose (users, hosts)."""
+    kept = re.sub(r"[^A-Za-z0-9._@+-]", "-", text).lstrip("._@+-")[:64]
+    return kept or "unnamed"
 
 
 def user_folder(environ: Mapping[str, str] | None = None) -> Path:

@@ -139,7 +139,7 @@ class WireLimits(Settings):
     silence_s: float = setting(10.0, "seconds of silence after which a peer is given up", low=0.02)
     handshake_s: float = setting(5.0, "seconds that a new connection has for its handshake", low=0.01)
     handshake_bytes: int = setting(4096, "bytes read from a peer that has not proved who it is", low=512)
-    close_s: float = setting(1.0, "seconds that the last messages of a closing connection have to leave")
+    linger_s: float = setting(1.0, "seconds that the last messages of a closing connection have to leave")
     max_payload_bytes: int = setting(1 << 30, "size of one task's arguments or result", low=1, high=1 << 30)
     max_transfer_bytes: int = setting(
         2 << 30, "bytes of payloads under way to one receiver by one connection", low=1 << 20
@@ -170,7 +170,6 @@ class SchedulerSettings(Settings):
     allow_plaintext: bool = setting(False, "listen beyond loopback although nothing is encrypted")
     max_connections: int = setting(20_000, "connections at the same time", low=1)
     listen_backlog: int = setting(1024, "connections that wait to be taken in", low=1)
-    log_lines_per_minute: int = setting(20, "log lines with the same text in a minute", low=1)
     reconnect_grace_s: float = setting(2.0, "seconds that a worker without connection keeps its leases")
     client_grace_s: float = setting(60.0, "seconds that a client without connection keeps its session")
     lease_target_s: float = setting(0.002, "seconds of work in a lease", low=0.0001)

@@ -124,12 +124,12 @@ class Connection(asyncio.Protocol):
             self._pump()
 
     def close(self, reason: str = "") -> None:
-        """End the connection in order: what was written leaves first, within `close_s`."""
+        """End the connection in order: what was written leaves first, within `linger_s`."""
         if self.closed:
             return
         self.closed = True
         self.reason = reason
-        self._set_timer(self.limits.close_s, self._transport.abort)
+        self._set_timer(self.limits.linger_s, self._transport.abort)
         self._transport.close()
 
     def abort(self, reason: str = "") -> None:

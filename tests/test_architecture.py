@@ -42,6 +42,9 @@ FLOORS: dict[str, int] = {
 SAME_FLOOR: set[tuple[str, str]] = {
     ("cli", "cli"),
     ("core", "core"),
+    ("options", "protocol"),
+    ("payload", "payload"),
+    ("payload", "protocol"),
     ("protocol", "wire"),
     ("slot_protocol", "protocol"),
     ("slot_protocol", "wire"),

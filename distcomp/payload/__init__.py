@@ -1,0 +1,64 @@
+"""User objects to bytes and back: the one place where anything is pickled, seen from outside.
+
+Only clients and slot processes import this; what they exchange is opaque to everything in between.
+"""
+
+from __future__ import annotations
+
+from distcomp.payload.chunks import (
+    CHUNK_BYTES,
+    CHUNK_TASKS,
+    Call,
+    Chunk,
+    Constant,
+    Packed,
+    dump_call,
+    open_chunk,
+    pack_calls,
+    pack_columns,
+)
+from distcomp.payload.environment import dump_environment, enter_environment
+from distcomp.payload.failures import dump_failure, load_failure
+from distcomp.payload.function_cache import FunctionCache
+from distcomp.payload.functions import LoadedFunction, dump_function, function_name, load_function
+from distcomp.payload.pickler import PLAIN_TYPES, travels_as_function
+from distcomp.payload.results import (
+    Boxed,
+    Results,
+    ResultWriter,
+    dump_result,
+    open_results,
+    pack_results,
+    result_size_bytes,
+)
+
+__all__ = [
+    "CHUNK_BYTES",
+    "CHUNK_TASKS",
+    "PLAIN_TYPES",
+    "Boxed",
+    "Call",
+    "Chunk",
+    "Constant",
+    "FunctionCache",
+    "LoadedFunction",
+    "Packed",
+    "ResultWriter",
+    "Results",
+    "dump_call",
+    "dump_environment",
+    "dump_failure",
+    "dump_function",
+    "dump_result",
+    "enter_environment",
+    "function_name",
+    "load_failure",
+    "load_function",
+    "open_chunk",
+    "open_results",
+    "pack_calls",
+    "pack_columns",
+    "pack_results",
+    "result_size_bytes",
+    "travels_as_function",
+]

@@ -1,0 +1,314 @@
+"""How one user object becomes bytes: the one Pickler, and the words for what it cannot carry.
+
+Every class, function, module and exception that a pickle meets is decided upon here:
+
+    installed module                    by reference
+    local module, path shared           by reference (slots of an embedded cluster see the client's path)
+    local module, path not shared       by value
+    `__main__`, prompt, nested, dynamic by value, through cloudpickle
+    exception                           by its type, `args` and attributes; its constructor is not run again
+"""
+
+from __future__ import annotations
+
+import copyreg
+import importlib
+import io
+import pickle
+import sys
+import sysconfig
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+import cloudpickle
+
+from distcomp.errors import DistcompError, UnloadableTaskError
+
+PLAIN_TYPES = frozenset({int, float, bool, str, bytes, type(None)})
+"""Types whose values nobody can change or tell apart from a copy: they share pickles."""
+
+_INSTALLED, _LOCAL, _DYNAMIC = "installed", "local", "dynamic"
+_OWN_PACKAGE = __name__.partition(".")[0]
+_SITE_FOLDERS = ("site-packages", "dist-packages")
+_SKIPPED_NAMES = frozenset({"__builtins__", "__loader__", "__spec__", "__cached__"})
+
+_reducers: dict[type, Any] = dict(cloudpickle.Pickler.dispatch_table)
+_known_reducers: dict[type, Any] = {}
+_homes: dict[str, str] = {}
+_wrappers: set[type] = set()
+
+
+def travels_as_function(cls: type) -> type:
+    """Let instances of `cls`, which stand in a module under a function's name, travel like that function.
+
+    Use as a decorator. By reference where the function would, else through the class's own `__reduce__`.
+    """
+    _wrappers.add(cls)
+    return cls
+
+
+# --- where a module comes from --------------------------------------------------------------------
+
+
+def _home(name: str | None) -> str:
+    """Say whether the module `name` is installed, local or dynamic."""
+    if name is None:
+        return _DYNAMIC
+    home = _homes.get(name)
+    if home is None:
+        home = _find_home(name)
+        if home is not _DYNAMIC:
+            _homes[name] = home
+    return home
+
+
+def _find_home(name: str) -> str:
+    root = name.partition(".")[0]
+    module = sys.modules.get(name)
+    if name in {"__main__", "__mp_main__"} or module is None:
+        return _DYNAMIC
+    if root == _OWN_PACKAGE or root in sys.stdlib_module_names or root in sys.builtin_module_names:
+        return _INSTALLED
+    places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
+    files = [place for place in places if isinstance(place, str)]
+    if not files:
+        return _find_home(root) if root != name else _DYNAMIC
+    return _INSTALLED if all(map(_is_installed, files)) else _LOCAL
+
+
+def _is_installed(file: str) -> bool:
+    parts = file.replace("\\", "/").split("/")
+    if any(folder in parts for folder in _SITE_FOLDERS):
+        return True
+    paths = sysconfig.get_paths()
+    return any(file.startswith(paths[key] + "/") for key in ("stdlib", "platstdlib", "purelib", "platlib"))
+
+
+def _find(module: str, qualname: str) -> Any:
+    """What stands in a module under a dotted name, or None."""
+    found: Any = sys.modules.get(module)
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+def _wrapped_depth(found: Any, function: Any) -> int:
+    """How many `__wrapped__` lie between what stands in a module and the function; 0 if it is not there."""
+    for depth in range(1, 9):
+        found = getattr(found, "__wrapped__", None)
+        if found is function:
+            return depth
+        if found is None:
+            break
+    return 0
+
+
+def _unwrap(module: str, qualname: str, depth: int) -> Any:
+    """Find a function behind the decorators that took its name."""
+    importlib.import_module(module)
+    found = _find(module, qualname)
+    for _ in range(depth):
+        found = found.__wrapped__
+    return found
+
+
+# --- modules and exceptions by value --------------------------------------------------------------
+
+
+def _make_module(name: str) -> ModuleType:
+    return ModuleType(name)
+
+
+def _fill_module(module: ModuleType, content: dict[str, Any]) -> None:
+    module.__dict__.update(content)
+
+
+def _module_content(module: ModuleType) -> dict[str, Any]:
+    return {name: value for name, value in vars(module).items() if name not in _SKIPPED_NAMES}
+
+
+def remake_exception(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+    """Build an exception again without its own constructor, which may not take its own `args`."""
+    error = cls.__new__(cls, *args)
+    builtin = next(base for base in cls.__mro__ if base.__module__ == "builtins" and "__init__" in vars(base))
+    try:
+        vars(builtin)["__init__"](error, *args)
+    except TypeError:  # its args are not what the built-in type takes, which the user's own type allows
+        BaseException.__init__(error, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+def _reduce_exception(error: BaseException) -> Any:
+    cls = type(error)
+    own_ways = (cls.__reduce__, cls.__reduce_ex__) != (BaseException.__reduce__, BaseException.__reduce_ex__)
+    if own_ways or cls.__module__ == "builtins":
+        return NotImplemented
+    return remake_exception, (cls, error.args, dict(vars(error)))
+
+
+# --- the Pickler ----------------------------------------------------------------------------------
+
+
+class TaskPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle ships no types
+    """Pickles what a task takes and gives; see the top of this file.
+
+    Attributes:
+        codes: the code of the functions that went by value.
+    """
+
+    dispatch_table = _reducers
+
+    def __init__(self, file: io.BytesIO, *, shares_path: bool) -> None:
+        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
+        self.shares_path = shares_path
+        self.codes: list[CodeType] = []
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Decide how a class, function, module or exception travels; leave the rest to pickle."""
+        kind = type(obj)
+        if kind is FunctionType:
+            return self._reduce_function(obj)
+        if issubclass(kind, type):
+            return self._reduce_class(obj)
+        if issubclass(kind, BaseException):
+            return _reduce_exception(obj)
+        if kind is ModuleType:
+            return self._reduce_module(obj)
+        if kind in _wrappers and self._goes_by_reference(obj):
+            return obj.__qualname__
+        return NotImplemented
+
+    def _is_referable(self, module: str | None) -> bool:
+        """Whether the other side can import a module of this name and get the same."""
+        home = _home(module)
+        return home is _INSTALLED or (home is _LOCAL and self.shares_path)
+
+    def _goes_by_reference(self, obj: Any) -> bool:
+        return self._is_referable(obj.__module__) and _find(obj.__module__, obj.__qualname__) is obj
+
+    def _reduce_function(self, function: FunctionType) -> Any:
+        module, name = function.__module__, function.__qualname__
+        if "<" not in name and self._is_referable(module):
+            found = _find(module, name)
+            if found is function:
+                return NotImplemented
+            depth = _wrapped_depth(found, function)
+            if depth:
+                return _unwrap, (module, name, depth)
+        self.codes.append(function.__code__)
+        return self._by_value(function)
+
+    def _reduce_class(self, cls: type) -> Any:
+        module = sys.modules.get(cls.__module__)
+        if module and vars(module).get(cls.__qualname__) is cls and self._is_referable(cls.__module__):
+            return NotImplemented
+        return self._by_value(cls)
+
+    def _reduce_module(self, module: ModuleType) -> Any:
+        name = module.__name__
+        if name == "__main__" or self._is_referable(name):
+            return NotImplemented
+        return _make_module, (name,), _module_content(module), None, None, _fill_module
+
+    def _by_value(self, obj: Any) -> Any:
+        """What cloudpickle makes of a function or class of a module that the other side lacks."""
+        module = sys.modules.get(obj.__module__)
+        if _home(obj.__module__) is not _LOCAL or module is None or self.shares_path:
+            return super().reducer_override(obj)
+        was_registered = module.__name__ in cloudpickle.list_registry_pickle_by_value()
+        cloudpickle.register_pickle_by_value(module)
+        try:
+            return super().reducer_override(obj)
+        finally:
+            if not was_registered:
+                cloudpickle.unregister_pickle_by_value(module)
+
+
+class _Press:
+    """A Pickler with its buffer, used again and again: making one costs more than most arguments do."""
+
+    def __init__(self, *, shares_path: bool) -> None:
+        self._file = io.BytesIO()
+        self._pickler = TaskPickler(self._file, shares_path=shares_path)
+
+    def dump(self, value: Any) -> tuple[bytes, list[CodeType]]:
+        self._pickler.dump(value)
+        return self._file.getvalue(), self._pickler.codes
+
+    def clean(self) -> bool:
+        """Forget what was pickled; say whether the press is worth keeping."""
+        file, pickler = self._file, self._pickler
+        is_small = file.tell() < _MAX_BUFFER_BYTES
+        file.seek(0)
+        file.truncate()
+        pickler.clear_memo()
+        if pickler.globals_ref:
+            pickler.globals_ref.clear()
+        pickler.codes = []
+        return is_small
+
+
+_MAX_IDLE_PRESSES = 8
+_MAX_BUFFER_BYTES = 1 << 20
+_idle_presses: dict[bool, list[_Press]] = {True: [], False: []}
+
+
+def dumps(value: Any, *, shares_path: bool) -> bytes:
+    """Pickle one value.
+
+    Args:
+        value: anything.
+        shares_path: whether who loads it can import this process's local modules.
+
+    Returns:
+        The pickle.
+
+    Raises:
+        Exception: whatever the value or pickle raises; `distcomp.payload.culprit` finds words for it.
+    """
+    return dumps_with_codes(value, shares_path=shares_path)[0]
+
+
+def dumps_with_codes(value: Any, *, shares_path: bool) -> tuple[bytes, list[CodeType]]:
+    """Pickle one value, and name the code of the functions that went by value."""
+    if len(copyreg.dispatch_table) != len(_known_reducers):
+        _known_reducers.update(copyreg.dispatch_table)
+        _reducers.update(_known_reducers)
+    idle = _idle_presses[shares_path]
+    try:  # taken out of the list, because pickling can call user code, and that this function
+        press = idle.pop()
+    except IndexError:
+        press = _Press(shares_path=shares_path)
+    pickled = press.dump(value)  # after an error the press is dropped: it may have stopped halfway
+    if press.clean() and len(idle) < _MAX_IDLE_PRESSES:
+        idle.append(press)
+    return pickled
+
+
+def loads(blob: bytes, what: str) -> Any:
+    """Unpickle one value.
+
+    Args:
+        blob: the pickle.
+        what: what it is, for the error's text: `the arguments`, `the function` ….
+
+    Raises:
+        UnloadableTaskError: it cannot be rebuilt here.
+    """
+    try:
+        return pickle.loads(blob)  # noqa: S301 - only slots and clients of one owner get here
+    except DistcompError:
+        raise
+    except Exception as error:
+        raise unloadable(what, error) from error
+
+
+def unloadable(what: str, error: BaseException) -> UnloadableTaskError:
+    """Put into words why something could not be rebuilt in this process."""
+    python = "{}.{}.{}".format(*sys.version_info[:3])
+    reason = f"{type(error).__name__}: {error}"
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        reason = f"no module named {error.name!r}; install {error.name.partition('.')[0]!r} there"
+    return UnloadableTaskError(f"{what} could not be rebuilt under Python {python}: {reason}")

@@ -1,0 +1,149 @@
+"""The results of neighbouring tasks as one blob of bytes, and back.
+
+A blob is the pickle of `(values, boxed)`: a list of plain values, in which those whose positions `boxed`
+lists are pickles of their own. These are made as soon as a task ends and opened when a result is asked
+for, so that a bad one costs only itself, and no two results share an object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from distcomp.errors import UnpicklableResultError
+from distcomp.payload.chunks import Packed, dump_plain, pack
+from distcomp.payload.culprit import describe
+from distcomp.payload.pickler import PLAIN_TYPES, dumps, loads
+
+RUN_BYTES = 1 << 20
+RUN_RESULTS = 1 << 16
+_SMALL_BYTES = 16
+
+
+class Boxed:
+    """The pickle of a result that is not plain."""
+
+    __slots__ = ("blob",)
+
+    def __init__(self, blob: bytes) -> None:
+        self.blob = blob
+
+
+def dump_result(value: Any) -> Any:
+    """Fix a result: what its task's leftovers change afterwards changes nothing.
+
+    Args:
+        value: what a task returned.
+
+    Returns:
+        The value itself if it is plain, else a `Boxed`; for `pack_results`.
+
+    Raises:
+        UnpicklableResultError: naming the path to what cannot be pickled.
+    """
+    if type(value) in PLAIN_TYPES:
+        return value
+    try:
+        return Boxed(dumps(value, shares_path=True))
+    except Exception as error:
+        raise UnpicklableResultError(describe(value, "result", error, shares_path=True)) from error
+
+
+def result_size_bytes(kept: Any) -> int:
+    """Say about how many bytes one value made by `dump_result` takes on its way."""
+    if type(kept) is Boxed:
+        return len(kept.blob)
+    if type(kept) is int:
+        return _SMALL_BYTES + kept.bit_length() // 8
+    return _SMALL_BYTES + len(kept) if isinstance(kept, (str, bytes)) else _SMALL_BYTES
+
+
+def pack_results(kept: Sequence[Any], start: int = 0, *, max_bytes: int = RUN_BYTES) -> list[Packed]:
+    """Put results made by `dump_result` into blobs, in order.
+
+    Args:
+        kept: plain values and `Boxed` ones.
+        start: the index of the first.
+        max_bytes: a blob holds at most so many, or one result.
+
+    Returns:
+        Blobs with the indexes they cover.
+    """
+    any_boxed = Boxed in set(map(type, kept))
+
+    def encode(first: int, stop: int) -> bytes:
+        values = list(kept[first:stop])
+        boxed = [i for i, value in enumerate(values) if type(value) is Boxed] if any_boxed else []
+        for i in boxed:
+            values[i] = values[i].blob
+        return dump_plain((values, boxed))
+
+    packed = pack(len(kept), encode, max_bytes, RUN_RESULTS)
+    return [Packed(start + part.start, start + part.stop, part.blob) for part in packed] if start else packed
+
+
+class ResultWriter:
+    """Collects results until they are sent."""
+
+    def __init__(self) -> None:
+        self._kept: list[Any] = []
+        self.size_bytes = 0
+
+    @property
+    def count(self) -> int:
+        """How many results are waiting."""
+        return len(self._kept)
+
+    def add(self, value: Any) -> None:
+        """Take one result.
+
+        Raises:
+            UnpicklableResultError: this one cannot travel; nothing else is affected.
+        """
+        kept = dump_result(value)
+        self._kept.append(kept)
+        self.size_bytes += result_size_bytes(kept)
+
+    def take(self, start: int = 0) -> list[Packed]:
+        """Hand over what has been collected, the first under index `start`."""
+        kept, self._kept, self.size_bytes = self._kept, [], 0
+        return pack_results(kept, start)
+
+
+class Results(Sequence[Any]):
+    """Results from a blob; what is not plain is unpickled anew at each access."""
+
+    __slots__ = ("_boxed", "_values")
+
+    def __init__(self, values: list[Any], boxed: Sequence[int]) -> None:
+        self._values = values
+        self._boxed = frozenset(boxed)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self._values)))]
+        value = self._values[index]
+        if not self._boxed or index % len(self._values) not in self._boxed:
+            return value
+        return loads(value, "the result")
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._values) if not self._boxed else map(self.__getitem__, range(len(self._values)))
+
+
+def open_results(blob: bytes) -> Results:
+    """Open results packed by `pack_results`.
+
+    Args:
+        blob: one blob.
+
+    Returns:
+        The results in it, in order.
+
+    Raises:
+        UnloadableTaskError: the blob itself cannot be read.
+    """
+    return Results(*loads(blob, "results"))

@@ -1,0 +1,212 @@
+"""The slots of a worker, the processes at them, and their runs.
+
+Law: a slot has at most one process and a process has exactly one slot from `take` to `release`. A
+process is *busy* while it has runs and *idle* otherwise. An idle one keeps its slot until a lease of
+another session needs it, so that a session's next lease finds it warm.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from distcomp.core.escalation import Ending
+    from distcomp.core.worker_leases import Lease
+    from distcomp.ids import SessionId
+
+MOST_RUNS = 6
+"""Runs that a process may have at a time, those included of which everything was taken back."""
+
+
+class Run:
+    """A range of one lease at one process.
+
+    Attributes:
+        stop: what lies from here on was taken back.
+        lowered: why it was last taken back; empty if it never was.
+    """
+
+    __slots__ = ("lease", "lowered", "number", "process", "start", "stop")
+
+    def __init__(self, process: Process, number: int, lease: Lease, start: int, stop: int) -> None:
+        self.process = process
+        self.number = number
+        self.lease = lease
+        self.start = start
+        self.stop = stop
+        self.lowered = ""
+
+    def ahead(self) -> int:
+        """About how many tasks it has not begun: the first one unanswered is held to have begun."""
+        for low, high in self.lease.open:
+            if low < self.stop and high > self.start:
+                return self.stop - max(low, self.start) - 1
+        return 0
+
+
+class Sight(NamedTuple):
+    """What a process was last seen to run; run 0 is nothing."""
+
+    run: int
+    task_index: int
+    begun_at: float
+
+
+NOTHING = Sight(0, -1, 0.0)
+
+
+class Process:
+    """A slot process at its slot.
+
+    Attributes:
+        runs: what it was handed, the one it runs first.
+        sight: what it ran when it was last looked at.
+        ending: the end of its task under way.
+    """
+
+    __slots__ = ("ending", "number", "runs", "session", "sight", "slot", "started")
+
+    def __init__(self, number: int, session: SessionId, slot: int) -> None:
+        self.number = number
+        self.session = session
+        self.slot = slot
+        self.runs: list[Run] = []
+        self.sight = NOTHING
+        self.ending: Ending | None = None
+        self.started = 0
+
+    def run(self, number: int) -> Run | None:
+        """The run of that number, unless it has ended."""
+        for run in self.runs:
+            if run.number == number:
+                return run
+        return None
+
+    def has_place_behind(self) -> bool:
+        """Whether one run more can be fetched ahead, so that the slot never waits for it between leases."""
+        if self.ending is not None or len(self.runs) >= MOST_RUNS:
+            return False
+        return not any(run.start < run.stop and not run.lowered for run in self.runs[1:])
+
+    def add(self, lease: Lease, start: int, stop: int) -> Run:
+        """One more run, behind those it has."""
+        self.started += 1
+        run = Run(self, self.started, lease, start, stop)
+        self.runs.append(run)
+        return run
+
+
+class Crew:
+    """All slots and their processes.
+
+    Args:
+        slots: how many tasks may run at a time.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self._vacant = list(range(slots - 1, -1, -1))
+        self._idle: OrderedDict[int, Process] = OrderedDict()
+        self._idle_of: dict[SessionId, list[Process]] = {}
+        self._numbers = 0
+        self.processes: dict[int, Process] = {}
+        self.busy: dict[int, Process] = {}
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a slot has nothing to run."""
+        return bool(self._idle or self._vacant)
+
+    @property
+    def has_vacancy(self) -> bool:
+        """Whether a slot has no process."""
+        return bool(self._vacant)
+
+    def idle(self, session: SessionId) -> Process | None:
+        """The idle process of this session that was busy last."""
+        processes = self._idle_of.get(session)
+        return processes[-1] if processes else None
+
+    def oldest_idle(self) -> Process | None:
+        """The process that has been idle longest."""
+        return next(iter(self._idle.values()), None)
+
+    def idle_processes(self, session: SessionId) -> list[Process]:
+        """All idle processes of a session."""
+        return list(self._idle_of.get(session, ()))
+
+    def take(self, session: SessionId) -> Process:
+        """A new process at a vacant slot, idle; there must be one."""
+        self._numbers += 1
+        process = Process(self._numbers, session, self._vacant.pop())
+        self.processes[process.number] = process
+        self._rest(process)
+        return process
+
+    def release(self, process: Process) -> None:
+        """The process leaves its slot."""
+        del self.processes[process.number]
+        self.busy.pop(process.number, None)
+        self._wake(process)
+        self._vacant.append(process.slot)
+
+    def began(self, process: Process) -> None:
+        """The process was handed a run."""
+        if len(process.runs) == 1:
+            self._wake(process)
+            self.busy[process.number] = process
+
+    def ended(self, run: Run) -> None:
+        """A run has ended."""
+        process = run.process
+        process.runs.remove(run)
+        if not process.runs:
+            process.sight = NOTHING
+            del self.busy[process.number]
+            self._rest(process)
+
+    def ahead_of(self, session: SessionId) -> Process | None:
+        """The busy process of this session behind whose run another one is likely to begin soonest.
+
+        That is one that was made to come to its next task border, else the one with least before it.
+        """
+        best = None
+        fewest = 0
+        for process in self.busy.values():
+            if process.session == session and process.has_place_behind():
+                running = process.runs[0]
+                ahead = -1 if running.lowered == "urgent" else running.ahead()
+                if best is None or ahead < fewest:
+                    best, fewest = process, ahead
+        return best
+
+    def fetched_ahead(self) -> Run | None:
+        """A run that waits at a process behind another and was never taken back."""
+        for process in self.busy.values():
+            run = process.runs[-1]
+            if run is not process.runs[0] and not run.lowered:
+                return run
+        return None
+
+    def least_urgent(self) -> Process | None:
+        """The busy process whose run has most before it, of those that run nothing urgent."""
+        best = None
+        most = 0
+        for process in self.busy.values():
+            if process.ending is not None or any(run.lease.grant.urgent for run in process.runs):
+                continue
+            ahead = 2 * process.runs[0].ahead() + (not process.has_place_behind())
+            if ahead > most:
+                best, most = process, ahead
+        return best
+
+    def _rest(self, process: Process) -> None:
+        self._idle[process.number] = process
+        self._idle_of.setdefault(process.session, []).append(process)
+
+    def _wake(self, process: Process) -> None:
+        if self._idle.pop(process.number, None) is not None:
+            processes = self._idle_of[process.session]
+            processes.remove(process)
+            if not processes:
+                del self._idle_of[process.session]

@@ -1,0 +1,151 @@
+"""The leases a worker holds, and the definitions they need.
+
+Law of a lease: each of its indexes is in exactly one place. It is *answered* (settled or given back),
+or it is `open`; an open index is `waiting`, or it lies in one of the lease's runs. `waiting` and
+`cancelled` are parts of `open`. When nothing is open, the lease leaves the book.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from distcomp.core.spans import Span, cut, cut_all, joined, overlap
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from distcomp.ids import FunctionId, SessionId, Token
+    from distcomp.protocol import DefineFunction, DefineSession, GrantLease
+
+
+class Lease:
+    """One lease, from its grant to its last answer.
+
+    Attributes:
+        open: indexes that this worker still answers for.
+        waiting: those of them that no run holds.
+        waiting_since: when the first of `waiting` came to wait.
+        cancelled: those of `open` whose end the scheduler asked for.
+        urgency: the order of leases that wait.
+    """
+
+    __slots__ = ("cancelled", "grant", "open", "urgency", "waiting", "waiting_since")
+
+    def __init__(self, grant: GrantLease, order: int, now: float) -> None:
+        self.grant = grant
+        self.open: list[Span] = [(grant.start, grant.stop)]
+        self.waiting: list[Span] = [(grant.start, grant.stop)]
+        self.waiting_since = now
+        self.cancelled: list[Span] = []
+        self.urgency = (not grant.urgent, -grant.priority, order)
+
+    @property
+    def session(self) -> SessionId:
+        """The session whose slot processes can run it."""
+        return self.grant.array[0]
+
+    def answer(self, start: int, stop: int) -> list[Span]:
+        """Take `start` to `stop` out of the lease; gives what of it was open."""
+        answered = cut(self.open, start, stop)
+        if self.waiting:
+            cut(self.waiting, start, stop)
+        if self.cancelled:
+            cut(self.cancelled, start, stop)
+        return answered
+
+    def wait(self, spans: list[Span], now: float) -> None:
+        """Put open indexes that came back from a run among those that wait."""
+        if not self.waiting:
+            self.waiting_since = now
+        self.waiting = joined([*self.waiting, *spans])
+
+    def cancel(self, spans: list[Span]) -> list[Span]:
+        """Mark what of `spans` is open as to be ended; gives the part that no run holds."""
+        marked = [part for start, stop in spans for part in overlap(self.open, start, stop)]
+        self.cancelled = joined([*self.cancelled, *marked])
+        return cut_all(self.waiting, marked)
+
+
+class LeaseBook:
+    """All leases by token, and those that wait in order of urgency."""
+
+    def __init__(self) -> None:
+        self._leases: dict[Token, Lease] = {}
+        self._order = 0
+        self.queue: list[Lease] = []
+
+    def __len__(self) -> int:
+        return len(self._leases)
+
+    def __iter__(self) -> Iterator[Lease]:
+        return iter(list(self._leases.values()))
+
+    def get(self, token: Token) -> Lease | None:
+        """The lease of that token, if it is held."""
+        return self._leases.get(token)
+
+    def add(self, grant: GrantLease, now: float) -> Lease:
+        """Take up a lease; all of it waits."""
+        self._order += 1
+        lease = Lease(grant, self._order, now)
+        self._leases[grant.token] = lease
+        insort(self.queue, lease, key=_urgency)
+        return lease
+
+    def settle_place(self, lease: Lease) -> None:
+        """After a change: the lease is in the queue while it waits, and in the book while it is open."""
+        if lease.waiting:
+            if lease not in self.queue:
+                insort(self.queue, lease, key=_urgency)
+        elif lease in self.queue:
+            self.queue.remove(lease)
+        if not lease.open:
+            self._leases.pop(lease.grant.token, None)
+
+    def spans(self) -> dict[Token, list[Span]]:
+        """What is open, by lease."""
+        return {token: list(lease.open) for token, lease in self._leases.items()}
+
+
+def _urgency(lease: Lease) -> tuple[bool, int, int]:
+    return lease.urgency
+
+
+class Shelf:
+    """Definitions of sessions and functions, as the scheduler sent them.
+
+    Law: sessions stay until `end_session`, functions until room is needed; the one used least recently
+    goes first, and comes back by `MissingFunction`.
+
+    Args:
+        max_function_bytes: bytes of function definitions kept.
+    """
+
+    def __init__(self, max_function_bytes: int) -> None:
+        self._most_bytes = max_function_bytes
+        self._functions: OrderedDict[FunctionId, DefineFunction] = OrderedDict()
+        self._bytes = 0
+        self.sessions: dict[SessionId, DefineSession] = {}
+
+    def define_function(self, definition: DefineFunction) -> None:
+        """Keep a function, and let go of others if that takes their room."""
+        self.forget_function(definition.function)
+        self._functions[definition.function] = definition
+        self._bytes += len(definition.blob)
+        while self._bytes > self._most_bytes and len(self._functions) > 1:
+            self.forget_function(next(iter(self._functions)))
+
+    def forget_function(self, function: FunctionId) -> None:
+        """Let go of a function, if it is here."""
+        definition = self._functions.pop(function, None)
+        if definition is not None:
+            self._bytes -= len(definition.blob)
+
+    def function(self, function: FunctionId) -> DefineFunction | None:
+        """The definition, now the one used last; None if it is not here."""
+        definition = self._functions.get(function)
+        if definition is not None:
+            self._functions.move_to_end(function)
+        return definition

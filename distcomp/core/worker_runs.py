@@ -1,0 +1,387 @@
+"""How leases become runs at slot processes, and how runs become answers.
+
+Facts come in (`grant`, `progressed`, `process_ended`, `stop_lowered`, ...), change the book and the
+crew, and leave answers in the outbox; `dispatch` alone hands out runs. Commands gather in `commands`.
+
+Why a run is lowered decides where what was taken goes:
+
+    retracted, waited, drained    back to the scheduler, under that name
+    urgent, moved, ending         among the leases that wait here
+    cancelled                     the cancelled part back to the scheduler, the rest waits here
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from distcomp.core.escalation import Cause, Ending
+from distcomp.core.spans import Span, contains, cut, overlap
+from distcomp.core.worker_crew import Crew, Process, Run, Sight
+from distcomp.core.worker_effects import (
+    Command,
+    GiveBack,
+    Kill,
+    LowerStop,
+    ProcessEnd,
+    StartRun,
+    TakeProcess,
+    WorkerIdentity,
+)
+from distcomp.protocol import Failure, GrantLease, RunningTask
+
+if TYPE_CHECKING:
+    from distcomp.config import WorkerSettings
+    from distcomp.core.worker_leases import Lease, LeaseBook, Shelf
+    from distcomp.core.worker_outbox import Failures, Outbox
+    from distcomp.ids import FunctionId, SessionId
+    from distcomp.slot_protocol import RunProgressed
+
+GIVEN_BACK = frozenset({"retracted", "waited", "drained"})
+
+UNBEGUN_DEATHS = 3
+"""Slot processes that end between tasks of a function, none of which succeeds, before tasks are charged."""
+
+
+class Runs:
+    """The leases of a worker at work.
+
+    Args:
+        settings: of the worker.
+        identity: for the failures' words.
+        book: all leases.
+        shelf: definitions of sessions and functions.
+        outbox: where answers go.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        identity: WorkerIdentity,
+        book: LeaseBook,
+        shelf: Shelf,
+        outbox: Outbox,
+    ) -> None:
+        self._settings = settings
+        self._identity = identity
+        self._book = book
+        self._shelf = shelf
+        self._outbox = outbox
+        self._refused_until = 0.0
+        self._deaths: dict[FunctionId, int] = {}
+        self.crew = Crew(identity.slots)
+        self.commands: list[Command] = []
+
+    # --- handing out ------------------------------------------------------------------------------
+
+    def grant(self, grant: GrantLease, now: float) -> None:
+        """Take up a lease. An urgent one makes a slot come to its next task border."""
+        self._book.add(grant, now)
+        if grant.urgent and not self.crew.has_room:
+            process = self.crew.least_urgent()
+            if process is not None:
+                self._lower_all(process, "urgent")
+
+    def dispatch(self, now: float) -> None:
+        """Hand out what waits: first to slots with nothing to run, then one run ahead to busy ones."""
+        queue = self._book.queue
+        if not queue:
+            if self.crew.has_room and (run := self.crew.fetched_ahead()):
+                run.lowered = "moved"
+                self._lower(run, run.start, "moved")
+            return
+        if self._outbox.full:
+            return
+        for lease in list(queue):
+            function = self._shelf.function(lease.grant.function)
+            while function and lease.waiting and (process := self._process_for(lease.session, now)):
+                start, stop = lease.waiting.pop(0)
+                run = process.add(lease, start, stop)
+                self.crew.began(process)
+                self.commands.append(StartRun(process.number, run.number, function, lease.grant, start, stop))
+            self._book.settle_place(lease)
+
+    def _process_for(self, session: SessionId, now: float) -> Process | None:
+        crew = self.crew
+        if not crew.has_room:
+            return crew.ahead_of(session)
+        process = crew.idle(session)
+        if process is not None or now < self._refused_until:
+            return process
+        if not crew.has_vacancy and (oldest := crew.oldest_idle()):
+            self.let_go(oldest)
+        process = crew.take(session)
+        self.commands.append(TakeProcess(process.number, self._shelf.sessions[session]))
+        return process
+
+    def let_go(self, process: Process) -> None:
+        """Give an idle process back, so that its slot is vacant."""
+        self.crew.release(process)
+        self.commands.append(GiveBack(process.number))
+
+    # --- taking back ------------------------------------------------------------------------------
+
+    def retract(self, lease: Lease, *, everything: bool) -> None:
+        """Give back what waits; if nothing does, the far half of what is not begun, or all of it."""
+        runs = self._runs_of(lease)
+        if lease.waiting:
+            self._give_back(lease, lease.waiting, "retracted")
+            if not everything and any(run is run.process.runs[0] for run in runs):
+                return
+        for run in runs:
+            if everything or run is not run.process.runs[0]:
+                self._lower(run, run.start, "retracted")
+            elif ahead := run.ahead():
+                self._lower(run, run.stop - (ahead + 1) // 2, "retracted")
+
+    def cancel(self, lease: Lease, spans: list[Span]) -> None:
+        """End these indexes: at once what waits, and by lowering and force what runs."""
+        waiting = lease.cancel(spans)
+        if waiting:
+            self._give_back(lease, waiting, "cancelled")
+        for run in self._runs_of(lease):
+            parts = overlap(lease.cancelled, run.start, run.stop)
+            if parts:
+                self._lower(run, parts[0][0], "cancelled")
+
+    def return_waiting(self, lease: Lease, reason: str) -> None:
+        """Give back what waits of a lease."""
+        self._give_back(lease, list(lease.waiting), reason)
+
+    def return_unbegun(self, reason: str) -> None:
+        """Give back all that has not begun, of all leases."""
+        for lease in list(self._book.queue):
+            self.return_waiting(lease, reason)
+        for process in self.crew.busy.values():
+            self._lower_all(process, reason)
+
+    def stop_lowered(self, command: LowerStop, taken_from: int, now: float) -> None:
+        """What a lowered run will not begin goes where the command's reason says."""
+        process = self.crew.processes.get(command.process)
+        run = process.run(command.run) if process else None
+        if process is None or run is None:
+            return
+        if taken_from < run.stop:
+            spans = overlap(run.lease.open, taken_from, run.stop)
+            run.stop = taken_from
+            run.lowered = command.reason
+            self._take_back(run.lease, spans, command.reason, now)
+        begun = taken_from - 1
+        if (
+            command.reason == "cancelled"
+            and begun >= command.stop
+            and run is process.runs[0]
+            and contains(run.lease.cancelled, begun)
+        ):
+            self._end_task(run, begun, "cancelled", now)
+
+    def _lower(self, run: Run, stop: int, reason: str) -> None:
+        self.commands.append(LowerStop(run.process.number, run.number, stop, reason))
+
+    def _lower_all(self, process: Process, reason: str) -> None:
+        for run in process.runs:
+            run.lowered = reason
+            self._lower(run, run.start, reason)
+
+    def _take_back(self, lease: Lease, spans: list[Span], reason: str, now: float) -> None:
+        """Open indexes came back from a run, not begun."""
+        cancelled = [part for start, stop in spans for part in overlap(lease.cancelled, start, stop)]
+        for start, stop in cancelled:
+            cut(spans, start, stop)
+        if cancelled:
+            self._give_back(lease, cancelled, "cancelled")
+        if spans and reason in GIVEN_BACK:
+            self._give_back(lease, spans, reason)
+        elif spans:
+            lease.wait(spans, now)
+            self._book.settle_place(lease)
+
+    def _give_back(self, lease: Lease, spans: list[Span], reason: str) -> None:
+        answered = [part for start, stop in list(spans) for part in lease.answer(start, stop)]
+        if answered:
+            self._outbox.give_back(lease.grant.token, answered, reason)
+        self._book.settle_place(lease)
+
+    def _runs_of(self, lease: Lease) -> list[Run]:
+        return [run for process in self.crew.busy.values() for run in process.runs if run.lease is lease]
+
+    # --- what slots tell --------------------------------------------------------------------------
+
+    def progressed(self, number: int, progress: RunProgressed, now: float) -> None:
+        """A run told outcomes, or that it is over."""
+        process = self.crew.processes.get(number)
+        run = process.run(progress.run) if process else None
+        if process is None or run is None:
+            return
+        lease = run.lease
+        if progress.runs or progress.failures:
+            self._settle(run, progress)
+        ending = process.ending
+        if (
+            ending is not None
+            and ending.run == progress.run
+            and (progress.ended or progress.reached > ending.task_index)
+        ):
+            process.ending = None
+        if progress.ended:
+            self.crew.ended(run)
+            left = overlap(lease.open, run.start, run.stop)
+            self._take_back(lease, left, run.lowered or "retracted", now)
+            if not process.runs and process.session not in self._shelf.sessions:
+                self.let_go(process)
+
+    def _settle(self, run: Run, progress: RunProgressed) -> None:
+        lease = run.lease
+        failures = progress.failures
+        if failures:
+            failures = self._completed(run, failures)
+        answered = False
+        if progress.runs and self._deaths:
+            self._deaths.pop(lease.grant.function, None)
+        for start, stop, _ in progress.runs:
+            answered = bool(lease.answer(start, stop)) or answered
+        for index, _ in failures:
+            answered = bool(lease.answer(index, index + 1)) or answered
+        if answered:
+            self._outbox.settle(lease.grant.token, progress.runs, failures, progress.busy_s, run.process.slot)
+        if not lease.open:
+            self._book.settle_place(lease)
+
+    def _completed(self, run: Run, failures: Failures) -> Failures:
+        """The failures with what only the worker knows; a cancelled task's is no failure."""
+        completed = []
+        ending = run.process.ending
+        for index, failure in failures:
+            told = failure
+            if failure.kind == "interrupted":
+                if ending is None or ending.cause == "cancelled":
+                    self._give_back(run.lease, [(index, index + 1)], "cancelled")
+                    continue
+                told = ending.failure(failure, failure.output, failure.stacks)
+            completed.append((index, self._signed(told, run.lease)))
+        return tuple(completed)
+
+    def _signed(self, failure: Failure, lease: Lease) -> Failure:
+        return failure._replace(
+            host=self._identity.host, worker=self._identity.name, attempt=lease.grant.attempt
+        )
+
+    def process_ended(self, number: int, end: ProcessEnd, now: float) -> None:
+        """A process is gone. Only the task that it had begun is charged, and not if we killed it."""
+        process = self.crew.processes.get(number)
+        if process is None:
+            return
+        runs = process.runs
+        self.crew.release(process)
+        begun = next((place for place, run in enumerate(runs) if run.number == end.run), 0)
+        for place, run in enumerate(runs):
+            spans = overlap(run.lease.open, run.start, run.stop)
+            if place > begun:
+                self._take_back(run.lease, spans, "moved", now)
+                continue
+            if run.number == end.run:
+                self._charge(run, end)
+            elif not end.run and not end.killed and spans:
+                self._count_death(run, spans[0][0], end)
+            self._give_back(run.lease, spans, "neighbour")
+
+    def _charge(self, run: Run, end: ProcessEnd) -> None:
+        lease, index, ending = run.lease, end.task_index, run.process.ending
+        if not contains(lease.open, index):
+            return
+        if ending is not None and (ending.run, ending.task_index) == (run.number, index):
+            if ending.cause == "cancelled":
+                self._give_back(lease, [(index, index + 1)], "cancelled")
+                return
+            failure = ending.failure(None, end.output, end.stacks)
+        elif end.killed:
+            return
+        else:
+            text = f"the process that ran the task was lost: {end.text}"
+            failure = Failure("crashed", text=text, output=end.output, stacks=end.stacks)
+        lease.answer(index, index + 1)
+        failures = ((index, self._signed(failure, lease)),)
+        self._outbox.settle(lease.grant.token, (), failures, 0.0, run.process.slot)
+        self._book.settle_place(lease)
+
+    def _count_death(self, run: Run, index: int, end: ProcessEnd) -> None:
+        """A process ended between tasks. Nobody is charged, unless that is how this function always ends."""
+        function = run.lease.grant.function
+        deaths = self._deaths.get(function, 0) + 1
+        self._deaths[function] = deaths
+        if deaths >= UNBEGUN_DEATHS:
+            self._charge(run, end._replace(run=run.number, task_index=index))
+
+    def process_refused(self, number: int, now: float) -> None:
+        """No process could be had: its leases go back, and none is asked for within a while."""
+        process = self.crew.processes.get(number)
+        if process is None:
+            return
+        self._refused_until = now + self._settings.process_retry_s
+        self.crew.release(process)
+        for run in process.runs:
+            self._give_back(run.lease, overlap(run.lease.open, run.start, run.stop), "unprepared")
+
+    # --- what time tells --------------------------------------------------------------------------
+
+    def observe(self, number: int, sight: Sight) -> None:
+        """What a process was seen to run just now."""
+        process = self.crew.processes.get(number)
+        if process is not None:
+            process.sight = sight
+
+    def stacks_dumped(self, number: int, stacks: str) -> None:
+        """What a process dumped, for the failure of the task that is being ended there."""
+        process = self.crew.processes.get(number)
+        if process is not None and process.ending is not None:
+            process.ending.stacks = stacks
+
+    def check(self, now: float) -> None:
+        """End what runs too long, and go on with what is being ended."""
+        for process in list(self.crew.busy.values()):
+            if process.ending is not None:
+                self.commands += process.ending.due(now)
+                continue
+            run = process.run(process.sight.run)
+            timeout_s = run.lease.grant.timeout_s if run else 0.0
+            if run is not None and timeout_s and now - process.sight.begun_at >= timeout_s:
+                self._end_task(run, process.sight.task_index, "timeout", now)
+
+    def return_overdue(self, now: float) -> None:
+        """Give back what has waited too long behind something else."""
+        oldest = now - self._settings.waiting_lease_s
+        for lease in list(self._book.queue):
+            if lease.waiting_since <= oldest and self._shelf.function(lease.grant.function) is not None:
+                self.return_waiting(lease, "waited")
+            elif lease.waiting_since <= now - self._settings.prepare_s:
+                self.return_waiting(lease, "unprepared")
+        for process in self.crew.busy.values():
+            for run in process.runs[1:]:
+                if run.lease.waiting_since <= oldest:
+                    self._lower(run, run.start, "waited")
+
+    def running(self, now: float) -> tuple[RunningTask, ...]:
+        """The tasks that have run for a while."""
+        since = now - self._settings.check_interval_s
+        return tuple(
+            RunningTask(run.lease.grant.token, process.sight.task_index, now - process.sight.begun_at)
+            for process in self.crew.busy.values()
+            if process.sight.run
+            and process.sight.begun_at <= since
+            and (run := process.run(process.sight.run)) is not None
+        )
+
+    def next_at(self) -> float | None:
+        """When a task that is being ended needs its next step."""
+        steps = [process.ending.next_at for process in self.crew.busy.values() if process.ending]
+        return min((at for at in steps if at is not None), default=None)
+
+    def _end_task(self, run: Run, index: int, cause: Cause, now: float) -> None:
+        process = run.process
+        if process.ending is not None:
+            return
+        timeout_s = run.lease.grant.timeout_s
+        task = Kill(process.number, run.number, index)
+        process.ending = Ending(task, cause, timeout_s, now, self._settings)
+        for each in process.runs:
+            self._lower(each, index + 1 if each is run else each.start, "ending")
+        self.commands += process.ending.due(now)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT = 7077
 PREFIX = "DISTCOMP_"
+SLOT_VARIABLE = "DISTCOMP_IN_SLOT"
+"""Set in the environment of every slot process: what runs there is a task."""
 
 T = TypeVar("T")
 
@@ -182,6 +184,15 @@ class SchedulerSettings(Settings):
     max_sessions: int = setting(10_000, "sessions at the same time", low=1)
     max_arrays: int = setting(1_000_000, "unfinished task arrays of one session", low=1)
     max_workers: int = setting(10_000, "workers at the same time", low=1)
+    max_unused_functions: int = setting(10_000, "functions remembered that no task uses", low=1)
+    max_unread_bytes: int = setting(
+        256 << 20, "bytes of results that a client may leave unread before nothing more of it runs", low=1
+    )
+    retract_worth_s: float = setting(0.005, "seconds of work that are worth taking back from a busy slot")
+    retract_interval_s: float = setting(0.002, "shortest time between two looks for work to take back")
+    retract_look_s: float = setting(5e-6, "such looks are as many times this apart as there are leases")
+    retract_answer_s: float = setting(0.25, "seconds after which work is asked back again", low=0.001)
+    rest_s: float = setting(1.0, "seconds without work for a worker that could not prepare a slot", low=0.01)
     status_interval_s: float = setting(0.1, "shortest time between two reports to one observer", low=0.01)
 
 

@@ -1,0 +1,209 @@
+"""Task arrays: what the scheduler knows of tasks, without an object for any of them.
+
+Law of an array: of its first `accepted` indexes each is in exactly one of
+
+    pending    waits for a lease (in `pending`)
+    delayed    failed, and waits for its time to be pending again (in `delayed`)
+    leased     a lease of the array holds it (in `OpenLease.open`)
+    settled    has its outcome, or was cancelled (in none of the three; only counted)
+
+so `pending.count + len(delayed) + leased + settled == accepted`. Nothing leaves `settled`. An index with a
+past (it failed, or ended a slot process, or its worker was lost) has a `Trial`, until it settles.
+An array is finished when it is closed and everything is settled; then the scheduler forgets it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from operator import attrgetter
+from typing import TYPE_CHECKING
+
+from distcomp.core.ranges import RangeSet
+
+if TYPE_CHECKING:
+    from distcomp.core.functions import Definition
+    from distcomp.core.leases import OpenLease
+    from distcomp.core.queue import SessionClaim
+    from distcomp.core.sessions import Session
+    from distcomp.ids import ArrayId, Token
+    from distcomp.protocol import TaskOptions
+
+_start_of = attrgetter("start")
+
+
+class Chunk:
+    """The arguments of the indexes `start` to `stop`.
+
+    Attributes:
+        base: the index that the blob begins with; below `start` if its first tasks had come before.
+        blob: the opaque bytes; let go of when all its tasks are settled.
+        unsettled: how many of its tasks are not settled.
+    """
+
+    __slots__ = ("base", "blob", "start", "stop", "unsettled")
+
+    def __init__(self, base: int, start: int, stop: int, blob: bytes) -> None:
+        self.base = base
+        self.start = start
+        self.stop = stop
+        self.blob = blob
+        self.unsettled = stop - start
+
+
+class Trial:
+    """The past of one index: what counts against its limits."""
+
+    __slots__ = ("crashes", "failures", "losses", "starts")
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.crashes = 0
+        self.losses = 0
+        self.starts = 0
+
+    @property
+    def attempt(self) -> int:
+        """The number of the next try, from 1."""
+        return 1 + self.failures + self.crashes + self.losses
+
+
+class TaskArrayState:
+    """One task array in the scheduler.
+
+    Attributes:
+        order: its age; older arrays of a session go first.
+        eager: its starts are counted (`max_attempts`), so leases are single and none waits.
+        claim: its place in the queue; arrays of one session and priority share it.
+        queued: whether its pending indexes count in the queue.
+        seconds: measured seconds per task, or below 0 while nothing is known.
+        changed_at: when something last changed that an observer can see.
+    """
+
+    __slots__ = (
+        "accepted",
+        "accepted_at",
+        "changed_at",
+        "chunks",
+        "claim",
+        "closed",
+        "definition",
+        "delayed",
+        "eager",
+        "empty_chunks",
+        "failed",
+        "forgotten",
+        "id",
+        "leased",
+        "leases",
+        "options",
+        "order",
+        "pending",
+        "queued",
+        "seconds",
+        "session",
+        "settled",
+        "trials",
+    )
+
+    def __init__(
+        self,
+        array_id: ArrayId,
+        session: Session,
+        definition: Definition,
+        options: TaskOptions,
+        claim: SessionClaim,
+        *,
+        order: int,
+        now: float,
+    ) -> None:
+        self.id = array_id
+        self.session = session
+        self.definition = definition
+        self.options = options
+        self.claim = claim
+        self.order = order
+        self.eager = options.max_attempts > 0
+        self.accepted = 0
+        self.closed = False
+        self.pending = RangeSet()
+        self.delayed: dict[int, float] = {}
+        self.leased = 0
+        self.settled = 0
+        self.failed = 0
+        self.leases: dict[Token, OpenLease] = {}
+        self.chunks: list[Chunk] = []
+        self.empty_chunks = 0
+        self.trials: dict[int, Trial] = {}
+        self.queued = self.forgotten = False
+        self.seconds = -1.0
+        self.accepted_at = self.changed_at = now
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more can happen to it."""
+        return self.closed and self.settled == self.accepted
+
+    @property
+    def pace_s(self) -> float:
+        """Expected seconds per task, from this array or its function's past; below 0 if unknown."""
+        return self.seconds if self.seconds >= 0 else self.definition.seconds
+
+    def observe(self, sample_s: float, weight: float) -> None:
+        """Take in a measured time per task."""
+        known = self.seconds
+        self.seconds = sample_s if known < 0 else known + weight * (sample_s - known)
+        self.definition.seconds = self.seconds
+
+    def chunk_at(self, index: int) -> Chunk:
+        """The chunk with the arguments of `index`, which is not settled."""
+        chunks = self.chunks
+        if len(chunks) == 1:
+            return chunks[0]
+        return chunks[bisect_right(chunks, index, key=_start_of) - 1]
+
+    def trial(self, index: int) -> Trial:
+        """The past of `index`, begun if it had none."""
+        trial = self.trials.get(index)
+        if trial is None:
+            trial = self.trials[index] = Trial()
+        return trial
+
+    def settle(self, start: int, stop: int) -> int:
+        """Count indexes that are no longer pending, delayed or leased as settled.
+
+        Returns:
+            The bytes of arguments that nobody needs any more.
+        """
+        freed_bytes = 0
+        self.settled += stop - start
+        if self.trials:
+            for index in _within(self.trials, start, stop):
+                del self.trials[index]
+        while start < stop:
+            chunk = self.chunk_at(start)
+            end = min(stop, chunk.stop)
+            chunk.unsettled -= end - start
+            if not chunk.unsettled:
+                freed_bytes += len(chunk.blob)
+                chunk.blob = b""
+                self._sweep()
+            start = end
+        return freed_bytes
+
+    def _sweep(self) -> None:
+        """Drop chunks without blob once they are the greater part: a constant cost per chunk."""
+        self.empty_chunks += 1
+        if 2 * self.empty_chunks > len(self.chunks):
+            self.chunks = [chunk for chunk in self.chunks if chunk.unsettled]
+            self.empty_chunks = 0
+
+    def next_trial(self, start: int, stop: int) -> int:
+        """The first index after `start` and below `stop` that has a past, or `stop`."""
+        return min((index for index in _within(self.trials, start + 1, stop)), default=stop)
+
+
+def _within(trials: dict[int, Trial], start: int, stop: int) -> list[int]:
+    """The indexes from `start` to `stop` that have a past, looked up from the shorter side."""
+    if stop - start < len(trials):
+        return [index for index in range(start, stop) if index in trials]
+    return [index for index in trials if start <= index < stop]

@@ -1,0 +1,152 @@
+"""Everything the scheduler knows, in one place, without a decision in it.
+
+The modules beside this one decide: each is a few functions over the books. Together they keep the laws
+written at the top of `arrays`, `leases`, `sessions`, `roster` and `queue`, and these:
+
+    a lease is in `Books.leases`, in its array's and in its worker's, from its grant until it is over
+    a worker is in its pool's roster exactly if it is connected, not draining and not resting
+    `held_bytes` is the size of all chunks and of all results that no client has acknowledged
+
+`invariants.check` tests them all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TYPE_CHECKING
+
+from distcomp.core.effects import Close, Effects
+from distcomp.core.queue import FairQueue
+from distcomp.core.roster import Roster
+from distcomp.core.timers import Timers
+from distcomp.protocol import Refused
+
+if TYPE_CHECKING:
+    from distcomp.config import SchedulerSettings
+    from distcomp.core.functions import FunctionBook
+    from distcomp.core.leases import OpenLease
+    from distcomp.core.roster import WorkerEntry
+    from distcomp.core.sessions import Owner, Session
+    from distcomp.ids import Peer, SessionId, Token, WorkerId
+    from distcomp.protocol import Message
+
+
+class Link:
+    """One connection.
+
+    Attributes:
+        phase: `new` until its first message, then `session`, `worker` or `watch`; `closed` after a refusal.
+        session, worker: who speaks here, once that is known.
+    """
+
+    __slots__ = ("address", "owner", "peer", "phase", "role", "session", "worker")
+
+    def __init__(self, peer: Peer, role: str, owner: str, address: str) -> None:
+        self.peer = peer
+        self.role = role
+        self.owner = owner
+        self.address = address
+        self.phase = "new"
+        self.session: Session | None = None
+        self.worker: WorkerEntry | None = None
+
+    def working(self) -> WorkerEntry:
+        """The worker that speaks here; only links in phase `worker` are asked."""
+        assert self.worker is not None  # noqa: S101 - the table of messages lets only workers come here
+        return self.worker
+
+    def opened(self) -> Session:
+        """The session that speaks here; only links in phase `session` are asked."""
+        assert self.session is not None  # noqa: S101 - the table of messages lets only sessions come here
+        return self.session
+
+
+class Pool:
+    """Workers of one Python version, and the tasks that only they can run.
+
+    Attributes:
+        workers: workers that are not forgotten, in the roster or not.
+        sessions: sessions whose tasks run here.
+        leased: indexes that leases hold.
+        divisible: leases of which something could be taken back.
+        priorities: leases by priority.
+        look_at: when the next of `divisible` may be worth taking back.
+        look_after: they are not looked at again before.
+        unnoticed: sessions whose user should hear that nobody fits.
+    """
+
+    def __init__(self, python: str) -> None:
+        self.python = python
+        self.queue = FairQueue()
+        self.roster = Roster()
+        self.workers = 0
+        self.sessions = 0
+        self.leased = 0
+        self.divisible: dict[Token, OpenLease] = {}
+        self.priorities: dict[int, int] = {}
+        self.look_at = float("inf")
+        self.look_after = 0.0
+        self.unnoticed: dict[SessionId, Session] = {}
+
+
+@dataclass(slots=True)
+class Counts:
+    """What happened since the scheduler started, in tasks; `nonsense` counts peers closed for it."""
+
+    accepted: int = 0
+    settled: int = 0
+    failed: int = 0
+    retried: int = 0
+    cancelled: int = 0
+    lost: int = 0
+    late: int = 0
+    nonsense: int = 0
+    idle_while_queued_s: float = 0.0
+    slot_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Books:
+    """All state of one scheduler. `owing` are the workers whose settles are to be acknowledged."""
+
+    settings: SchedulerSettings
+    epoch: int
+    cluster: str
+    auth: bool
+    started_at: float
+    functions: FunctionBook
+    links: dict[Peer, Link] = field(default_factory=dict)
+    sessions: dict[SessionId, Session] = field(default_factory=dict)
+    owners: dict[str, Owner] = field(default_factory=dict)
+    owners_holding: int = 0
+    workers: dict[WorkerId, WorkerEntry] = field(default_factory=dict)
+    pools: dict[str, Pool] = field(default_factory=dict)
+    leases: dict[Token, OpenLease] = field(default_factory=dict)
+    owing: list[WorkerEntry] = field(default_factory=list)
+    counts: Counts = field(default_factory=Counts)
+    timers: Timers = field(default_factory=Timers)
+    effects: Effects = field(default_factory=Effects)
+    gone_workers: list[WorkerId] = field(default_factory=list)
+    held_bytes: int = 0
+    orders: count[int] = field(default_factory=lambda: count(1))
+    lease_counter: count[int] = field(default_factory=lambda: count(1))
+
+    def send(self, peer: Peer | None, message: Message) -> None:
+        """Send to a peer, if it is there."""
+        if peer is not None:
+            self.effects.sends.setdefault(peer, []).append(message)
+
+    def refuse(self, link: Link, code: str, text: str) -> None:
+        """End a connection, with a word to the peer."""
+        link.phase = "closed"
+        self.send(link.peer, Refused(code, text))
+        self.effects.closes.append(Close(link.peer, text))
+
+    def pool(self, python: str) -> Pool:
+        """The pool of a Python version given as `major.minor.micro`; made at its first use."""
+        minor = ".".join(python.split(".")[:2])
+        pool = self.pools.get(minor)
+        if pool is None:
+            pool = self.pools[minor] = Pool(minor)
+        return pool

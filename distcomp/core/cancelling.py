@@ -1,0 +1,112 @@
+"""The end of tasks at the client's wish, wherever they are."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import TYPE_CHECKING
+
+from distcomp.core.flow import finish, forward, leave, settle
+from distcomp.core.spans import joined
+from distcomp.protocol import CancelLease, Failure
+
+if TYPE_CHECKING:
+    from distcomp.core.arrays import TaskArrayState
+    from distcomp.core.books import Books, Link
+    from distcomp.core.leases import OpenLease
+    from distcomp.core.sessions import Session
+    from distcomp.core.spans import Span
+    from distcomp.protocol import CancelTasks
+
+TOLD_AT_ONCE = 4096
+"""Cancelled tasks in one message to a client that did not ask for their end itself."""
+
+
+def on_cancel_tasks(books: Books, link: Link, message: CancelTasks, _now: float) -> None:
+    """Cancel tasks of an array that the peer may touch; those that are over or unknown are over."""
+    session = books.sessions.get(message.array[0])
+    if session is None:
+        return
+    if link.role != "admin" and session.owner.name != link.owner:
+        books.refuse(link, "role", "the array belongs to another owner")
+        return
+    array = session.arrays.get(message.array[1])
+    if array is not None:
+        taken = cancel(books, array, message.spans)
+        if link.session is not session:
+            _tell(books, array, taken, f"cancelled by {link.owner}")
+        if array.finished:
+            finish(books, array)
+
+
+def cancel(books: Books, array: TaskArrayState, spans: tuple[Span, ...]) -> list[Span]:
+    """Settle what of the array is not, within `spans`; no spans closes the array and means all of it.
+
+    Returns:
+        What was cancelled.
+    """
+    if not spans:
+        array.closed = True
+        spans = ((0, array.accepted),) if array.accepted else ()
+    wanted = joined(spans)
+    taken = _cut_pending(array, wanted)
+    for index in sorted(array.delayed):
+        if contains_index(wanted, index):
+            del array.delayed[index]
+            taken.append((index, index + 1))
+    for lease in list(array.leases.values()):
+        taken += _cut_lease(books, lease, wanted)
+    settle(books, array, taken)
+    books.counts.cancelled += sum(stop - start for start, stop in taken)
+    return taken
+
+
+def contains_index(spans: list[Span], index: int) -> bool:
+    """Whether `index` is in sorted spans."""
+    position = bisect_left(spans, (index + 1,))
+    return position > 0 and index < spans[position - 1][1]
+
+
+def _cut_pending(array: TaskArrayState, wanted: list[Span]) -> list[Span]:
+    taken: list[Span] = []
+    for start, stop in wanted:
+        if not array.pending.count:
+            break
+        if array.queued:
+            taken += array.session.pool.queue.cut(array, start, stop)
+        else:
+            taken += array.pending.cut(start, stop)
+    return taken
+
+
+def _cut_lease(books: Books, lease: OpenLease, wanted: list[Span]) -> list[Span]:
+    """Cancel what of a lease is open; its slot stays busy until the worker says that it is gone."""
+    if not lease.open:
+        return []
+    low, high = lease.open[0][0], lease.open[-1][1]
+    position = max(0, bisect_left(wanted, (low + 1,)) - 1)
+    taken: list[Span] = []
+    while position < len(wanted) and wanted[position][0] < high:
+        taken += lease.cancel(*wanted[position])
+        position += 1
+    if taken:
+        count = leave(lease, taken)
+        lease.worker.pool.queue.charge(lease.array, -count * lease.pace_s)
+        books.send(lease.worker.peer, CancelLease(lease.token, tuple(taken)))
+    return taken
+
+
+def _tell(books: Books, array: TaskArrayState, taken: list[Span], text: str) -> None:
+    """Tell the client of cancelled tasks whose end it did not ask for."""
+    failure = Failure("cancelled", text=text)
+    indexes = [index for start, stop in taken for index in range(start, stop)]
+    for position in range(0, len(indexes), TOLD_AT_ONCE):
+        some = indexes[position : position + TOLD_AT_ONCE]
+        forward(books, array, (), tuple((index, failure) for index in some))
+
+
+def cancel_session(books: Books, session: Session) -> None:
+    """Cancel all of a session that is not detached."""
+    for array in list(session.arrays.values()):
+        if not array.options.detach:
+            cancel(books, array, ())
+            finish(books, array)

@@ -1,0 +1,137 @@
+"""Clients come, go away, come back and leave for good."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from distcomp.core.cancelling import cancel_session
+from distcomp.core.effects import Close
+from distcomp.core.flow import forget, results_bytes, resume
+from distcomp.core.sessions import Owner, Session
+from distcomp.errors import MalformedMessageError
+from distcomp.protocol import GaveNotice, MissingFunction, SessionOpened
+
+if TYPE_CHECKING:
+    from distcomp.core.books import Books, Link, Pool
+    from distcomp.protocol import AckOutcomes, CloseSession, OpenSession
+
+_PYTHON = re.compile(r"\d{1,3}\.\d{1,3}(\..{1,32})?")
+
+
+def on_open_session(books: Books, link: Link, message: OpenSession, _now: float) -> None:
+    """Open a session, or go on with one; then send again all that its client has not acknowledged."""
+    session = books.sessions.get(message.session)
+    if session is None:
+        session = _begin(books, link, message)
+        if session is None:
+            return
+    elif session.owner.name != link.owner:
+        books.refuse(link, "role", "the session belongs to another owner")
+        return
+    elif session.closed:
+        books.refuse(link, "expired", "the session was closed")
+        return
+    elif session.peer is not None:
+        _displace(books, session)
+    session.peer = link.peer
+    link.phase, link.session = "session", session
+    known = tuple((array.id, array.accepted) for array in session.arrays.values())
+    settings = books.settings
+    books.send(link.peer, SessionOpened(books.epoch, books.cluster, settings.client_grace_s, known))
+    for array in session.arrays.values():
+        if array.definition.message is None:
+            books.send(link.peer, MissingFunction(array.definition.id))
+    for outcome in session.outbox.values():
+        books.send(link.peer, outcome)
+
+
+def _begin(books: Books, link: Link, message: OpenSession) -> Session | None:
+    if message.resumes:
+        books.refuse(link, "expired", "the session is not known: the client was away for too long")
+        return None
+    if len(books.sessions) >= books.settings.max_sessions:
+        books.refuse(link, "full", "the scheduler has as many sessions as it may hold")
+        return None
+    if not _PYTHON.fullmatch(message.versions.python):
+        raise MalformedMessageError("a Python version that is none")
+    owner = books.owners.get(link.owner)
+    if owner is None:
+        owner = books.owners[link.owner] = Owner(link.owner)
+    pool = books.pool(message.versions.python)
+    pool.sessions += 1
+    session = books.sessions[message.session] = Session(message, owner, pool)
+    return session
+
+
+def _displace(books: Books, session: Session) -> None:
+    """End the connection that a session had before; the new one counts."""
+    assert session.peer is not None  # noqa: S101 - asked for only then
+    link = books.links[session.peer]
+    link.phase = "closed"
+    books.effects.closes.append(Close(link.peer, "the session was opened again"))
+
+
+def on_ack_outcomes(books: Books, link: Link, message: AckOutcomes, _now: float) -> None:
+    """Let go of outcomes that the client has."""
+    session = link.opened()
+    for seq in message.seqs:
+        outcome = session.outbox.pop(seq, None)
+        if outcome is not None:
+            size_bytes = results_bytes(outcome)
+            session.unread_bytes -= size_bytes
+            books.held_bytes -= size_bytes
+    if session.paused and session.unread_bytes <= books.settings.max_unread_bytes // 2:
+        resume(session)
+
+
+def on_close_session(books: Books, link: Link, _message: CloseSession, _now: float) -> None:
+    """End a session at its client's wish."""
+    link.phase = "closed"
+    books.effects.closes.append(Close(link.peer, "the session was closed"))
+    end_session(books, link.opened())
+
+
+def client_gone(books: Books, session: Session, now: float) -> None:
+    """Keep the session of a client without connection for a while."""
+    session.peer = None
+    session.away_since = now
+    books.timers.add(now + books.settings.client_grace_s, _expire, books, session, now)
+
+
+def _expire(books: Books, session: Session, since: float, _now: float) -> None:
+    """End a session whose client has not come back since."""
+    if session.peer is None and session.away_since == since and not session.closed:
+        books.effects.log("warning", "session expired", owner=session.owner.name, arrays=len(session.arrays))
+        end_session(books, session)
+
+
+def end_session(books: Books, session: Session) -> None:
+    """Cancel what is not detached, drop what is unread, and forget the session when it is empty."""
+    session.closed = True
+    session.peer = None
+    session.outbox.clear()
+    books.held_bytes -= session.unread_bytes
+    session.unread_bytes = 0
+    if session.paused:
+        resume(session)
+    if session.arrays:
+        cancel_session(books, session)
+    else:
+        forget(books, session)
+
+
+def notice_unfit(books: Books, pool: Pool) -> None:
+    """Tell each user once that no worker can run their tasks although there are workers."""
+    if pool.workers:
+        pool.unnoticed.clear()
+    elif books.workers:
+        versions = sorted({worker.pool.python for worker in books.workers.values()})
+        text = (
+            f"no worker can run these tasks: they need Python {pool.python}, "
+            f"the workers run Python {', '.join(versions)}"
+        )
+        for session in pool.unnoticed.values():
+            session.noticed = True
+            books.send(session.peer, GaveNotice("unfit", text))
+        pool.unnoticed.clear()

@@ -1,0 +1,149 @@
+"""The steps that every way of a task is made of: wait, leave a lease, settle, be told, be forgotten."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from distcomp.protocol import EndSession, TasksSettled
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from distcomp.core.arrays import TaskArrayState
+    from distcomp.core.books import Books
+    from distcomp.core.leases import OpenLease
+    from distcomp.core.sessions import Session
+    from distcomp.core.spans import Span
+    from distcomp.protocol import Failure
+
+FAILURE_BYTES = 512
+"""What a failure is taken to weigh besides its texts and its pickled exception."""
+
+
+def can_run(array: TaskArrayState) -> bool:
+    """Whether tasks of the array may be granted."""
+    return array.definition.message is not None and not array.session.paused
+
+
+def put_back(array: TaskArrayState, start: int, stop: int) -> None:
+    """Make indexes pending that are nowhere else; the lowest go first, so those that return do."""
+    queue = array.session.pool.queue
+    if array.queued:
+        queue.put_back(array, start, stop)
+        return
+    array.pending.add(start, stop)
+    if can_run(array):
+        queue.offer(array)
+
+
+def leave(lease: OpenLease, spans: Iterable[Span]) -> int:
+    """Note that indexes are in their lease no more, whatever became of them; return how many."""
+    left = 0
+    for start, stop in spans:
+        left += stop - start
+    array, worker = lease.array, lease.worker
+    array.leased -= left
+    worker.pool.leased -= left
+    worker.load_s -= left * lease.pace_s
+    return left
+
+
+def settle(books: Books, array: TaskArrayState, spans: Iterable[Span]) -> None:
+    """Count indexes that are nowhere else as settled."""
+    for start, stop in spans:
+        books.held_bytes -= array.settle(start, stop)
+        books.counts.settled += stop - start
+
+
+def end_lease(books: Books, lease: OpenLease, now: float) -> None:
+    """Forget a lease that is over; its slot is free."""
+    array, worker = lease.array, lease.worker
+    pool, session = worker.pool, array.session
+    del books.leases[lease.token]
+    del array.leases[lease.token]
+    pool.divisible.pop(lease.token, None)
+    pool.priorities[array.options.priority] -= 1
+    session.leases -= 1
+    owner = session.owner
+    owner.leases -= 1
+    if not session.leases:
+        owner.holding -= 1
+        if not owner.leases:
+            books.owners_holding -= 1
+    pool.roster.ended(worker, lease, now)
+
+
+def results_bytes(message: TasksSettled) -> int:
+    """What holding these outcomes costs in memory, roughly."""
+    size_bytes = 0
+    for _, _, blob in message.runs:
+        size_bytes += len(blob)
+    for _, failure in message.failures:
+        texts = len(failure.traceback) + len(failure.output) + len(failure.stacks)
+        size_bytes += FAILURE_BYTES + len(failure.exception) + texts
+    return size_bytes
+
+
+def forward(
+    books: Books,
+    array: TaskArrayState,
+    runs: tuple[tuple[int, int, bytes], ...],
+    failures: tuple[tuple[int, Failure], ...],
+) -> None:
+    """Send outcomes to the client that waits for them, and keep them until it acknowledges them."""
+    session = array.session
+    array.failed += len(failures)
+    books.counts.failed += len(failures)
+    if session.closed:
+        return
+    session.seq = seq = session.seq + 1
+    message = TasksSettled(seq, array.id, runs, failures)
+    session.outbox[seq] = message
+    size_bytes = results_bytes(message)
+    session.unread_bytes += size_bytes
+    books.held_bytes += size_bytes
+    books.send(session.peer, message)
+    if session.unread_bytes > books.settings.max_unread_bytes and not session.paused:
+        pause(session)
+
+
+def pause(session: Session) -> None:
+    """Grant nothing more of a session whose client does not read."""
+    session.paused = True
+    for array in session.arrays.values():
+        if array.queued:
+            session.pool.queue.withhold(array)
+
+
+def resume(session: Session) -> None:
+    """Grant of a session again."""
+    session.paused = False
+    for array in session.arrays.values():
+        if array.pending.count and can_run(array):
+            session.pool.queue.offer(array)
+
+
+def finish(books: Books, array: TaskArrayState) -> None:
+    """Forget an array to which nothing more can happen, unless that was done."""
+    if array.forgotten:
+        return
+    array.forgotten = True
+    session = array.session
+    counter = array.id[1]
+    del session.arrays[counter]
+    session.finished.add(counter, counter + 1)
+    array.definition.waiting.pop(array.order, None)
+    books.functions.release(array.definition)
+    if session.closed and not session.arrays:
+        forget(books, session)
+
+
+def forget(books: Books, session: Session) -> None:
+    """Forget a closed session, and let workers end its slot processes."""
+    del books.sessions[session.id]
+    session.pool.sessions -= 1
+    session.pool.unnoticed.pop(session.id, None)
+    for worker in session.told.values():
+        worker.sessions.pop(session.id, None)
+        books.send(worker.peer, EndSession(session.id))
+    session.told.clear()

@@ -1,0 +1,118 @@
+"""Leases as the scheduler keeps them, and how long they are made.
+
+Law of a lease: an index of it is `open` (the array counts it as leased), or `cancelled` (settled for the
+array, but the worker has not said that it is gone), or answered. A lease is over when nothing is open or
+cancelled; until then it keeps a slot of its worker busy.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from distcomp.core.spans import Span, count, cut, joined
+
+if TYPE_CHECKING:
+    from distcomp.core.arrays import Chunk, TaskArrayState
+    from distcomp.core.roster import WorkerEntry
+    from distcomp.ids import Token
+
+UNKNOWN_S = 1.0
+"""What a task is taken to last until one of its kind was measured."""
+
+SHORTEST_S = 1e-7
+"""No task is taken to be faster: a slot needs longer to begin one."""
+
+
+class OpenLease:
+    """A lease that is not over.
+
+    Attributes:
+        open: what of it the array counts as leased, as spans; `size` counts their indexes.
+        cancelled: what was cancelled and not answered for.
+        pace_s: expected seconds per task when it was granted.
+        long: expected to last longer than another lease may wait behind it.
+        brisk: expected to reach a task border within that time.
+        waits: granted behind another lease; whether it has begun is the worker's to know.
+        begins_at: when it was granted, or is expected to begin if it waits.
+        heard_at: when it was granted, began, or was last partly settled.
+        retract_until: until when an answer to `RetractLease` is awaited.
+    """
+
+    __slots__ = (
+        "array",
+        "begins_at",
+        "brisk",
+        "cancelled",
+        "chunk",
+        "heard_at",
+        "long",
+        "open",
+        "pace_s",
+        "retract_until",
+        "size",
+        "token",
+        "urgent",
+        "waits",
+        "worker",
+    )
+
+    def __init__(
+        self,
+        token: Token,
+        array: TaskArrayState,
+        chunk: Chunk,
+        worker: WorkerEntry,
+        span: Span,
+        *,
+        pace_s: float,
+        now: float,
+    ) -> None:
+        self.token = token
+        self.array = array
+        self.chunk = chunk
+        self.worker = worker
+        self.open = [span]
+        self.size = span[1] - span[0]
+        self.cancelled: list[Span] = []
+        self.pace_s = pace_s
+        self.long = self.brisk = False
+        self.waits = False
+        self.urgent = False
+        self.begins_at = self.heard_at = now
+        self.retract_until = 0.0
+
+    @property
+    def over(self) -> bool:
+        """Whether the worker has answered for all of it."""
+        return not self.size and not self.cancelled
+
+    def answer(self, start: int, stop: int) -> list[Span]:
+        """Note that the worker has answered for `start` to `stop`; return what of it was open."""
+        taken = cut(self.open, start, stop)
+        self.size -= taken[0][1] - taken[0][0] if len(taken) == 1 else count(taken)
+        if self.cancelled:
+            cut(self.cancelled, start, stop)
+        return taken
+
+    def cancel(self, start: int, stop: int) -> list[Span]:
+        """Move what is open between `start` and `stop` to what is cancelled, and return it."""
+        taken = cut(self.open, start, stop)
+        self.size -= count(taken)
+        self.cancelled = joined([*self.cancelled, *taken])
+        return taken
+
+
+def lease_length(array: TaskArrayState, slots: int, target_s: float, rate: float) -> int:
+    """How many of the array's pending tasks one lease should hold.
+
+    Args:
+        array: has something pending.
+        slots: how many slots can run it.
+        target_s: the seconds of work that a lease should hold.
+        rate: how many leases may settle in a second; more slots get longer leases for it.
+    """
+    pace_s = array.pace_s
+    if pace_s < 0 or array.eager:
+        return 1
+    by_time = int(max(target_s, slots / rate) / max(pace_s, SHORTEST_S))
+    return max(1, min(by_time, array.pending.count // (2 * slots) + 1))

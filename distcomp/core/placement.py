@@ -1,0 +1,164 @@
+"""The one placement pass of a turn: which range goes where.
+
+No slot idles while a task waits that could run there. Beyond that, a lease may wait at a slot that comes
+free soon, and an urgent one may begin at the next task border of a slot that works for others.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from distcomp.core.leases import UNKNOWN_S, OpenLease, lease_length
+from distcomp.protocol import DefineSession, GrantLease
+
+if TYPE_CHECKING:
+    from distcomp.core.arrays import TaskArrayState
+    from distcomp.core.books import Books, Pool
+    from distcomp.core.roster import WorkerEntry
+
+
+def place(books: Books, pool: Pool, now: float) -> None:
+    """Grant what is pending as long as there is a place for it."""
+    queue, roster = pool.queue, pool.roster
+    while queue.pending:
+        array = queue.first()
+        worker = roster.idlest()
+        urgent = False
+        if worker is None:
+            if array.eager:
+                return
+            worker = _interrupted(books, pool, array)
+            urgent = worker is not None
+            if worker is None and array.pace_s >= 0:
+                worker = roster.soonest()
+            if worker is None:
+                return
+        grant(books, pool, array, worker, now, urgent=urgent)
+
+
+def _interrupted(books: Books, pool: Pool, array: TaskArrayState) -> WorkerEntry | None:
+    """A worker where the array may go before others, because it ranks higher or its session is owed more."""
+    priority = array.options.priority
+    owed = _is_owed(books, pool, array)
+    if not owed and not any(count for other, count in pool.priorities.items() if other < priority):
+        return None
+    for lease in pool.roster.brisk_leases():
+        worker = lease.worker
+        if not worker.enrolled or worker.overdue or worker.urgent >= min(worker.brisk, worker.slots):
+            continue
+        other = lease.array
+        if other.options.priority < priority:
+            return worker
+        if owed and other.options.priority == priority and other.session is not array.session:
+            return worker
+    return None
+
+
+def _is_owed(books: Books, pool: Pool, array: TaskArrayState) -> bool:
+    """Whether the array's session has fewer leases than its share of the slots."""
+    session = array.session
+    owner = session.owner
+    owners = books.owners_holding + (not owner.leases)
+    sessions = owner.holding + (not session.leases)
+    return session.leases * owners * sessions < pool.roster.slots
+
+
+def grant(
+    books: Books, pool: Pool, array: TaskArrayState, worker: WorkerEntry, now: float, *, urgent: bool
+) -> None:
+    """Lease the array's first pending indexes to a worker."""
+    settings = books.settings
+    start, stop = array.pending.first()
+    chunk = array.chunk_at(start)
+    length = lease_length(array, pool.roster.slots, settings.lease_target_s, settings.lease_rate)
+    stop = min(stop, chunk.stop, start + length)
+    attempt = 1
+    if array.trials or array.eager:
+        stop, attempt = _try_singly(array, start, stop)
+    pool.queue.take(array, stop - start)
+    pace_s = array.pace_s
+    lease = OpenLease(
+        (books.epoch, next(books.lease_counter)),
+        array,
+        chunk,
+        worker,
+        (start, stop),
+        pace_s=pace_s if pace_s >= 0 else UNKNOWN_S,
+        now=now,
+    )
+    lease.urgent = urgent
+    lease.brisk = 0 <= pace_s <= settings.lease_horizon_s
+    lease.long = pace_s < 0 or array.eager or lease.size * pace_s > settings.lease_horizon_s
+    _enter(books, pool, lease, now)
+    options = array.options
+    _tell(books, worker, array)
+    books.send(
+        worker.peer,
+        GrantLease(
+            lease.token,
+            array.id,
+            array.definition.id,
+            start,
+            stop,
+            chunk.base,
+            chunk.blob,
+            attempt,
+            options.timeout_s,
+            options.priority,
+            urgent,
+            array.eager,
+        ),
+    )
+
+
+def _try_singly(array: TaskArrayState, start: int, stop: int) -> tuple[int, int]:
+    """Where a lease from `start` ends if an index with a past has one of its own, and its attempt."""
+    if array.eager:
+        trial = array.trial(start)
+        trial.starts += 1
+        return start + 1, trial.attempt
+    known = array.trials.get(start)
+    if known is not None:
+        return start + 1, known.attempt
+    return array.next_trial(start, stop), 1
+
+
+def _enter(books: Books, pool: Pool, lease: OpenLease, now: float) -> None:
+    """Write a new lease into all books."""
+    array = lease.array
+    size = lease.size
+    books.leases[lease.token] = array.leases[lease.token] = lease
+    array.leased += size
+    array.changed_at = lease.worker.changed_at = now
+    pool.leased += size
+    session = array.session
+    owner = session.owner
+    if not session.leases:
+        owner.holding += 1
+        if not owner.leases:
+            books.owners_holding += 1
+    session.leases += 1
+    owner.leases += 1
+    priority = array.options.priority
+    pool.priorities[priority] = pool.priorities.get(priority, 0) + 1
+    pool.queue.charge(array, size * lease.pace_s)
+    pool.roster.granted(lease.worker, lease, now)
+    if size > 1 or lease.waits:
+        pool.divisible[lease.token] = lease
+        pool.look_at = min(pool.look_at, lease.begins_at)
+
+
+def _tell(books: Books, worker: WorkerEntry, array: TaskArrayState) -> None:
+    """Tell a worker what it needs to know before its first lease of a session or a function."""
+    session = array.session
+    if session.id not in worker.sessions:
+        worker.sessions[session.id] = None
+        session.told[worker.id] = worker
+        books.send(worker.peer, DefineSession(session.id, session.owner.name, session.opening.environment))
+    definition = array.definition
+    if definition.id not in worker.functions:
+        if len(worker.functions) >= books.settings.max_unused_functions:
+            worker.functions.clear()
+        worker.functions[definition.id] = None
+        assert definition.message is not None  # noqa: S101 - only arrays with a definition are queued
+        books.send(worker.peer, definition.message)

@@ -1,0 +1,230 @@
+"""Whose turn it is: priority first, then fair shares between owners and their sessions, then age.
+
+Law of the queue: an array is in it (`queued`) as long as it has something pending and may run; `pending`
+is the sum of what its arrays have pending. A claim is placed in its crowd as long as there is something
+in the queue under it.
+
+Shares are kept by start-time fair queueing: every claim carries a tag, the seconds granted to it so far;
+the lowest tag is next; who comes back after a pause starts where the others are, so that nobody saves up.
+Estimates are granted, and corrected when the true time is known.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush, heapreplace
+from itertools import count
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from distcomp.core.arrays import TaskArrayState
+    from distcomp.core.sessions import Session
+    from distcomp.core.spans import Span
+
+SPARE_ENTRIES = 64
+"""Entries that count for nothing any more, beyond half, which a heap may hold before it is swept."""
+
+
+class Claim:
+    """What shares with its siblings.
+
+    Attributes:
+        tag: seconds granted so far, on the scale of its crowd.
+        place: its entry in the crowd, or None while nothing under it is queued.
+    """
+
+    __slots__ = ("place", "tag")
+
+    def __init__(self) -> None:
+        self.tag = 0.0
+        self.place: tuple[float, int, Claim] | None = None
+
+
+C = TypeVar("C", bound=Claim)
+
+
+class Crowd(Generic[C]):
+    """Claims that share with each other. An entry that is not its claim's place counts for nothing."""
+
+    __slots__ = ("_heap", "_order", "_virtual", "size")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, C]] = []
+        self._order = count()
+        self._virtual = 0.0
+        self.size = 0
+
+    def enter(self, claim: C) -> None:
+        """Place a claim that has something to run again."""
+        self.size += 1
+        claim.tag = max(claim.tag, self._virtual)
+        self._place(claim)
+
+    def leave(self, claim: C) -> None:
+        """Displace a claim that has nothing to run any more."""
+        claim.place = None
+        self.size -= 1
+
+    def first(self) -> C:
+        """The placed claim with the lowest tag; there must be one."""
+        heap = self._heap
+        while True:
+            place = heap[0]
+            claim = place[2]
+            if claim.place is not place:
+                heappop(heap)
+            elif place[0] < claim.tag:
+                claim.place = place = (claim.tag, next(self._order), claim)
+                heapreplace(heap, place)
+            else:
+                self._virtual = max(self._virtual, claim.tag)
+                return claim
+
+    def charge(self, claim: C, seconds: float) -> None:
+        """Count `seconds` as granted to the claim; fewer than 0 give some back.
+
+        A tag that grew is noticed when its entry comes up; one that shrank needs a new entry.
+        """
+        claim.tag += seconds
+        if seconds < 0 and claim.place is not None:
+            self._place(claim)
+
+    def _place(self, claim: C) -> None:
+        claim.place = place = (claim.tag, next(self._order), claim)
+        heap = self._heap
+        heappush(heap, place)
+        if len(heap) > 2 * self.size + SPARE_ENTRIES:
+            heap[:] = sorted(entry for entry in heap if entry[2].place is entry)
+
+
+class OwnerClaim(Claim):
+    """What an owner claims at one priority."""
+
+    __slots__ = ("crowd", "name", "priority", "sessions")
+
+    def __init__(self, name: str, priority: int, crowd: Crowd[OwnerClaim]) -> None:
+        super().__init__()
+        self.name = name
+        self.priority = priority
+        self.crowd = crowd
+        self.sessions: Crowd[SessionClaim] = Crowd()
+
+
+class SessionClaim(Claim):
+    """What a session claims at one priority: its arrays, the oldest first."""
+
+    __slots__ = ("_orders", "arrays", "owner")
+
+    def __init__(self, owner: OwnerClaim) -> None:
+        super().__init__()
+        self.owner = owner
+        self.arrays: dict[int, TaskArrayState] = {}
+        self._orders: list[int] = []
+
+    def put(self, array: TaskArrayState) -> None:
+        """Add an array."""
+        self.arrays[array.order] = array
+        orders = self._orders
+        heappush(orders, array.order)
+        if len(orders) > 2 * len(self.arrays) + SPARE_ENTRIES:
+            orders[:] = sorted(self.arrays)
+
+    def first(self) -> TaskArrayState:
+        """The oldest array; there must be one."""
+        while True:
+            array = self.arrays.get(self._orders[0])
+            if array is not None:
+                return array
+            heappop(self._orders)
+
+
+class FairQueue:
+    """The arrays that wait for slots of one kind.
+
+    Attributes:
+        pending: tasks in the queue.
+    """
+
+    def __init__(self) -> None:
+        self.pending = 0
+        self._levels: dict[int, Crowd[OwnerClaim]] = {}
+        self._owners: dict[tuple[int, str], OwnerClaim] = {}
+        self._ranks: list[int] = []
+        self._ranked: set[int] = set()
+
+    def claim_of(self, session: Session, priority: int) -> SessionClaim:
+        """The claim of a session at a priority, made at its first use."""
+        claim = session.claims.get(priority)
+        if claim is None:
+            owner = self._owners.get((priority, session.owner.name))
+            if owner is None:
+                level = self._levels.setdefault(priority, Crowd())
+                owner = OwnerClaim(session.owner.name, priority, level)
+                self._owners[(priority, session.owner.name)] = owner
+            claim = session.claims[priority] = SessionClaim(owner)
+        return claim
+
+    def offer(self, array: TaskArrayState) -> None:
+        """Queue an array that has something pending and may run."""
+        array.queued = True
+        self.pending += array.pending.count
+        claim = array.claim
+        if not claim.arrays:
+            owner = claim.owner
+            if not owner.sessions.size:
+                self._rank(owner.priority)
+                owner.crowd.enter(owner)
+            owner.sessions.enter(claim)
+        claim.put(array)
+
+    def withhold(self, array: TaskArrayState) -> None:
+        """Take an array out of the queue."""
+        array.queued = False
+        self.pending -= array.pending.count
+        claim = array.claim
+        del claim.arrays[array.order]
+        if not claim.arrays:
+            owner = claim.owner
+            owner.sessions.leave(claim)
+            if not owner.sessions.size:
+                owner.crowd.leave(owner)
+
+    def first(self) -> TaskArrayState:
+        """The array whose turn it is; the queue must not be empty."""
+        while True:
+            level = self._levels[-self._ranks[0]]
+            if level.size:
+                return level.first().sessions.first().first()
+            self._ranked.discard(heappop(self._ranks))
+
+    def _rank(self, priority: int) -> None:
+        if -priority not in self._ranked:
+            self._ranked.add(-priority)
+            heappush(self._ranks, -priority)
+
+    def take(self, array: TaskArrayState, count: int) -> None:
+        """Take the first `count` pending indexes out of a queued array."""
+        array.pending.drop_first(count)
+        self.pending -= count
+        if not array.pending.count:
+            self.withhold(array)
+
+    def put_back(self, array: TaskArrayState, start: int, stop: int) -> None:
+        """Make indexes of a queued array pending again."""
+        array.pending.add(start, stop)
+        self.pending += stop - start
+
+    def cut(self, array: TaskArrayState, start: int, stop: int) -> list[Span]:
+        """Take what is pending between `start` and `stop` out of a queued array, and return it."""
+        before = array.pending.count
+        taken = array.pending.cut(start, stop)
+        self.pending -= before - array.pending.count
+        if not array.pending.count:
+            self.withhold(array)
+        return taken
+
+    def charge(self, array: TaskArrayState, seconds: float) -> None:
+        """Count `seconds` against the shares of the array's session and owner."""
+        claim = array.claim
+        owner = claim.owner
+        owner.sessions.charge(claim, seconds)
+        owner.crowd.charge(owner, seconds)

@@ -1,0 +1,249 @@
+"""The workers of one kind, and which of them should get the next lease.
+
+Law of the roster: a worker is *in* it while it is connected, not draining and not resting; only then its
+slots count. It has at most one valid entry (`place`): among the idle ones if a slot has nothing to do,
+else among the busy ones if another lease may wait at one of its slots. An entry that is not its worker's
+place counts for nothing and is dropped when it comes up; so nothing here looks at all workers.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from heapq import heappop, heappush
+from itertools import count, islice
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from distcomp.core.books import Pool
+    from distcomp.core.leases import OpenLease
+    from distcomp.ids import FunctionId, Peer, SessionId, Token
+    from distcomp.protocol import RegisterWorker
+
+SPARE_ENTRIES = 64
+"""Entries that count for nothing any more, beyond half, which a heap may hold before it is swept."""
+
+URGENT_CHOICES = 8
+"""How many workers are looked at to find one where an urgent lease can begin soon."""
+
+Place: TypeAlias = "tuple[float, int, int, WorkerEntry]"
+
+
+class WorkerEntry:
+    """One worker.
+
+    Attributes:
+        peer: its connection, or None while it has none.
+        away_since: when it lost its connection.
+        rests_until: until when it gets nothing, because it could not prepare a slot process.
+        turn: when it last got a lease, counted in grants of its roster.
+        load_s: estimated seconds of its leases.
+        long: leases that nothing may wait behind.
+        brisk: leases that reach a task border soon.
+        urgent: urgent leases.
+        waiting: leases granted behind others, as far as it is known that they wait.
+        overdue: gave back a lease that had waited too long; nothing waits there until a lease is over.
+        functions, sessions: what it was told about, so that it is told once.
+        running: what it last said runs, as `(token, index)`, with the seconds it has run.
+        settled_seqs: settles to be acknowledged at the end of the turn.
+    """
+
+    __slots__ = (
+        "away_since",
+        "brisk",
+        "busy_s",
+        "changed_at",
+        "draining",
+        "enrolled",
+        "failed",
+        "functions",
+        "id",
+        "leases",
+        "load_s",
+        "long",
+        "overdue",
+        "peer",
+        "place",
+        "pool",
+        "record",
+        "rests_until",
+        "running",
+        "sessions",
+        "settled",
+        "settled_seqs",
+        "slot_busy_s",
+        "slots",
+        "turn",
+        "urgent",
+        "waiting",
+    )
+
+    def __init__(self, record: RegisterWorker, pool: Pool, now: float) -> None:
+        self.id = record.worker
+        self.record = record
+        self.pool = pool
+        self.slots = record.slots
+        self.peer: Peer | None = None
+        self.away_since = self.rests_until = 0.0
+        self.draining = self.overdue = self.enrolled = False
+        self.leases: dict[Token, OpenLease] = {}
+        self.waiting: deque[OpenLease] = deque()
+        self.load_s = 0.0
+        self.long = self.brisk = self.urgent = self.turn = 0
+        self.place: Place | None = None
+        self.functions: dict[FunctionId, None] = {}
+        self.sessions: dict[SessionId, None] = {}
+        self.running: dict[tuple[Token, int], float] = {}
+        self.settled_seqs: list[int] = []
+        self.settled = self.failed = 0
+        self.busy_s = 0.0
+        self.slot_busy_s = [0.0] * record.slots
+        self.changed_at = now
+
+    def come(self, peer: Peer, record: RegisterWorker, now: float) -> None:
+        """Note that the worker has registered; it has to be told everything again."""
+        self.peer = peer
+        self.record = record
+        self.slots = record.slots
+        self.draining = record.draining
+        self.slot_busy_s += [0.0] * (record.slots - len(self.slot_busy_s))
+        self.functions.clear()
+        self.sessions.clear()
+        self.running.clear()
+        self.changed_at = now
+
+    @property
+    def idle(self) -> int:
+        """Slots with nothing to do."""
+        return max(0, self.slots - len(self.leases))
+
+    @property
+    def quick_slots(self) -> int:
+        """Slots that are expected to come free soon, if they are busy at all."""
+        return max(0, self.slots - self.long)
+
+
+class Roster:
+    """Workers that can run the same tasks.
+
+    Attributes:
+        slots: the slots of all workers that are in it.
+        idle: how many of them have nothing to do.
+    """
+
+    def __init__(self) -> None:
+        self.slots = 0
+        self.idle = 0
+        self.workers = 0
+        self._turns = count(1)
+        self._idle: list[Place] = []
+        self._busy: list[Place] = []
+        self._order = count()
+        self._brisk: dict[Token, OpenLease] = {}
+
+    def enrol(self, worker: WorkerEntry, now: float) -> None:
+        """Put a worker in, behind those that have waited longer."""
+        worker.enrolled = True
+        worker.turn = next(self._turns)
+        self.workers += 1
+        self.slots += worker.slots
+        self.idle += worker.idle
+        self.update(worker, now)
+
+    def dismiss(self, worker: WorkerEntry) -> None:
+        """Take a worker out."""
+        worker.enrolled = False
+        worker.place = None
+        self.workers -= 1
+        self.slots -= worker.slots
+        self.idle -= worker.idle
+
+    def granted(self, worker: WorkerEntry, lease: OpenLease, now: float) -> None:
+        """Note a new lease of a worker that is in the roster."""
+        if len(worker.leases) < worker.slots:
+            self.idle -= 1
+        else:
+            lease.waits = True
+            lease.begins_at = now + worker.load_s / worker.slots
+        worker.turn = next(self._turns)
+        worker.leases[lease.token] = lease
+        worker.load_s += lease.size * lease.pace_s
+        if lease.long:
+            worker.long += 1
+        if lease.brisk:
+            worker.brisk += 1
+            self._brisk[lease.token] = lease
+        if lease.urgent:
+            worker.urgent += 1
+            worker.waiting.appendleft(lease)
+        elif lease.waits:
+            worker.waiting.append(lease)
+        self.update(worker, now)
+
+    def ended(self, worker: WorkerEntry, lease: OpenLease, now: float) -> None:
+        """Note that a lease of a worker is over."""
+        del worker.leases[lease.token]
+        if not worker.leases:
+            worker.load_s = 0.0
+        worker.overdue = False
+        if lease.long:
+            worker.long -= 1
+        if lease.brisk:
+            worker.brisk -= 1
+            del self._brisk[lease.token]
+        if lease.urgent:
+            worker.urgent -= 1
+        if worker.waiting:
+            self._begin_next(worker, lease, now)
+        if worker.enrolled:
+            if len(worker.leases) < worker.slots:
+                self.idle += 1
+            self.update(worker, now)
+
+    def _begin_next(self, worker: WorkerEntry, ended: OpenLease, now: float) -> None:
+        if ended.waits:
+            worker.waiting.remove(ended)
+            return
+        lease = worker.waiting.popleft()
+        lease.waits = False
+        lease.begins_at = now
+
+    def update(self, worker: WorkerEntry, now: float) -> None:
+        """Give a worker of the roster the place that is due to it now."""
+        leases = len(worker.leases)
+        if leases < worker.slots:
+            place = (worker.load_s / worker.slots, worker.turn, next(self._order), worker)
+            heap = self._idle
+        elif leases < worker.slots + worker.quick_slots and not worker.overdue:
+            place = (now + worker.load_s / worker.quick_slots, worker.turn, next(self._order), worker)
+            heap = self._busy
+        else:
+            worker.place = None
+            return
+        worker.place = place
+        heappush(heap, place)
+        if len(heap) > 2 * self.workers + SPARE_ENTRIES:
+            heap[:] = sorted(entry for entry in heap if entry[3].place is entry)
+
+    def idlest(self) -> WorkerEntry | None:
+        """The worker with an idle slot that has the least to do, or of those the longest without a grant."""
+        return self._first(self._idle)
+
+    def soonest(self) -> WorkerEntry | None:
+        """The worker without idle slot where one more lease would begin first, if it may wait anywhere."""
+        return self._first(self._busy)
+
+    def _first(self, heap: list[Place]) -> WorkerEntry | None:
+        while heap:
+            place = heap[0]
+            if place[3].place is place:
+                return place[3]
+            heappop(heap)
+        return None
+
+    def brisk_leases(self) -> list[OpenLease]:
+        """Some leases that reach a task border soon; the next call gives others."""
+        some = list(islice(self._brisk.values(), URGENT_CHOICES))
+        for lease in some:
+            del self._brisk[lease.token]
+            self._brisk[lease.token] = lease
+        return some

@@ -1,0 +1,192 @@
+"""The scheduler's state machine: facts in, effects out, and not a socket in sight.
+
+A message changes the books and nothing else; `take_effects` makes the one placement pass of a turn and
+hands over all that must leave. What a peer may say is written in `ROUTES`, by its role and phase; the
+first message of a client opens its session, that of a worker registers it.
+
+    role                phase      goes to                by
+    client, admin       new        session                OpenSession
+    worker              new        worker                 RegisterWorker
+    client, observer,   new        watch                  WatchStatus
+      admin
+    any                 any        closed                 a refusal, a second connection of the same peer,
+                                                          CloseSession, WorkerLeft
+
+A link in phase `closed` waits for its connection to end; what it still says counts for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from distcomp.core.books import Books, Link
+from distcomp.core.cancelling import on_cancel_tasks
+from distcomp.core.clients import (
+    client_gone,
+    notice_unfit,
+    on_ack_outcomes,
+    on_close_session,
+    on_open_session,
+)
+from distcomp.core.effects import Effects
+from distcomp.core.functions import FunctionBook
+from distcomp.core.placement import place
+from distcomp.core.retraction import NEVER, is_dry, retract
+from distcomp.core.settling import on_lease_returned, on_lease_settled, on_slots_reported
+from distcomp.core.submitting import on_define_function, on_missing_function, on_submit
+from distcomp.core.workforce import on_register_worker, on_worker_draining, on_worker_left, worker_gone
+from distcomp.errors import MalformedMessageError
+from distcomp.protocol import (
+    AckOutcomes,
+    AckSettles,
+    CancelTasks,
+    CloseSession,
+    DefineFunction,
+    LeaseReturned,
+    LeaseSettled,
+    MissingFunction,
+    OpenSession,
+    RegisterWorker,
+    SlotsReported,
+    Submit,
+    WorkerDraining,
+    WorkerLeft,
+)
+
+if TYPE_CHECKING:
+    from distcomp.config import SchedulerSettings
+    from distcomp.ids import Peer
+    from distcomp.protocol import Message
+
+Handler: TypeAlias = Callable[[Books, Link, Any, float], None]
+Routes: TypeAlias = dict[type[Any], Handler]
+
+_OPEN: Routes = {OpenSession: on_open_session}
+_REGISTER: Routes = {RegisterWorker: on_register_worker}
+_SESSION: Routes = {
+    Submit: on_submit,
+    AckOutcomes: on_ack_outcomes,
+    DefineFunction: on_define_function,
+    CancelTasks: on_cancel_tasks,
+    CloseSession: on_close_session,
+}
+_WORKER: Routes = {
+    LeaseSettled: on_lease_settled,
+    LeaseReturned: on_lease_returned,
+    SlotsReported: on_slots_reported,
+    MissingFunction: on_missing_function,
+    WorkerDraining: on_worker_draining,
+    WorkerLeft: on_worker_left,
+}
+
+ROUTES: dict[tuple[str, str], Routes] = {
+    ("client", "new"): _OPEN,
+    ("client", "session"): _SESSION,
+    ("admin", "new"): _OPEN,
+    ("admin", "session"): _SESSION,
+    ("worker", "new"): _REGISTER,
+    ("worker", "worker"): _WORKER,
+}
+"""Who may say what when. Whatever is not here ends the connection."""
+
+
+class SchedulerState:
+    """All decisions of a scheduler.
+
+    Args:
+        settings: the bounds and times to keep to.
+        epoch: grows at every start of the scheduler; the first half of every token.
+        cluster: the name to give to peers.
+        auth: whether peers had to prove who they are; observers are told.
+        now: monotonic seconds at the start.
+    """
+
+    def __init__(
+        self, settings: SchedulerSettings, epoch: int, cluster: str, *, auth: bool, now: float = 0.0
+    ) -> None:
+        functions = FunctionBook(settings.max_function_bytes, settings.max_unused_functions)
+        self.books = Books(settings, epoch, cluster, auth, now, functions)
+        self._measured_at = now
+        self._idle_while_queued = 0
+        self._slots = 0
+
+    def connect(self, peer: Peer, role: str, owner: str, address: str, _now: float) -> None:
+        """A peer has proved its role and owner; `address` is for people."""
+        self.books.links[peer] = Link(peer, role, owner, address)
+
+    def receive(self, peer: Peer, message: Message, now: float) -> None:
+        """Take in one message; nonsense ends that peer's connection and is counted."""
+        link = self.books.links.get(peer)
+        if link is None or link.phase == "closed":
+            return
+        handler = ROUTES.get((link.role, link.phase), {}).get(type(message))
+        if handler is None:
+            self._reject(link, f"{type(message).__name__} has no place here")
+            return
+        try:
+            handler(self.books, link, message, now)
+        except MalformedMessageError as error:
+            self._reject(link, str(error))
+
+    def _reject(self, link: Link, text: str) -> None:
+        books = self.books
+        books.counts.nonsense += 1
+        books.effects.log("warning", "peer talked nonsense", address=link.address, role=link.role, what=text)
+        books.refuse(link, "malformed", text)
+
+    def disconnect(self, peer: Peer, now: float) -> None:
+        """A connection is gone; what it stood for is kept for a while."""
+        link = self.books.links.pop(peer, None)
+        if link is None:
+            return
+        session, worker = link.session, link.worker
+        if session is not None and session.peer == peer:
+            client_gone(self.books, session, now)
+        if worker is not None and worker.peer == peer:
+            worker_gone(self.books, worker, now)
+
+    def tick(self, now: float) -> None:
+        """Time has passed: do what is due."""
+        self.books.timers.run(now)
+
+    def take_effects(self, now: float) -> Effects:
+        """Place what is pending and hand over all that must leave."""
+        books = self.books
+        self._measure(now)
+        wake_at = NEVER
+        for pool in books.pools.values():
+            if pool.queue.pending:
+                place(books, pool, now)
+            if is_dry(pool):
+                retract(books, pool, now)
+                wake_at = min(wake_at, max(pool.look_at, pool.look_after))
+            if pool.unnoticed:
+                notice_unfit(books, pool)
+        for worker in books.owing:
+            books.send(worker.peer, AckSettles(tuple(worker.settled_seqs)))
+            worker.settled_seqs.clear()
+        books.owing.clear()
+        self._note_idle()
+        effects, books.effects = books.effects, Effects()
+        due = books.timers.next_at
+        wake_at = wake_at if due is None else min(wake_at, due)
+        effects.wake_at = None if wake_at == NEVER else wake_at
+        return effects
+
+    def _measure(self, now: float) -> None:
+        """Add up slot time, and that part of it in which slots idled although tasks had not begun."""
+        elapsed_s = now - self._measured_at
+        self._measured_at = now
+        self.books.counts.idle_while_queued_s += elapsed_s * self._idle_while_queued
+        self.books.counts.slot_s += elapsed_s * self._slots
+
+    def _note_idle(self) -> None:
+        self._idle_while_queued = self._slots = 0
+        for pool in self.books.pools.values():
+            slots, idle = pool.roster.slots, pool.roster.idle
+            self._slots += slots
+            if idle:
+                begun = slots - idle
+                waiting = pool.queue.pending + max(0, pool.leased - begun)
+                self._idle_while_queued += min(idle, waiting)

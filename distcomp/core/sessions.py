@@ -1,0 +1,91 @@
+"""Sessions and the owners they act for.
+
+Law of a session: it is *open* with a connection (`peer`), or *away* without one, for at most
+`client_grace_s`, or *closed*. A closed session only carries its detached arrays to their end.
+What was sent of its outcomes stays in `outbox` until the client acknowledges it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from distcomp.core.ranges import RangeSet
+
+if TYPE_CHECKING:
+    from distcomp.core.arrays import TaskArrayState
+    from distcomp.core.books import Pool
+    from distcomp.core.queue import SessionClaim
+    from distcomp.core.roster import WorkerEntry
+    from distcomp.ids import Peer, SessionId, WorkerId
+    from distcomp.protocol import OpenSession, TasksSettled
+
+
+class Owner:
+    """A user, over all of their sessions.
+
+    Attributes:
+        leases: leases of this owner that are not over.
+        holding: their sessions that have leases.
+    """
+
+    __slots__ = ("holding", "leases", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.leases = 0
+        self.holding = 0
+
+
+class Session:
+    """One client's life with the scheduler.
+
+    Attributes:
+        pool: the workers that can run its tasks, and the queue for them.
+        peer: its connection, or None.
+        away_since: when it lost its connection.
+        finished: counters of arrays that are finished, so that a late submit never runs them again.
+        outbox: outcomes not acknowledged, by their numbers.
+        unread_bytes: the size of their results.
+        paused: too much is unread, so nothing of it is granted.
+        told: workers that were told about the session.
+        noticed: the user was told that nobody can run its tasks.
+    """
+
+    __slots__ = (
+        "arrays",
+        "away_since",
+        "claims",
+        "closed",
+        "finished",
+        "id",
+        "leases",
+        "noticed",
+        "opening",
+        "outbox",
+        "owner",
+        "paused",
+        "peer",
+        "pool",
+        "seq",
+        "told",
+        "unread_bytes",
+    )
+
+    def __init__(self, opening: OpenSession, owner: Owner, pool: Pool) -> None:
+        self.id: SessionId = opening.session
+        self.opening = opening
+        self.owner = owner
+        self.pool = pool
+        self.peer: Peer | None = None
+        self.away_since = 0.0
+        self.closed = False
+        self.arrays: dict[int, TaskArrayState] = {}
+        self.finished = RangeSet()
+        self.claims: dict[int, SessionClaim] = {}
+        self.leases = 0
+        self.seq = 0
+        self.outbox: dict[int, TasksSettled] = {}
+        self.unread_bytes = 0
+        self.paused = False
+        self.told: dict[WorkerId, WorkerEntry] = {}
+        self.noticed = False

@@ -1,0 +1,136 @@
+"""What workers say of their leases: outcomes, and what they give back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from distcomp.core.failing import retry
+from distcomp.core.flow import end_lease, finish, forward, leave, settle
+from distcomp.core.workforce import rest, unwind
+from distcomp.errors import MalformedMessageError
+from distcomp.protocol import TasksBegan
+
+if TYPE_CHECKING:
+    from distcomp.core.books import Books, Link
+    from distcomp.core.leases import OpenLease
+    from distcomp.core.roster import WorkerEntry
+    from distcomp.protocol import Failure, LeaseReturned, LeaseSettled, SlotsReported
+
+PACE_WEIGHT = 0.3
+"""How much one settle moves the measured time per task."""
+
+
+def on_lease_settled(books: Books, link: Link, message: LeaseSettled, now: float) -> None:
+    """Take in outcomes; those that the lease no longer answers for come too late."""
+    worker = _acknowledge(books, link, message.seq)
+    reported = len(message.failures)
+    for start, stop, _ in message.runs:
+        if start >= stop:
+            raise MalformedMessageError("a run of results without a task")
+        reported += stop - start
+    lease = books.leases.get(message.token)
+    if lease is None or lease.worker is not worker:
+        books.counts.late += reported
+        return
+    _note_progress(lease, now)
+    taken = _take_runs(books, lease, message)
+    taken += _take_failures(books, lease, message, now)
+    books.counts.late += reported - taken
+    worker.settled += taken
+    worker.busy_s += message.busy_s
+    worker.changed_at = lease.array.changed_at = now
+    if message.slot < worker.slots:
+        worker.slot_busy_s[message.slot] += message.busy_s
+    if reported:
+        lease.array.observe(message.busy_s / reported, PACE_WEIGHT)
+        worker.pool.queue.charge(lease.array, message.busy_s - taken * lease.pace_s)
+    if lease.over:
+        end_lease(books, lease, now)
+    if lease.array.finished:
+        finish(books, lease.array)
+
+
+def _acknowledge(books: Books, link: Link, seq: int) -> WorkerEntry:
+    worker = link.working()
+    if not worker.settled_seqs:
+        books.owing.append(worker)
+    worker.settled_seqs.append(seq)
+    return worker
+
+
+def _note_progress(lease: OpenLease, now: float) -> None:
+    lease.heard_at = now
+    if lease.waits:
+        lease.waits = False
+        lease.begins_at = now
+        lease.worker.waiting.remove(lease)
+
+
+def _take_runs(books: Books, lease: OpenLease, message: LeaseSettled) -> int:
+    """Settle results. A run goes on whole if any of it was awaited: it cannot be opened here."""
+    taken = 0
+    runs = message.runs
+    for run in runs:
+        spans = lease.answer(run[0], run[1])
+        if spans:
+            settle(books, lease.array, spans)
+            taken += leave(lease, spans)
+        else:
+            runs = tuple(other for other in runs if other is not run)
+    if runs:
+        forward(books, lease.array, runs, ())
+    return taken
+
+
+def _take_failures(books: Books, lease: OpenLease, message: LeaseSettled, now: float) -> int:
+    """Try failed tasks again or settle them."""
+    taken = 0
+    final: list[tuple[int, Failure]] = []
+    for index, failure in message.failures:
+        spans = lease.answer(index, index + 1)
+        if not spans:
+            continue
+        taken += leave(lease, spans)
+        if not retry(books, lease.array, index, failure, now):
+            settle(books, lease.array, spans)
+            final.append((index, failure))
+    if final:
+        lease.worker.failed += len(final)
+        forward(books, lease.array, (), tuple(final))
+    return taken
+
+
+def on_lease_returned(books: Books, link: Link, message: LeaseReturned, now: float) -> None:
+    """Make pending what a worker gives back; it has not run, so nothing is charged."""
+    worker = _acknowledge(books, link, message.seq)
+    lease = books.leases.get(message.token)
+    if lease is None or lease.worker is not worker:
+        return
+    spans = [span for start, stop in message.spans for span in lease.answer(start, stop)]
+    unwind(lease, spans)
+    lease.retract_until = 0.0
+    worker.pool.look_at = now
+    worker.changed_at = now
+    if lease.over:
+        end_lease(books, lease, now)
+    if message.reason == "waited":
+        worker.overdue = True
+        if worker.enrolled:
+            worker.pool.roster.update(worker, now)
+    elif message.reason in ("unprepared", "refused"):
+        rest(books, worker, now)
+
+
+def on_slots_reported(books: Books, link: Link, message: SlotsReported, now: float) -> None:
+    """Note what runs, for charges and for observers, and tell the clients what began."""
+    worker = link.working()
+    before = worker.running
+    worker.running = {(task.token, task.task_index): task.running_s for task in message.running}
+    worker.changed_at = now
+    began: dict[int, tuple[OpenLease, list[int]]] = {}
+    for token, index in worker.running:
+        lease = books.leases.get(token)
+        if lease is not None and (token, index) not in before:
+            began.setdefault(lease.array.order, (lease, []))[1].append(index)
+    for lease, indexes in began.values():
+        books.send(lease.array.session.peer, TasksBegan(lease.array.id, tuple(indexes)))

@@ -1,0 +1,112 @@
+"""Work comes in: functions, and the chunks of task arrays."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from distcomp.core.arrays import Chunk, TaskArrayState
+from distcomp.core.flow import can_run, finish, put_back
+from distcomp.errors import MalformedMessageError
+from distcomp.protocol import Accepted, DefineFunction, MissingFunction, SubmitRefused
+
+if TYPE_CHECKING:
+    from distcomp.core.books import Books, Link
+    from distcomp.core.sessions import Session
+    from distcomp.protocol import Submit
+
+
+def on_define_function(books: Books, _link: Link, message: DefineFunction, _now: float) -> None:
+    """Keep a function's bytes; what waited for them can run."""
+    definition = books.functions.define(message)
+    if definition is None:
+        raise MalformedMessageError("a function that is not what its id names")
+    waiting = list(definition.waiting.values())
+    definition.waiting.clear()
+    for array in waiting:
+        if array.pending.count and can_run(array):
+            array.session.pool.queue.offer(array)
+
+
+def on_missing_function(books: Books, link: Link, message: MissingFunction, _now: float) -> None:
+    """Define a function again to a worker that has let go of it."""
+    definition = books.functions.get(message.function)
+    if definition is not None and definition.message is not None:
+        books.send(link.peer, definition.message)
+
+
+def on_submit(books: Books, link: Link, message: Submit, now: float) -> None:
+    """Add tasks to an array. What was accepted before is ignored, so a submit can be sent again."""
+    session = link.opened()
+    counter = message.array[1]
+    if message.array[0] != session.id:
+        books.refuse(link, "role", "a client submits to its own session only")
+        return
+    if counter in session.finished:
+        _accept(books, link, message, message.start + message.tasks)
+        return
+    array = session.arrays.get(counter)
+    refusal = _objection(books, session, array, message)
+    if refusal is not None:
+        code, text = refusal
+        books.send(link.peer, SubmitRefused(message.array, message.start, code, text))
+        return
+    if array is None:
+        array = _open_array(books, session, message, now)
+    if message.start + message.tasks > array.accepted:
+        _extend(books, array, message, now)
+    array.closed = array.closed or message.last
+    _accept(books, link, message, array.accepted)
+    if array.finished:
+        finish(books, array)
+
+
+def _accept(books: Books, link: Link, message: Submit, tasks: int) -> None:
+    books.effects.acks.setdefault(link.peer, []).append(Accepted(message.array, tasks))
+
+
+def _objection(
+    books: Books, session: Session, array: TaskArrayState | None, message: Submit
+) -> tuple[str, str] | None:
+    """Why nothing of a submit can be taken, as code and text; None if it can."""
+    accepted = 0
+    if array is not None:
+        accepted = array.accepted
+        if array.options != message.options or array.definition.id != message.function:
+            return "options", "an array has one function and one set of options"
+        if array.closed and message.start + message.tasks > accepted:
+            return "closed", f"the array was closed at {accepted} tasks"
+    elif len(session.arrays) >= books.settings.max_arrays:
+        return "full", f"the session has {len(session.arrays)} unfinished arrays"
+    if message.start > accepted:
+        return "gap", f"{accepted} tasks were accepted, the next cannot begin at {message.start}"
+    if message.tasks and books.held_bytes + len(message.chunk) > books.settings.max_held_bytes:
+        return "full", f"the scheduler holds {books.held_bytes} bytes of arguments and results"
+    return None
+
+
+def _open_array(books: Books, session: Session, message: Submit, now: float) -> TaskArrayState:
+    """Begin an array; its function is asked for if its bytes are not here."""
+    definition = books.functions.use(message.function)
+    claim = session.pool.queue.claim_of(session, message.options.priority)
+    array = TaskArrayState(
+        message.array, session, definition, message.options, claim, order=next(books.orders), now=now
+    )
+    session.arrays[message.array[1]] = array
+    if definition.message is None:
+        definition.waiting[array.order] = array
+        books.send(session.peer, MissingFunction(definition.id))
+    return array
+
+
+def _extend(books: Books, array: TaskArrayState, message: Submit, now: float) -> None:
+    start, stop = array.accepted, message.start + message.tasks
+    array.chunks.append(Chunk(message.start, start, stop, message.chunk))
+    array.accepted = stop
+    array.changed_at = now
+    books.held_bytes += len(message.chunk)
+    books.counts.accepted += stop - start
+    put_back(array, start, stop)
+    session = array.session
+    pool = session.pool
+    if not pool.workers and not session.noticed:
+        pool.unnoticed[session.id] = session

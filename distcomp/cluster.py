@@ -24,6 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from distcomp.config import as_name
 from distcomp.errors import EmbeddedClusterError
 
 if TYPE_CHECKING:
@@ -215,9 +216,9 @@ class EmbeddedCluster:
             raise
 
     def _spawn(self, program: str, settings: dict[str, Any]) -> None:
-        command = program_command("distcomp.cli.embedded")
+        command = program_command(f"distcomp.cli.embedded_{program}")
         fds = (settings["listen_fd"],) if "listen_fd" in settings else ()
-        self._children.append(Child(program, command, {"program": program, **settings}, fds))
+        self._children.append(Child(program, command, settings, fds))
 
     @classmethod
     def start(cls, slots: int | None = None) -> EmbeddedCluster:
@@ -302,6 +303,6 @@ def _loopback_listener() -> socket.socket:
 def user_name() -> str:
     """The user that this process runs as; the user's number where it has no name."""
     try:
-        return getpass.getuser()
+        return as_name(getpass.getuser())
     except (OSError, KeyError):
         return f"uid-{os.getuid()}"

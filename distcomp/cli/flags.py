@@ -60,7 +60,16 @@ class Flags(argparse.ArgumentParser):
             allow_abbrev=False,
         )
         self.environment = os.environ if environment is None else environment
-        self._variables: dict[str, str] = {}
+        self._groups: dict[str, Any] = {}
+        self._place: Any = self
+
+    def group(self, title: str | None) -> None:
+        """Put the flags that follow under this title of `--help`; None ends that."""
+        if title is None:
+            self._place = self
+        else:
+            self._place = self._groups.get(title) or self.add_argument_group(title)
+            self._groups[title] = self._place
 
     def value(
         self,
@@ -70,7 +79,7 @@ class Flags(argparse.ArgumentParser):
         default: Any = None,
         parse: Callable[[str], Any] = str,
         metavar: str | None = None,
-        variable: str | None = None,
+        is_secret: bool = False,
     ) -> None:
         """Add a flag that takes a value. `default` is the value itself, never text to be parsed.
 
@@ -80,14 +89,14 @@ class Flags(argparse.ArgumentParser):
             default: used when neither flag nor variable is given.
             parse: turns text into the value; raises `ValueError` with what was wanted.
             metavar: what `--help` shows for the value.
-            variable: where the flag's own name would not do.
+            is_secret: the variable holds a secret, the flag only names its source: see `secret_text`.
         """
-        name = variable or variable_of(flag)
+        name = variable_of(flag)
         shown = "" if default is None or default == "" else f"default {default}; "
-        self.add_argument(
+        self._place.add_argument(
             flag,
             metavar=metavar or flag.lstrip("-").upper().replace("-", "_"),
-            default=self._fallback(name, parse, default),
+            default=default if is_secret else self._fallback(name, parse, default),
             type=_named(parse),
             help=f"{help} [{shown}{name}]".replace("%", "%%"),
         )
@@ -95,7 +104,7 @@ class Flags(argparse.ArgumentParser):
     def switch(self, flag: str, help: str) -> None:  # noqa: A002 - argparse's own word
         """Add a flag without a value; its variable may say 1, true, yes, on or their opposites."""
         name = variable_of(flag)
-        self.add_argument(
+        self._place.add_argument(
             flag,
             action="store_true",
             default=self._fallback(name, truth, default=False),
@@ -243,7 +252,7 @@ def secret_text(source: str | None, variable: str, environment: Mapping[str, str
     if source is None or source.startswith("distcomp-join-"):
         return source
     if source == "-":
-        return sys.stdin.read().strip()
+        return sys.stdin.readline().strip()
     try:
         return Path(source).expanduser().read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

@@ -12,15 +12,28 @@ if TYPE_CHECKING:
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def watch_signals(on_stop: Callable[[bool], None]) -> None:
-    """Call `on_stop(at_once)` at the first signal with False, at every later one with True."""
-    loop = asyncio.get_running_loop()
-    seen = 0
+class Stops:
+    """What the signals have asked for so far; takes them over from its making on.
 
-    def signalled() -> None:
-        nonlocal seen
-        seen += 1
-        on_stop(seen > 1)
+    Args:
+        on_stop: called at the first signal with False, at every later one with True.
 
-    for number in SIGNALS:
-        loop.add_signal_handler(number, signalled)
+    Attributes:
+        asked: set by the first signal.
+        asked_twice: set by the second.
+    """
+
+    def __init__(self, on_stop: Callable[[bool], None] | None = None) -> None:
+        self.asked = asyncio.Event()
+        self.asked_twice = asyncio.Event()
+        self._on_stop = on_stop
+        for number in SIGNALS:
+            asyncio.get_running_loop().add_signal_handler(number, self.ask)
+
+    def ask(self) -> None:
+        """Ask as a signal does."""
+        if self.asked.is_set():
+            self.asked_twice.set()
+        self.asked.set()
+        if self._on_stop is not None:
+            self._on_stop(self.asked_twice.is_set())

@@ -1,0 +1,91 @@
+"""Which cluster a command means: a join string, an address, or the one running scheduler of this user."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, NamedTuple
+
+from distcomp.access import Access, saved, this_user
+from distcomp.config import parse_address, user_folder
+from distcomp.errors import AmbiguousClusterError, ConfigError, UnreachableError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PROBE_TIMEOUT_S = 0.5
+
+
+class Target(NamedTuple):
+    """Where to connect and as whom. Without a cluster id any cluster will do."""
+
+    role: str
+    owner: str
+    cluster_id: bytes | None
+    secret: bytes | None
+    addresses: tuple[str, ...]
+
+
+def accesses(roles: Sequence[str]) -> list[Access]:
+    """The saved access to each cluster, with the first of `roles` that there is.
+
+    Raises:
+        ConfigError: an access file cannot be used.
+    """
+    best: dict[bytes, Access] = {}
+    for path in saved():
+        access = Access.read(path)
+        known = best.get(access.cluster_id)
+        if access.role in roles and (known is None or roles.index(access.role) < roles.index(known.role)):
+            best[access.cluster_id] = access
+    return list(best.values())
+
+
+def find_running(roles: Sequence[str]) -> Access:
+    """The access to the one running scheduler that this user has access to.
+
+    Args:
+        roles: acceptable ones, the best first.
+
+    Raises:
+        UnreachableError: none is running.
+        AmbiguousClusterError: several are.
+    """
+    known = accesses(roles)
+    if not known:
+        raise ConfigError(
+            f"no access files for {' or '.join(roles)} in {user_folder()}: start distcomp-scheduler here, "
+            "or save a join string with `distcomp join -`"
+        )
+    running = [access for access in known if any(map(answers, access.addresses))]
+    if not running:
+        listed = ", ".join(f"{access.cluster_name} ({', '.join(access.addresses)})" for access in known)
+        raise UnreachableError(f"no scheduler is running; nobody answers for {listed}")
+    if len(running) > 1:
+        listed = ", ".join(f"{access.cluster_name} ({access.addresses[0]})" for access in running)
+        raise AmbiguousClusterError(f"several schedulers are running: {listed}; say which one is meant")
+    return running[0]
+
+
+def target(address: str | None, roles: Sequence[str]) -> Target:
+    """What an `--address` means, or, without one, the running scheduler.
+
+    For an address that no access file names, the connection is tried without a secret.
+    """
+    if address is None:
+        found = find_running(roles)
+        return Target(found.role, found.owner, found.cluster_id, found.secret, found.addresses)
+    wanted = str(parse_address(address))
+    for access in accesses(roles):
+        if wanted in {str(parse_address(each)) for each in access.addresses}:
+            return Target(access.role, access.owner, access.cluster_id, access.secret, (wanted,))
+    return Target(roles[0], this_user(), None, None, (wanted,))
+
+
+def answers(address: str) -> bool:
+    """Whether somebody listens at `address`."""
+    host, port = parse_address(address)
+    try:
+        with socket.create_connection((host, port), PROBE_TIMEOUT_S):
+            return True
+    except OSError:
+        return False

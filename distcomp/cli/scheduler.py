@@ -1,0 +1,151 @@
+"""`distcomp-scheduler`: listens, prints join strings, and with `--local-slots` brings its own worker."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING, Any
+
+from distcomp import transport
+from distcomp.access import Access, SchedulerAccess
+from distcomp.cli import logs
+from distcomp.cli.flags import EXIT_ENDED, EXIT_FAILED, Flags, run, whole
+from distcomp.cli.local_worker import LocalWorker
+from distcomp.cli.reach import answers
+from distcomp.cli.settings_flags import add_settings, settings_from
+from distcomp.cli.stopping import Stops
+from distcomp.cli.table import RED, is_coloured, paint
+from distcomp.config import SchedulerSettings, WorkerSettings, parse_address
+from distcomp.errors import ConfigError
+from distcomp.ids import ROLES
+from distcomp.scheduler import SchedulerProgram, check_exposure
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+EXAMPLES = """\
+  distcomp-scheduler                                 for programs of this host
+  distcomp-scheduler --local-slots auto              the same, with a worker: all in one
+  distcomp-scheduler --host 0.0.0.0 --advertise a.example --allow-plaintext
+                                                     for other hosts, on a network that you trust
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns the exit code."""
+    parser = Flags(
+        "distcomp-scheduler",
+        "Keep a cluster together: clients hand it tasks, workers take them. Prints where it listens and a\n"
+        "join string for each role; whoever has one can use the cluster. SIGTERM or Ctrl-C stops in order,\n"
+        "the same again at once.",
+        EXAMPLES,
+    )
+    parser.value("--name", "names the cluster, and its secrets on this host; the port if not given")
+    parser.switch("--no-auth", "let everybody on this host in; works on loopback only")
+    parser.switch("--allow-plaintext", "listen beyond loopback although nothing is encrypted")
+    parser.value(
+        "--local-slots",
+        "start a worker of so many slots too; auto: as many as cores may be used",
+        parse=_local_slots,
+        metavar="N|auto",
+    )
+    parser.value("--owner", "the user whose access files are written; the one who runs this if not given")
+    parser.switch("--quiet", "print no join strings")
+    add_settings(parser, SchedulerSettings, first=("host", "port", "advertise"))
+    parser.common()
+    return run(parser, _serve, argv)
+
+
+def _local_slots(text: str) -> str:
+    return text if text == "auto" else str(whole(1, 4096)(text))
+
+
+def _serve(flags: argparse.Namespace) -> int:
+    settings = settings_from(
+        flags, SchedulerSettings, auth=not flags.no_auth, allow_plaintext=flags.allow_plaintext
+    )
+    loop = transport.new_event_loop()
+    try:
+        return loop.run_until_complete(_run(flags, settings))
+    finally:
+        loop.close()
+
+
+async def _run(flags: argparse.Namespace, settings: SchedulerSettings) -> int:
+    check_exposure(settings, [settings.host])
+    sockets = transport.bind(settings.host, settings.port)
+    try:
+        access = _open_access(flags, sockets[0].getsockname()[1])
+    except BaseException:
+        for each in sockets:
+            each.close()
+        raise
+    program = SchedulerProgram(settings, access, log=logs.log)
+    stops = Stops()
+    worker = None
+    await program.start(sockets)
+    try:
+        access.publish(program.addresses, auth=settings.auth)
+        _announce(access, auth=settings.auth, quiet=flags.quiet)
+        if flags.local_slots:
+            worker = await LocalWorker.start(
+                _issue(access, "worker", auth=settings.auth).to_join(), flags.local_slots, _log_flags(flags)
+            )
+        return await _until_stopped(stops, worker)
+    finally:
+        access.withdraw()
+        if worker is not None:
+            await worker.stop(WorkerSettings.from_environment().grace_s, stops.asked_twice)
+        program.request_stop(at_once=stops.asked_twice.is_set())
+        await program.wait_closed()
+
+
+def _open_access(flags: argparse.Namespace, port: int) -> SchedulerAccess:
+    """The secrets of the scheduler's name, unless another one of that name is running."""
+    name = flags.name or str(port)
+    access = SchedulerAccess.open(name, owner=flags.owner)
+    others = [each for each in access.addresses if parse_address(each).port != port]
+    if running := next(filter(answers, others), None):
+        raise ConfigError(f"a scheduler named {name} runs already, at {running}: choose another --name")
+    return access
+
+
+def _issue(access: SchedulerAccess, role: str, *, auth: bool) -> Access:
+    return access.issue(role, access.owner, access.addresses, auth=auth)
+
+
+def _announce(access: SchedulerAccess, *, auth: bool, quiet: bool) -> None:
+    """Print, on purpose to standard output, where others find this scheduler and what lets them in."""
+    print(f"cluster {access.cluster_name} listens at {', '.join(access.addresses)}")
+    if not auth:
+        print(paint("AUTH OFF: every program of this host can run code here", RED, coloured=is_coloured()))
+    if not quiet:
+        width = max(map(len, ROLES))
+        for role in ROLES:
+            print(f"{role:{width}}  {_issue(access, role, auth=auth).to_join()}")
+    sys.stdout.flush()
+
+
+def _log_flags(flags: argparse.Namespace) -> list[str]:
+    """The log flags of a local worker: the same as ours."""
+    file = [] if flags.log_file is None else ["--log-file", flags.log_file]
+    return ["--log-level", flags.log_level, "--log-format", flags.log_format, *file]
+
+
+async def _until_stopped(stops: Stops, worker: LocalWorker | None) -> int:
+    """Wait for a signal, or for the end of the local worker, without which this program is not whole."""
+    waiting: list[asyncio.Future[Any]] = [asyncio.ensure_future(stops.asked.wait())]
+    if worker is not None:
+        waiting.append(asyncio.ensure_future(worker.wait_ended()))
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for each in waiting:
+        each.cancel()
+    if stops.asked.is_set():
+        return EXIT_ENDED
+    logs.log("error", "the local worker ended by itself, and the scheduler with it")
+    return EXIT_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

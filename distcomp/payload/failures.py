@@ -13,6 +13,7 @@ from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
 from distcomp.errors import (
+    DistcompError,
     RemoteTracebackError,
     SessionExpiredError,
     TaskCrashedError,
@@ -20,11 +21,10 @@ from distcomp.errors import (
     TaskLostError,
     TaskTimeoutError,
     UnloadableTaskError,
-    UnpicklableError,
     UnpicklableResultError,
 )
 from distcomp.payload.chunks import dump_plain
-from distcomp.payload.pickler import dumps, loads, remake_exception
+from distcomp.payload.pickler import ExceptionParts, dumps, loads, remake_exception, take_apart
 from distcomp.protocol import Failure
 
 if TYPE_CHECKING:
@@ -150,8 +150,10 @@ def _skip_runner(begin: TracebackType | None) -> TracebackType | None:
 class _Remake:
     """Becomes an exception when it is unpickled."""
 
-    def __init__(self, cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> None:
-        self._parts = (cls, args, state)
+    def __init__(self, error: BaseException, depth: int = 0) -> None:
+        parts = take_apart(error) or ExceptionParts(type(error), error.args, error.args, vars(error))
+        state = {name: _portable(value, depth + 1) for name, value in parts.state.items()}
+        self._parts = (parts.cls, _portable(parts.given, depth + 1), _portable(parts.args, depth + 1), state)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return remake_exception, self._parts
@@ -166,10 +168,7 @@ def _dump_chain(error: BaseException) -> bytes:
 
 def _dump_exception(error: BaseException) -> bytes:
     blob = _dump_same(error, type(error))
-    if not blob:
-        state = {name: _portable(value) for name, value in vars(error).items()}
-        blob = _dump_same(_Remake(type(error), _portable(error.args), state), type(error))
-    return blob
+    return blob or _dump_same(_Remake(error), type(error))
 
 
 def _dump_same(value: Any, cls: type) -> bytes:
@@ -188,7 +187,7 @@ def _portable(value: Any, depth: int = 0) -> Any:
         loads(dumps(value, shares_path=True), "a part")
     except Exception:  # noqa: BLE001 - user code; see below
         if isinstance(value, BaseException) and depth < MAX_DEPTH:
-            return _Remake(type(value), _portable(value.args, depth + 1), {})
+            return _Remake(value, depth)
         if type(value) in {list, tuple} and depth < MAX_DEPTH:
             return type(value)(_portable(part, depth + 1) for part in value)
         return object.__repr__(value)
@@ -229,7 +228,7 @@ def _load_exception(failure: Failure) -> tuple[BaseException, BaseException | No
     try:
         exception, cause = loads(failure.exception, "the exception")
         error = loads(exception, "the exception")
-    except (TaskError, UnpicklableError, TypeError, ValueError) as problem:
+    except (DistcompError, TypeError, ValueError) as problem:
         return TaskError(f"{failure.type_name}: {failure.text} ({problem})"), None
     if not isinstance(error, BaseException):
         return TaskError(f"{failure.type_name}: {failure.text}"), None
@@ -239,7 +238,7 @@ def _load_exception(failure: Failure) -> tuple[BaseException, BaseException | No
 def _load_cause(cause: bytes) -> BaseException | None:
     try:
         origin = loads(cause, "the cause") if cause else None
-    except TaskError:  # it is in the traceback's text as well
+    except DistcompError:  # it is in the traceback's text as well
         return None
     return origin if isinstance(origin, BaseException) else None
 

@@ -18,7 +18,7 @@ import pickle
 import sys
 import sysconfig
 from types import CodeType, FunctionType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import cloudpickle
 
@@ -127,25 +127,49 @@ def _module_content(module: ModuleType) -> dict[str, Any]:
     return {name: value for name, value in vars(module).items() if name not in _SKIPPED_NAMES}
 
 
-def remake_exception(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
-    """Build an exception again without its own constructor, which may not take its own `args`."""
-    error = cls.__new__(cls, *args)
+class ExceptionParts(NamedTuple):
+    """What an exception can be made of again, without its own constructor, which may not take its own `args`.
+
+    `given` is what the built-in type behind it takes; `args` is what the exception shows.
+    """
+
+    cls: type[BaseException]
+    given: tuple[Any, ...]
+    args: tuple[Any, ...]
+    state: dict[str, Any]
+
+
+def take_apart(error: BaseException) -> ExceptionParts | None:
+    """Give the parts of an exception; nothing if its type has a way of its own to be pickled."""
+    cls = type(error)
+    owner = next(base for base in cls.__mro__ if "__reduce__" in vars(base) or "__reduce_ex__" in vars(base))
+    if owner.__module__ != "builtins":
+        return None
+    reduced: Any = error.__reduce__()
+    state = reduced[2] if len(reduced) > 2 and reduced[2] else {}  # noqa: PLR2004 - (type, args, state)
+    return ExceptionParts(cls, reduced[1], error.args, dict(state))
+
+
+def remake_exception(
+    cls: type[BaseException], given: tuple[Any, ...], args: tuple[Any, ...], state: dict[str, Any]
+) -> BaseException:
+    """Build an exception from its parts."""
+    error = cls.__new__(cls, *given)
     builtin = next(base for base in cls.__mro__ if base.__module__ == "builtins" and "__init__" in vars(base))
     try:
-        vars(builtin)["__init__"](error, *args)
+        vars(builtin)["__init__"](error, *given)
     except TypeError:  # its args are not what the built-in type takes, which the user's own type allows
-        BaseException.__init__(error, *args)
+        BaseException.__init__(error, *given)
     error.args = args
-    error.__dict__.update(state)
+    BaseException.__setstate__(error, state)
     return error
 
 
 def _reduce_exception(error: BaseException) -> Any:
-    cls = type(error)
-    own_ways = (cls.__reduce__, cls.__reduce_ex__) != (BaseException.__reduce__, BaseException.__reduce_ex__)
-    if own_ways or cls.__module__ == "builtins":
+    parts = take_apart(error)
+    if parts is None or parts.cls.__module__ == "builtins":
         return NotImplemented
-    return remake_exception, (cls, error.args, dict(vars(error)))
+    return remake_exception, tuple(parts)
 
 
 # --- the Pickler ----------------------------------------------------------------------------------

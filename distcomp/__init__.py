@@ -1,3 +1,111 @@
-"""Run Python functions on every core and host you have."""
+"""Run Python functions on every core and host you have.
+
+Example:
+    >>> from distcomp import compute_this
+    >>> @compute_this
+    ... def square(number: int) -> int:
+    ...     return number * number
+    >>> square.local(5)
+    25
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from distcomp.client import Client, connect
+    from distcomp.decorator import compute_this
+    from distcomp.errors import (
+        AmbiguousClusterError,
+        AuthenticationError,
+        BlockingCallError,
+        ClientClosedError,
+        ConfigError,
+        ConnectError,
+        DistcompError,
+        ForkedClientError,
+        PayloadTooLargeError,
+        RemoteTracebackError,
+        SchedulerLostError,
+        SessionExpiredError,
+        SubmitRefusedError,
+        TaskCrashedError,
+        TaskError,
+        TaskLostError,
+        TaskTimeoutError,
+        UnloadableTaskError,
+        UnpicklableError,
+        UnpicklableResultError,
+        UnreachableError,
+        UsageError,
+        VersionMismatchError,
+        WindowFullError,
+        WrongClusterError,
+    )
+    from distcomp.futures import Future, as_completed, gather, wait
+    from distcomp.task_arrays import TaskArray
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "AmbiguousClusterError",
+    "AuthenticationError",
+    "BlockingCallError",
+    "Client",
+    "ClientClosedError",
+    "ConfigError",
+    "ConnectError",
+    "DistcompError",
+    "ForkedClientError",
+    "Future",
+    "PayloadTooLargeError",
+    "RemoteTracebackError",
+    "SchedulerLostError",
+    "SessionExpiredError",
+    "SubmitRefusedError",
+    "TaskArray",
+    "TaskCrashedError",
+    "TaskError",
+    "TaskLostError",
+    "TaskTimeoutError",
+    "UnloadableTaskError",
+    "UnpicklableError",
+    "UnpicklableResultError",
+    "UnreachableError",
+    "UsageError",
+    "VersionMismatchError",
+    "WindowFullError",
+    "WrongClusterError",
+    "as_completed",
+    "compute_this",
+    "connect",
+    "gather",
+    "wait",
+]
+
+_HOMES = {
+    "Client": "client",
+    "connect": "client",
+    "compute_this": "decorator",
+    "Future": "futures",
+    "as_completed": "futures",
+    "gather": "futures",
+    "wait": "futures",
+    "TaskArray": "task_arrays",
+}
+"""The module of each public name; errors are not listed."""
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name at its first use, so that no program pays for another's imports."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,584 @@
+"""`Client`: hands functions to a cluster, and the default client that decorated functions use.
+
+What threads share is guarded by the program's lock: the batches of single submits that wait for the next
+turn, and the window, which counts tasks and bytes handed in and not settled.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import socket
+import sys
+import threading
+import time
+from concurrent.futures import Future as StandardFuture
+from concurrent.futures import TimeoutError as StandardTimeoutError
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from distcomp import __version__, discovery
+from distcomp.client_program import ClientProgram
+from distcomp.config import ClientSettings
+from distcomp.core.client_effects import Introduction
+from distcomp.errors import (
+    BlockingCallError,
+    ClientClosedError,
+    ForkedClientError,
+    PayloadTooLargeError,
+    UnreachableError,
+    WindowFullError,
+)
+from distcomp.feeder import Feeder, columns_of, order_by_cost
+from distcomp.futures import Future, FutureGroup, gather, wait_until
+from distcomp.options import Options
+from distcomp.payload import FunctionCache, dump_call, dump_environment, function_name, pack_calls
+from distcomp.protocol import StatusReported, Versions, WorkerRow
+from distcomp.task_arrays import Leg, TaskArray
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from types import TracebackType
+
+    from typing_extensions import Self, Unpack
+
+    from distcomp.access import Access
+    from distcomp.core.client_effects import ClientEffects
+    from distcomp.core.client_state import ClientState
+    from distcomp.futures import Sink
+    from distcomp.ids import FunctionId
+    from distcomp.options import OptionValues
+    from distcomp.protocol import TaskOptions
+
+__all__ = ["BoundClient", "Client", "connect", "default_client"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+POLL_S = 0.05
+MAX_BOUND = 256
+MAX_NOTICES = 100
+_log = logging.getLogger("distcomp")
+
+
+class Batch:
+    """Single submits of one function with the same options, waiting for the next turn."""
+
+    __slots__ = ("calls", "function", "group", "options")
+
+    def __init__(
+        self, function: tuple[FunctionId, str, bytes], options: TaskOptions, group: FutureGroup
+    ) -> None:
+        self.function = function
+        self.options = options
+        self.group = group
+        self.calls: list[Any] = []
+
+
+class BoundClient:
+    """A client with task options; made by `Client.options`.
+
+    Example:
+        `client.options(timeout_s=5, retries=2).submit(fetch, url)`
+    """
+
+    def __init__(self, client: Client, options: Options) -> None:
+        self.on_wire = options.on_wire()
+        self.retry_types = options.retry_types
+        self._client = client
+        self._options = options
+
+    def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Have `function(*args, **kwargs)` run in the cluster; see `Client.submit`."""
+        return self._client.submit_with(self, function, args, kwargs)
+
+    def map(
+        self,
+        function: Callable[..., T],
+        /,
+        *iterables: Iterable[Any],
+        cost: Callable[..., Any] | Sequence[Any] | None = None,
+    ) -> TaskArray[T]:
+        """Have `function` run for the items of `iterables`; see `Client.map`."""
+        return self._client.map_with(self, function, iterables, cost)
+
+    def options(self, **values: Unpack[OptionValues]) -> BoundClient:
+        """This client with more options, or other ones."""
+        return self._client.bind(self._options.replace(**values))
+
+
+class Client:
+    """Hands functions to a cluster and gives handles on what comes of them.
+
+    Args:
+        address: `tcp://host:port` of a scheduler, or an `Access`. None leaves the choice to the
+            surroundings: `DISTCOMP_ADDRESS`, the one running scheduler that this user has access to, or
+            an embedded cluster that is gone with this client.
+        settings: the client's settings; from `DISTCOMP_...` variables if left out.
+
+    Raises:
+        ConfigError: the address or a setting cannot be read.
+        UnreachableError: nobody answered within `connect_timeout_s`.
+        ConnectError: what answered is not what was wanted; see `distcomp.errors`.
+        AmbiguousClusterError: several schedulers run, and nothing says which is meant.
+
+    Example:
+        `with Client() as client: print(client.submit(pow, 2, 10).result())`
+    """
+
+    def __init__(
+        self, address: str | Access | None = None, *, settings: ClientSettings | None = None
+    ) -> None:
+        self.settings = settings or ClientSettings.from_environment()
+        self._target = target = discovery.find(address)
+        _log.info("using %s", target.how)
+        self.shares_path = target.cluster is not None
+        self.max_payload_bytes = self.settings.wire.max_payload_bytes
+        self.patience_s = self.settings.explain_after_s
+        self._cache = FunctionCache(shares_path=self.shares_path)
+        self._bound: dict[Options, BoundClient] = {}
+        self._plain = self.bind(Options())
+        self._batches: dict[tuple[BoundClient, FunctionId], Batch] = {}
+        self._batch_bytes = 0
+        self._open_tasks = 0
+        self._open_bytes = 0
+        self._feeding = 0
+        self._status_asked: list[StandardFuture[StatusReported]] = []
+        self._news_at = time.monotonic()
+        self._explained = False
+        self._noticed: set[str] = set()
+        self.closed = False
+        self.forked = False
+        introduction = _introduction(dump_environment() if self.shares_path else b"")
+        self._program = ClientProgram(target, self.settings, introduction, self._prepare, self._tell)
+        self.lock = self._program.lock
+        self.sinks = self._program.sinks
+        self._room = threading.Condition(self.lock)
+        try:
+            self._program.start()
+        except BaseException:
+            self.closed = True
+            _end_cluster(target)
+            raise
+        _remember(self)
+
+    # --- what users call --------------------------------------------------------------------------
+
+    def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Have `function(*args, **kwargs)` run in the cluster.
+
+        Function and arguments are pickled before this returns, so what changes afterwards changes nothing.
+
+        Returns:
+            The future of its result.
+
+        Raises:
+            UnpicklableError: something cannot be pickled; the text names the path to it.
+            PayloadTooLargeError: the arguments take more than `max_payload_bytes`.
+            WindowFullError: on the client's own loop thread, far too much is under way.
+            ClientClosedError: the client is closed.
+            ForkedClientError: the client was made by another process.
+
+        Example:
+            `client.submit(pow, 2, 10).result()` gives 1024.
+        """
+        return self.submit_with(self._plain, function, args, kwargs)
+
+    def map(
+        self,
+        function: Callable[..., T],
+        /,
+        *iterables: Iterable[Any],
+        cost: Callable[..., Any] | Sequence[Any] | None = None,
+    ) -> TaskArray[T]:
+        """Have `function` run for the items of `iterables`, taken together as by the built-in `map`.
+
+        Args:
+            function: what to call.
+            *iterables: things with a length; the shortest counts. A list is copied at once, by reference.
+            cost: how long each task takes, in any unit: a callable of its arguments, or a sequence. The
+                longest start first, which ends the whole sooner.
+
+        Returns:
+            The array of the tasks, which gives results in the order of the items.
+
+        Raises:
+            TypeError: an iterable has no length.
+            ValueError: `cost` is a sequence of another length.
+            UnpicklableError: the function cannot be pickled.
+
+        Example:
+            `list(client.map(pow, [2, 3], [3, 2]))` gives `[8, 9]`.
+        """
+        return self.map_with(self._plain, function, iterables, cost)
+
+    def options(self, **values: Unpack[OptionValues]) -> BoundClient:
+        """This client with task options; see `distcomp.options.Options`.
+
+        Example:
+            `client.options(retries=2, timeout_s=60).submit(fetch, url)`
+        """
+        return self.bind(Options().replace(**values))
+
+    def gather(self, futures: Iterable[Future[T]]) -> list[T]:
+        """The results of futures, in order; see `distcomp.gather`."""
+        return gather(futures)
+
+    def cancel(self, handles: Future[Any] | TaskArray[Any] | Iterable[Future[Any] | TaskArray[Any]]) -> None:
+        """Cancel a future, a `TaskArray`, or several of them."""
+        for handle in [handles] if isinstance(handles, Future | TaskArray) else handles:
+            handle.cancel()
+
+    def status(self) -> StatusReported:
+        """The cluster in numbers, as the scheduler sees it now.
+
+        Raises:
+            UnreachableError: there was no answer within `connect_timeout_s`.
+        """
+        self.check_usable()
+        self.check_may_wait()
+        asked: StandardFuture[StatusReported] = StandardFuture()
+        with self.lock:
+            self._status_asked.append(asked)
+        self._program.post(lambda state: state.ask_status())
+        try:
+            return asked.result(self.settings.connect_timeout_s)
+        except StandardTimeoutError:
+            raise UnreachableError("the scheduler did not answer") from None
+
+    def workers(self) -> tuple[WorkerRow, ...]:
+        """The cluster's workers, as the scheduler sees them now."""
+        return self.status().workers
+
+    def wait_for_workers(self, n: int = 1, timeout_s: float | None = None) -> tuple[WorkerRow, ...]:
+        """Wait until at least `n` workers can run this client's tasks.
+
+        Args:
+            n: how many.
+            timeout_s: seconds to wait at most; None waits for ever.
+
+        Returns:
+            These workers.
+
+        Raises:
+            TimeoutError: there were too few in time.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            fit = tuple(row for row in self.workers() if not row.unfit)
+            if len(fit) >= n:
+                return fit
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError(f"{len(fit)} of {n} workers after {timeout_s} s")
+            time.sleep(POLL_S)
+
+    def close(self, *, cancel: bool = False) -> None:
+        """Wait for the tasks handed in, then leave the cluster. Calling it again does nothing.
+
+        Args:
+            cancel: cancel the tasks instead of waiting for them.
+        """
+        if self.forked or self.closed:
+            return
+        self.check_may_wait()
+        try:
+            if cancel:
+                self._cancel_all()
+            with self._room:
+                wait_until(self, self._room, self._is_idle, None)
+        except BaseException:
+            self._cancel_all()
+            raise
+        finally:
+            self.closed = True
+            self._program.stop()
+            _end_cluster(self._target)
+            _forget(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close(cancel=kind is not None)
+
+    def __repr__(self) -> str:
+        return f"<Client of {self._target.how}{', closed' if self.closed else ''}>"
+
+    # --- what bound clients and handles call ------------------------------------------------------
+
+    def bind(self, options: Options) -> BoundClient:
+        """This client with these options; the same one each time, so that its submits travel together."""
+        bound = self._bound.get(options)
+        if bound is None:
+            if len(self._bound) >= MAX_BOUND:
+                self._bound.clear()
+            bound = self._bound[options] = BoundClient(self, options)
+        return bound
+
+    def submit_with(
+        self, bound: BoundClient, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Future[Any]:
+        """Put one call into the batch of the present turn."""
+        self.check_usable()
+        digest, blob = self._cache.dump(function, bound.retry_types)
+        call = dump_call(args, kwargs, shares_path=self.shares_path)
+        if type(call) is bytes and len(call) > self.max_payload_bytes:
+            raise PayloadTooLargeError(
+                f"the arguments take {len(call)} bytes; max_payload_bytes is {self.max_payload_bytes}"
+            )
+        key = (bound, digest)
+        with self.lock:
+            if not self._has_room():
+                self._wait_for_room()
+            batch = self._batches.get(key)
+            if batch is None:
+                named = (digest, function_name(function), blob)
+                batch = self._batches[key] = Batch(named, bound.on_wire, FutureGroup(self))
+            batch.calls.append(call)
+            self._open_tasks += 1
+            if type(call) is bytes:
+                self._batch_bytes += len(call)
+            future = batch.group.add()
+        self._program.wake()
+        return future
+
+    def map_with(
+        self,
+        bound: BoundClient,
+        function: Callable[..., Any],
+        iterables: Sequence[Iterable[Any]],
+        cost: Callable[..., Any] | Sequence[Any] | None,
+    ) -> TaskArray[Any]:
+        """Make an array, and have a feeder hand in its tasks."""
+        self.check_usable()
+        columns, tasks = columns_of(iterables)
+        order = None if cost is None else order_by_cost(cost, columns, tasks)
+        digest, blob = self._cache.dump(function, bound.retry_types)
+        named = (digest, function_name(function), blob)
+
+        def travel(order: Sequence[int] | None, count: int) -> Leg:
+            leg = Leg(array, count, order)
+            self._feed(Feeder(self, leg, named, bound.on_wire, columns))
+            return leg
+
+        array: TaskArray[Any] = TaskArray(self, tasks, lambda indexes: travel(indexes, len(indexes)))
+        if tasks:
+            array.begin(travel(order, tasks))
+        return array
+
+    def check_usable(self) -> None:
+        """Raise if nothing can be handed in by this client, or by this process."""
+        if self.closed or self.forked:
+            self._refuse()
+
+    def check_may_wait(self) -> None:
+        """Raise if the calling thread or process must not wait for outcomes."""
+        if self.forked:
+            self._refuse()
+        if self._program.is_here():
+            raise BlockingCallError("a blocking call on the client's own loop thread would never return")
+
+    def explain_wait(self) -> None:
+        """Ask why nothing runs, if nothing has come for long; the answer is said once."""
+        if not self._explained and time.monotonic() - self._news_at >= self.patience_s:
+            self._program.post(lambda state: state.explain(self._program.now))
+
+    def cancel_tasks(self, sink: Sink, spans: tuple[tuple[int, int], ...]) -> None:
+        """Have tasks of an array cancelled in the cluster; no spans means all of them."""
+        if not self.closed and not self.forked:
+            self._program.post(lambda state: state.cancel(sink.counter, spans))
+
+    # --- what feeders call ------------------------------------------------------------------------
+
+    def post(self, action: Callable[[ClientState], None]) -> None:
+        """Have the loop's thread call `action`."""
+        self._program.post(action)
+
+    def make_room(self, leg: Leg, tasks: int, size_bytes: int) -> bool:
+        """Wait until tasks may be handed in, and count them; False if nobody wants them any more."""
+        settings = self.settings
+        with self._room:
+            while self._open_tasks and not leg.ended:
+                full = self._open_tasks + tasks > settings.window_tasks
+                if not full and self._open_bytes + size_bytes <= settings.window_bytes:
+                    break
+                self._room.wait()
+            if leg.ended:
+                return False
+            self._open_tasks += tasks
+            self._open_bytes += size_bytes
+            return True
+
+    def fed(self) -> None:
+        """Take note that a feeder is through."""
+        with self._room:
+            self._feeding -= 1
+            self._room.notify_all()
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _refuse(self) -> None:
+        if self.forked:
+            raise ForkedClientError("this client belongs to the process that made it; make another one here")
+        raise ClientClosedError("the client is closed")
+
+    def _feed(self, feeder: Feeder) -> None:
+        with self.lock:
+            self._feeding += 1
+        feeder.begin()
+        if feeder.is_quick and not self._program.is_here():
+            feeder.run()
+        else:
+            threading.Thread(target=feeder.run, name="distcomp-feeder", daemon=True).start()
+
+    def _has_room(self) -> bool:
+        settings = self.settings
+        return (
+            self._open_tasks < settings.window_tasks
+            and self._open_bytes + self._batch_bytes < settings.window_bytes
+        )
+
+    def _wait_for_room(self) -> None:
+        """Wait in the caller's own thread, with the lock held; the loop's thread must not wait."""
+        if not self._program.is_here():
+            wait_until(self, self._room, self._has_room, None)
+        elif (
+            self._open_tasks >= 2 * self.settings.window_tasks
+            or self._open_bytes + self._batch_bytes >= 2 * self.settings.window_bytes
+        ):
+            raise WindowFullError("twice the window is under way, and the loop's own thread must not wait")
+
+    def _is_idle(self) -> bool:
+        return not self._open_tasks and not self._feeding
+
+    def _cancel_all(self) -> None:
+        def cancel(state: ClientState) -> None:
+            self._prepare(state)
+            for counter in list(self.sinks):
+                state.cancel(counter, ())
+
+        self._program.post(cancel)
+
+    # --- on the loop's thread ---------------------------------------------------------------------
+
+    def _prepare(self, state: ClientState) -> None:
+        """Open an array for each batch of single submits."""
+        if not self._batches:
+            return
+        with self.lock:
+            batches, self._batches, self._batch_bytes = self._batches, {}, 0
+        size_bytes = 0
+        for batch in batches.values():
+            group, count = batch.group, len(batch.calls)
+            group.counter = state.submit(*batch.function, batch.options)
+            group.open_tasks = count
+            self.sinks[group.counter] = group
+            for part in pack_calls(batch.calls):
+                state.extend(group.counter, part.stop - part.start, part.blob, last=part.stop == count)
+                size_bytes += len(part.blob)
+        with self.lock:
+            self._open_bytes += size_bytes
+
+    def _tell(self, effects: ClientEffects) -> None:
+        """Pass on what a turn brought besides outcomes."""
+        if effects.released_tasks or effects.outcomes:
+            self._news_at, self._explained = time.monotonic(), False
+            with self._room:
+                self._open_tasks -= effects.released_tasks
+                self._open_bytes -= effects.released_bytes
+                self._room.notify_all()
+        for code, text in effects.notices:
+            if text not in self._noticed and len(self._noticed) < MAX_NOTICES:
+                self._noticed.add(text)
+                _log.warning("%s: %s", code, text)
+        for code, text in effects.explanations:
+            if code != "running" and not self._explained:
+                self._explained = True
+                print(f"distcomp: still waiting: {text}", file=sys.stderr)  # noqa: T201 - it is for the user
+        if effects.reports:
+            with self.lock:
+                asked, self._status_asked = self._status_asked, []
+            for each in asked:
+                if each.set_running_or_notify_cancel():
+                    each.set_result(effects.reports[-1])
+
+
+# --- the default client ---------------------------------------------------------------------------
+
+_default: Client | None = None
+_default_lock = threading.RLock()
+
+
+def connect(address: str | Access | None = None) -> Client:
+    """Make the default client, which decorated functions use; one made before is left as it is.
+
+    Args:
+        address: as for `Client`.
+
+    Returns:
+        The client.
+
+    Example:
+        `distcomp.connect("tcp://a.example:7077")`
+    """
+    global _default  # noqa: PLW0603 - there is one default client in a process
+    with _default_lock:
+        _default = Client(address)
+        return _default
+
+
+def default_client() -> Client:
+    """The client that `connect` made, or one made now, from the surroundings."""
+    client = _default
+    if client is None or client.closed:
+        with _default_lock:
+            return connect() if _default is None or _default.closed else _default
+    return client
+
+
+# --- the process's end, and forks -----------------------------------------------------------------
+
+_open_clients: list[Client] = []
+_hooked = False
+
+
+def _remember(client: Client) -> None:
+    """Have a client closed when the interpreter ends, and known as another's in forked children."""
+    global _hooked  # noqa: PLW0603 - the hooks are set once in a process
+    with _default_lock:
+        if not _hooked:
+            # Before threads are joined, as for the standard library's executors: later ones cannot start.
+            threading._register_atexit(_close_all)  # type: ignore[attr-defined]  # noqa: SLF001 - see above
+            os.register_at_fork(after_in_child=_mark_forked)
+            _hooked = True
+        _open_clients.append(client)
+
+
+def _forget(client: Client) -> None:
+    with _default_lock:
+        if client in _open_clients:
+            _open_clients.remove(client)
+
+
+def _close_all() -> None:
+    for client in _open_clients:
+        client.close()
+
+
+def _mark_forked() -> None:
+    for client in _open_clients:
+        client.forked = True
+
+
+def _end_cluster(target: discovery.Target) -> None:
+    if target.cluster is not None:
+        target.cluster.close()
+
+
+def _introduction(environment: bytes) -> Introduction:
+    versions = Versions(__version__, platform.python_version(), version("cloudpickle"))
+    program = os.path.basename(sys.argv[0])[:256] if sys.argv else ""  # noqa: PTH119 - no path is needed
+    return Introduction(versions, socket.gethostname(), os.getpid(), program, environment)

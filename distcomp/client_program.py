@@ -1,0 +1,292 @@
+"""The client's program: one thread with one event loop, which alone touches `ClientState`.
+
+Other threads hand in actions by `post` and are told of outcomes through sinks. A turn of the loop takes
+in everything that was posted or received, decides once, and leaves with one write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import errno
+import itertools
+import logging
+import os
+import random
+import threading
+from collections import deque
+from typing import TYPE_CHECKING
+
+from distcomp import auth, config, transport
+from distcomp.core.client_state import ClientState
+from distcomp.errors import (
+    ClientClosedError,
+    ConnectError,
+    EmbeddedClusterError,
+    RoleError,
+    SchedulerBusyError,
+    VersionMismatchError,
+)
+from distcomp.futures import wake_all
+from distcomp.ids import Peer, SessionId
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from distcomp.core.client_effects import ClientEffects, Introduction
+    from distcomp.discovery import Target
+    from distcomp.futures import Sink, Woken
+    from distcomp.protocol import Message, Refused
+    from distcomp.transport import Connection
+
+_log = logging.getLogger("distcomp")
+_REFUSALS = {
+    "role": RoleError,
+    "versions": VersionMismatchError,
+    "full": SchedulerBusyError,
+    "stopping": SchedulerBusyError,
+}
+
+
+class ClientProgram:
+    """IO around one `ClientState`.
+
+    Args:
+        target: which scheduler, and what proves that we may use it.
+        settings: the client's settings.
+        introduction: what the session is opened with.
+        prepare: called at the start of each turn, to hand what was gathered to the state.
+        tell: called at the end of each turn with its effects, for everything but connections and sinks.
+
+    Attributes:
+        lock: guards handles and everything that `prepare` and `tell` share with other threads.
+        sinks: what takes in the outcomes of each array; for the loop's thread only.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        settings: config.ClientSettings,
+        introduction: Introduction,
+        prepare: Callable[[ClientState], None],
+        tell: Callable[[ClientEffects], None],
+    ) -> None:
+        self.target = target
+        self.settings = settings
+        self.lock = threading.Lock()
+        self.sinks: dict[int, Sink] = {}
+        self._prepare = prepare
+        self._tell = tell
+        sessions = iter(lambda: SessionId(os.urandom(16)), None)
+        self._state = ClientState(settings, sessions, introduction)
+        self._posts: deque[Callable[[ClientState], None]] = deque()
+        self._woken = False
+        self._stopping = False
+        self._peers = itertools.count(1)
+        self._connection: Connection | None = None
+        self._main: asyncio.Task[None]
+        self._over: asyncio.Future[None]
+        self._timer: asyncio.TimerHandle | None = None
+        self._opened: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._loop = transport.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="distcomp-client", daemon=True)
+
+    # --- for other threads ------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread and wait until the session is open.
+
+        Raises:
+            ConnectError: it did not come to that within `connect_timeout_s`; the thread is gone.
+        """
+        self._thread.start()
+        try:
+            self._opened.result()
+        except BaseException:
+            self.stop()
+            raise
+
+    def post(self, action: Callable[[ClientState], None]) -> None:
+        """Have the loop's thread call `action` at the start of its next turn."""
+        self._posts.append(action)
+        self.wake()
+
+    def wake(self) -> None:
+        """Have a turn made soon.
+
+        Raises:
+            ClientClosedError: the loop is gone.
+        """
+        if not self._woken:
+            self._woken = True
+            try:
+                self._loop.call_soon_threadsafe(self._turn)
+            except RuntimeError:
+                raise ClientClosedError("the client is closed") from None
+
+    @property
+    def now(self) -> float:
+        """The loop's time."""
+        return self._loop.time()
+
+    def is_here(self) -> bool:
+        """Whether the calling thread is the loop's own."""
+        return threading.get_ident() == self._thread.ident
+
+    def stop(self) -> None:
+        """Close session, connection and loop, and wait for the thread to end."""
+        with contextlib.suppress(ClientClosedError):
+            self.post(self._close)
+        if not self.is_here():
+            self._thread.join(self.settings.close_s)
+
+    # --- the thread -------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        self._main = self._loop.create_task(self._stay_connected())
+        try:
+            self._loop.run_until_complete(self._main)
+        except asyncio.CancelledError:
+            _log.debug("the client was closed without a connection")
+        finally:
+            self._loop.close()
+            if not self._opened.done():
+                self._opened.set_exception(ClientClosedError("the client was closed while it connected"))
+
+    def _close(self, state: ClientState) -> None:
+        state.close()
+        self._stopping = True
+        if self._connection is None:
+            self._main.cancel()
+
+    async def _stay_connected(self) -> None:
+        """Connect, and connect again whenever the connection is gone, until the client is closed."""
+        give_up_at = self._loop.time() + self.settings.connect_timeout_s
+        backoff_s = self.settings.backoff_first_s
+        while not self._stopping:
+            self._over = self._loop.create_future()
+            try:
+                await self._dial()
+                begun_at = self._loop.time()
+                await self._over
+                if self._loop.time() - begun_at > self.settings.backoff_most_s:
+                    backoff_s = self.settings.backoff_first_s
+            except ConnectError as error:
+                if not self._opened.done() and (not error.heals or self._loop.time() > give_up_at):
+                    self._opened.set_exception(error)
+                    return
+                self._state.dial_failed(self._loop.time(), refused=_is_refusal(error))
+            if self._stopping:
+                return
+            self._turn()
+            await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+            backoff_s = min(2 * backoff_s, self.settings.backoff_most_s)
+
+    async def _dial(self) -> None:
+        """Try the scheduler's addresses in order; raises the last one's error if none will do."""
+        words = self.target.failure()
+        if words is not None:
+            raise EmbeddedClusterError(words)
+        for place, address in enumerate(self.target.addresses):
+            try:
+                await transport.dial(
+                    config.parse_address(address),
+                    self._new_connection,
+                    timeout_s=self.settings.connect_timeout_s,
+                )
+            except ConnectError:  # noqa: PERF203 - few rounds, each of which may fail
+                if place == len(self.target.addresses) - 1:
+                    raise
+            else:
+                return
+
+    def _new_connection(self) -> Connection:
+        target = self.target
+        return transport.Connection(
+            auth.ClientHandshake("client", target.owner, target.cluster_id, target.secret),
+            on_ready=self._on_ready,
+            on_messages=self._on_messages,
+            on_closed=self._on_closed,
+            limits=self.settings.wire,
+        )
+
+    def _on_ready(self, connection: Connection) -> None:
+        connection.peer = Peer(next(self._peers))
+        self._connection = connection
+        self._state.connect(Peer(connection.peer), self._loop.time())
+        self._turn()
+
+    def _on_messages(self, connection: Connection, messages: list[Message]) -> None:
+        now, peer = self._loop.time(), Peer(connection.peer)
+        for message in messages:
+            self._state.receive(peer, message, now)
+        self._turn()
+
+    def _on_closed(self, connection: Connection, error: Exception | None) -> None:
+        if error is not None:
+            _log.info("the connection to %s is gone: %s", connection.address, error)
+        self._connection = None
+        self._state.disconnect(Peer(connection.peer), self._loop.time())
+        self._over.set_result(None)
+        self._turn()
+
+    # --- one turn ---------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        self._woken = False
+        while self._posts:
+            self._posts.popleft()(self._state)
+        self._prepare(self._state)
+        self._state.tick(self._loop.time())
+        effects = self._state.take_effects()
+        self._carry_out(effects)
+        self._settle(effects)
+        self._tell(effects)
+
+    def _carry_out(self, effects: ClientEffects) -> None:
+        """Send, close, log, and see to the next tick."""
+        connection = self._connection
+        if connection is not None:
+            messages = effects.sends.get(Peer(connection.peer))
+            if messages:
+                connection.send(messages)
+            for close in effects.closes:
+                connection.close(close.reason)
+            if self._stopping:
+                connection.close("the client closes")
+        for event in effects.events:
+            _log.log(getattr(logging, event.level.upper()), "%s %s", event.text, event.values)
+        if effects.opened and not self._opened.done():
+            self._opened.set_result(None)
+        if effects.refused is not None and not self._opened.done():
+            self._opened.set_exception(_error_of(effects.refused))
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if effects.wake_at is None else self._loop.call_at(effects.wake_at, self._turn)
+
+    def _settle(self, effects: ClientEffects) -> None:
+        """Hand outcomes to their sinks, then wake who waits for them."""
+        if not effects.outcomes and not effects.began:
+            return
+        woken: list[Woken] = []
+        with self.lock:
+            for counter, indexes in effects.began:
+                if counter in self.sinks:
+                    self.sinks[counter].began(indexes, woken)
+            for outcome in effects.outcomes:
+                sink = self.sinks.get(outcome.array)
+                if sink is not None:
+                    sink.settle(outcome, woken)
+                    if sink.open_tasks <= 0:
+                        del self.sinks[outcome.array]
+        wake_all(woken)
+
+
+def _is_refusal(error: ConnectError) -> bool:
+    """Whether the scheduler's host answered, and so that the scheduler cannot be there."""
+    return not error.heals or getattr(error.__context__, "errno", None) == errno.ECONNREFUSED
+
+
+def _error_of(refused: Refused) -> ConnectError:
+    return _REFUSALS.get(refused.code, ConnectError)(refused.text)

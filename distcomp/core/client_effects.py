@@ -1,0 +1,77 @@
+"""What a client's machine asks of its program, besides sending, and what it is told at its start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from distcomp.core.effects import Effects
+
+if TYPE_CHECKING:
+    from distcomp.protocol import Failure, Refused, StatusReported, Versions
+
+
+class Introduction(NamedTuple):
+    """What a client says of itself when it opens a session; see `protocol.OpenSession`."""
+
+    versions: Versions
+    host: str
+    pid: int
+    program: str
+    environment: bytes
+
+
+class Returned(NamedTuple):
+    """The results of indexes `start` to `stop` of an array; the blob begins at index `base`."""
+
+    array: int
+    start: int
+    stop: int
+    base: int
+    blob: bytes
+
+
+class Failed(NamedTuple):
+    """The indexes `start` to `stop` of an array ended with the same failure.
+
+    A `stop` of `MAX_COUNTER` also means those that were never handed in.
+    """
+
+    array: int
+    start: int
+    stop: int
+    failure: Failure
+
+
+class Explanation(NamedTuple):
+    """Why nothing runs; see `protocol.WaitExplained`."""
+
+    code: str
+    text: str
+
+
+@dataclass(slots=True)
+class ClientEffects(Effects):
+    """What a client's program has to do.
+
+    Attributes:
+        outcomes: what settled, in the order in which it did.
+        began: arrays with the indexes that a worker said it runs.
+        released_tasks: how many tasks have left the window.
+        released_bytes: how many bytes of arguments have left the window.
+        notices: codes and texts for the user to read.
+        explanations: answers to `explain`.
+        reports: snapshots of the cluster that were asked for.
+        opened: whether the session was opened in this turn.
+        refused: the scheduler's refusal of this turn, if there was one.
+    """
+
+    outcomes: list[Returned | Failed] = field(default_factory=list)
+    began: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
+    released_tasks: int = 0
+    released_bytes: int = 0
+    notices: list[tuple[str, str]] = field(default_factory=list)
+    explanations: list[Explanation] = field(default_factory=list)
+    reports: list[StatusReported] = field(default_factory=list)
+    opened: bool = False
+    refused: Refused | None = None

@@ -1,0 +1,500 @@
+"""Every decision of a client: what to send and when, what came of it, when to give up.
+
+The session's life, which only this file moves along:
+
+    unopened ── connect ──> opening ── SessionOpened ──> open
+    open, or opening again ── disconnect ──> apart ── connect ──> opening
+    opening for the first time ── disconnect ──> unopened
+    apart, or opening again ── away too long, or refused ──> unopened, with a fresh session
+    any ── close ──> closed
+
+Laws:
+
+- An array lives from `submit` until it is closed and all its indexes are settled. Each index settles
+  once, whatever is sent again.
+- What the scheduler has not accepted is kept and sent again, the same bytes, after a reconnect.
+- When a session is lost, every open index settles with a failure that says why, and what is submitted
+  until there is a scheduler again fails at once: nothing waits for ever.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from distcomp import protocol
+from distcomp.core.client_effects import (
+    ClientEffects,
+    Explanation,
+    Failed,
+    Introduction,
+    Returned,
+)
+from distcomp.core.effects import Close
+from distcomp.core.submission import Submission
+from distcomp.protocol import Failure
+from distcomp.wire import MAX_COUNTER, MAX_ITEMS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from distcomp.config import ClientSettings
+    from distcomp.ids import FunctionId, Peer, SessionId
+    from distcomp.protocol import Message, TaskOptions
+
+    Spans = tuple[tuple[int, int], ...]
+
+_HEALING = frozenset({"duplicate", "full", "stopping", "silent"})
+"""Refusals after which the same session may be tried again."""
+
+
+class ClientFunction:
+    """A function's bytes, kept while an array of it is open."""
+
+    __slots__ = ("blob", "name", "users")
+
+    def __init__(self, name: str, blob: bytes) -> None:
+        self.name = name
+        self.blob = blob
+        self.users = 0
+
+
+class ClientState:
+    """One client's side of its session.
+
+    Args:
+        settings: the client's settings.
+        sessions: gives identities for sessions, one at each need, never the same.
+        introduction: what to say when a session is opened.
+    """
+
+    def __init__(
+        self, settings: ClientSettings, sessions: Iterator[SessionId], introduction: Introduction
+    ) -> None:
+        self.settings = settings
+        self.introduction = introduction
+        self.phase = "unopened"
+        self.session = next(sessions)
+        self.arrays: dict[int, Submission] = {}
+        self.malformed = 0
+        self.late = 0
+        self._sessions = sessions
+        self._peer: Peer | None = None
+        self._resumes = False
+        self._epoch = 0
+        self._grace_s = settings.client_grace_s
+        self._away_since = 0.0
+        self._refused_since: float | None = None
+        self._loss = Failure("scheduler_lost", text="there is no connection to a scheduler")
+        self._counter = 0
+        self._requests = 0
+        self._status_wanted = False
+        self._functions: dict[FunctionId, ClientFunction] = {}
+        self._defined: dict[FunctionId, None] = {}
+        self._unsent: deque[int] = deque()
+        self._paused: set[int] = set()
+        self._withdrawing: set[int] = set()
+        self._under_way_bytes = 0
+        self._acks: list[int] = []
+        self._effects = ClientEffects()
+
+    # --- the connection ---------------------------------------------------------------------------
+
+    def connect(self, peer: Peer, now: float) -> None:
+        """A scheduler has been reached and has proved who it is."""
+        del now
+        self._peer = peer
+        self._refused_since = None
+        self.phase = "opening"
+        self._send(protocol.OpenSession(self.session, *self.introduction, resumes=self._resumes))
+
+    def disconnect(self, peer: Peer, now: float) -> None:
+        """The connection to the scheduler is gone."""
+        if peer != self._peer:
+            return
+        self._drop_connection()
+        if self.phase == "open":
+            self._away_since = now
+        if self.phase in ("open", "opening"):
+            self.phase = "apart"
+            if not self._resumes:
+                self._lose(Failure("scheduler_lost", text="the scheduler closed the connection at once"))
+
+    def dial_failed(self, now: float, *, refused: bool) -> None:
+        """A try to reach the scheduler came to nothing; `refused` says that its host answered so."""
+        if not refused:
+            self._refused_since = None
+        elif self._refused_since is None:
+            self._refused_since = now
+
+    def receive(self, peer: Peer, message: Message, now: float) -> None:
+        """Take in one message of the scheduler; nonsense closes the connection and is counted."""
+        if peer != self._peer:
+            return
+        handler = _HANDLERS.get(type(message))
+        if handler is None:
+            self._nonsense(f"a client takes no {type(message).__name__}")
+        elif self.phase == "open" or type(message) in _OPENING:
+            handler(self, message, now)
+        else:
+            self._nonsense(f"{type(message).__name__} came before the session was open")
+
+    def tick(self, now: float) -> None:
+        """Give up a session that was away too long; send again what was refused for a while."""
+        if self.phase == "apart":
+            if now >= self._away_since + self._grace_s:
+                text = f"the client was without its scheduler for {self._grace_s:g} s"
+                self._lose(Failure("expired", text=text))
+            elif self._refused_since is not None and now >= self._gone_at(self._refused_since):
+                self._lose(Failure("scheduler_lost", text="nothing listens at the scheduler's address"))
+        for counter in sorted(each for each in self._paused if self.arrays[each].paused_until <= now):
+            self._paused.discard(counter)
+            self._queue(counter, self.arrays[counter])
+
+    def take_effects(self) -> ClientEffects:
+        """What must leave and what is to be told, exactly once."""
+        if self.phase == "open":
+            self._send_parts()
+            self._send_withdrawn()
+            self._send_acks()
+            if self._status_wanted:
+                self._status_wanted = False
+                self._send(protocol.WatchStatus(0.0))
+        effects, self._effects = self._effects, ClientEffects()
+        effects.wake_at = self._wake_at()
+        return effects
+
+    # --- what the user does -----------------------------------------------------------------------
+
+    def submit(self, function: FunctionId, name: str, blob: bytes, options: TaskOptions) -> int:
+        """Open an array of tasks of one function; returns its number, for `extend`."""
+        self._counter += 1
+        self.arrays[self._counter] = Submission(function, options)
+        self._functions.setdefault(function, ClientFunction(name, blob)).users += 1
+        return self._counter
+
+    def extend(self, counter: int, tasks: int, chunk: bytes, *, last: bool) -> None:
+        """Add tasks to an array, with their arguments in one chunk; `last` closes it."""
+        array = self.arrays.get(counter)
+        if array is None:
+            self._effects.released_tasks += tasks
+            self._effects.released_bytes += len(chunk)
+            return
+        array.extend(tasks, chunk, last=last)
+        if self.phase in ("unopened", "closed"):
+            self._fail(counter, array, self._loss)
+        elif array.over:
+            self._forget(counter, array)
+        else:
+            self._queue(counter, array)
+
+    def cancel(self, counter: int, spans: Spans) -> None:
+        """Settle indexes as cancelled and have the scheduler told; no spans means the whole array."""
+        array = self.arrays.get(counter)
+        if array is None:
+            return
+        failure = Failure("cancelled", text="cancelled by its client")
+        if not spans:
+            self._abandon(counter, array, failure)
+            return
+        for start, stop in spans:
+            for fresh in array.withdraw(start, min(stop, array.submitted)):
+                self._settled(array, fresh)
+                self._effects.outcomes.append(Failed(counter, *fresh, failure))
+        self._withdrawing.add(counter)
+        if array.over:
+            self._abandon(counter, array, failure)
+
+    def ask_status(self) -> None:
+        """Have the scheduler send one snapshot, as soon as there is one to ask."""
+        self._status_wanted = True
+
+    def explain(self, now: float) -> None:
+        """Ask why nothing of this session runs; without a connection the answer is known here."""
+        if self.phase == "open":
+            self._requests += 1
+            self._send(protocol.ExplainWait(self._requests))
+        elif self.phase == "apart":
+            text = f"the connection to the scheduler has been gone for {now - self._away_since:.0f} s"
+            self._effects.explanations.append(Explanation("apart", text))
+
+    def close(self) -> None:
+        """End the session for good. What is still open settles as cancelled."""
+        if self.phase == "open":
+            self._send_acks()
+            self._send(protocol.CloseSession())
+        self._loss = Failure("cancelled", text="the client was closed")
+        self.phase = "closed"
+        for counter, array in list(self.arrays.items()):
+            self._fail(counter, array, self._loss)
+
+    # --- what the scheduler says ------------------------------------------------------------------
+
+    def on_session_opened(self, message: protocol.SessionOpened, now: float) -> None:
+        """The session stands: go on with every array, and end what only the scheduler has."""
+        del now
+        if self.phase != "opening":
+            self._nonsense("the session was opened twice")
+            return
+        restarted = self._resumes and message.epoch != self._epoch
+        known = {number: tasks for (session, number), tasks in message.known if session == self.session}
+        self.phase, self._resumes, self._epoch = "open", True, message.epoch
+        self._grace_s = message.client_grace_s
+        self._effects.opened = True
+        for counter, array in list(self.arrays.items()):
+            self._take_up(counter, array, known.pop(counter, None), restarted=restarted)
+        for counter in known:
+            self._send(protocol.CancelTasks((self.session, counter), ()))
+
+    def _take_up(self, counter: int, array: Submission, known: int | None, *, restarted: bool) -> None:
+        """Go on with an array on a new connection, or give it up if the scheduler lost part of it."""
+        if (known is None and restarted and array.offered) or (known or 0) < array.accepted:
+            self._fail(counter, array, Failure("scheduler_lost", text="the scheduler started anew"))
+            return
+        array.accept(known or 0)
+        array.unsaid = list(array.withdrawn)
+        if array.unsaid:
+            self._withdrawing.add(counter)
+        self._queue(counter, array)
+
+    def on_refused(self, message: protocol.Refused, now: float) -> None:
+        """The scheduler will not go on with this connection."""
+        self._effects.refused = message
+        if message.code == "expired":
+            away_s = now - self._away_since
+            if away_s >= self._grace_s:
+                self._lose(Failure("expired", text=f"the client was away for {away_s:.0f} s"))
+            else:
+                text = "the scheduler does not know this session: it started anew"
+                self._lose(Failure("scheduler_lost", text=text))
+        elif message.code not in _HEALING:
+            self._lose(Failure("refused", text=f"the scheduler refused this client: {message.text}"))
+
+    def on_accepted(self, message: protocol.Accepted, now: float) -> None:
+        """The scheduler answers for the first tasks of an array from now on."""
+        del now
+        array = self._array(message.array)
+        if array is not None and message.tasks > array.sent_tasks:
+            self._nonsense("more was accepted than was sent")
+        elif array is not None:
+            self._under_way_bytes -= array.accept(message.tasks)
+
+    def on_submit_refused(self, message: protocol.SubmitRefused, now: float) -> None:
+        """A submit was not taken: try again after a pause if that can help."""
+        array = self._array(message.array)
+        counter = message.array[1]
+        if array is None or counter in self._paused:
+            return
+        if message.code in ("full", "gap"):
+            self._under_way_bytes -= array.under_way_bytes()
+            array.unsend()
+            array.paused_until = now + self.settings.refused_pause_s
+            self._paused.add(counter)
+        else:
+            self._abandon(counter, array, Failure("refused", text=f"{message.code}: {message.text}"))
+
+    def on_tasks_settled(self, message: protocol.TasksSettled, now: float) -> None:
+        """Outcomes came; those of indexes that are open are news."""
+        del now
+        self._acks.append(message.seq)
+        array = self._array(message.array)
+        if array is None:
+            self.late += 1
+            return
+        counter = message.array[1]
+        spans = [(start, stop) for start, stop, _ in message.runs]
+        spans += [(index, index + 1) for index, _ in message.failures]
+        if not all(start < stop <= array.submitted for start, stop in spans):
+            self._nonsense("outcomes came for tasks that were never submitted")
+            return
+        for start, stop, blob in message.runs:
+            for fresh in array.settle(start, stop):
+                self._settled(array, fresh)
+                self._effects.outcomes.append(Returned(counter, *fresh, start, blob))
+        for index, failure in message.failures:
+            for fresh in array.settle(index, index + 1):
+                self._settled(array, fresh)
+                self._effects.outcomes.append(Failed(counter, *fresh, failure))
+        if array.over:
+            self._forget(counter, array)
+
+    def on_tasks_began(self, message: protocol.TasksBegan, now: float) -> None:
+        """A worker said that it runs these indexes."""
+        del now
+        if self._array(message.array) is not None:
+            self._effects.began.append((message.array[1], message.indexes))
+
+    def on_missing_function(self, message: protocol.MissingFunction, now: float) -> None:
+        """The scheduler has let go of a function that it needs again."""
+        del now
+        self._defined.pop(message.function, None)
+        if message.function in self._functions:
+            self._define(message.function)
+
+    def on_gave_notice(self, message: protocol.GaveNotice, now: float) -> None:
+        """There is something that the user should read."""
+        del now
+        self._effects.notices.append((message.code, message.text))
+
+    def on_wait_explained(self, message: protocol.WaitExplained, now: float) -> None:
+        """The answer to `explain`."""
+        del now
+        self._effects.explanations.append(Explanation(message.code, message.text))
+
+    def on_status_reported(self, message: protocol.StatusReported, now: float) -> None:
+        """The answer to `ask_status`."""
+        del now
+        self._effects.reports.append(message)
+
+    # --- sending ----------------------------------------------------------------------------------
+
+    def _send(self, message: Message) -> None:
+        if self._peer is not None:
+            self._effects.send(self._peer, message)
+
+    def _queue(self, counter: int, array: Submission) -> None:
+        """Put an array in line if it has parts to send and nothing holds it back."""
+        if not array.queued and counter not in self._paused and array.sent < len(array.parts):
+            array.queued = True
+            self._unsent.append(counter)
+
+    def _send_parts(self) -> None:
+        """One part of each array in turn, while the bytes under way stay within their bound."""
+        while self._unsent and self._under_way_bytes < self.settings.under_way_bytes:
+            counter = self._unsent.popleft()
+            array = self.arrays.get(counter)
+            if array is None:
+                continue
+            array.queued = False
+            if counter in self._paused:
+                continue
+            if array.function not in self._defined:
+                self._define(array.function)
+            part = array.take_unsent()
+            self._under_way_bytes += part.inline_bytes
+            tasks = part.stop - part.start
+            self._send(
+                protocol.Submit(
+                    (self.session, counter),
+                    array.function,
+                    array.options,
+                    part.start,
+                    tasks,
+                    part.chunk,
+                    part.last,
+                )
+            )
+            self._queue(counter, array)
+
+    def _define(self, function: FunctionId) -> None:
+        known = self._functions[function]
+        self._send(protocol.DefineFunction(function, known.name, known.blob))
+        self._defined[function] = None
+        if len(self._defined) > self.settings.defined_functions:
+            del self._defined[next(iter(self._defined))]
+
+    def _send_withdrawn(self) -> None:
+        for counter in sorted(self._withdrawing):
+            array = self.arrays[counter]
+            spans = array.take_unsaid()
+            for at in range(0, len(spans), MAX_ITEMS):
+                self._send(protocol.CancelTasks((self.session, counter), spans[at : at + MAX_ITEMS]))
+            if not array.unsaid:
+                self._withdrawing.discard(counter)
+
+    def _send_acks(self) -> None:
+        for at in range(0, len(self._acks), MAX_ITEMS):
+            self._send(protocol.AckOutcomes(tuple(self._acks[at : at + MAX_ITEMS])))
+        self._acks.clear()
+
+    # --- ends -------------------------------------------------------------------------------------
+
+    def _array(self, array: tuple[SessionId, int]) -> Submission | None:
+        return self.arrays.get(array[1]) if array[0] == self.session else None
+
+    def _settled(self, array: Submission, span: tuple[int, int]) -> None:
+        self._effects.released_tasks += span[1] - span[0]
+        self._effects.released_bytes += array.release()
+
+    def _abandon(self, counter: int, array: Submission, failure: Failure) -> None:
+        """End an array for everyone: here at once, at the scheduler as soon as it hears of it."""
+        if self.phase == "open" and array.offered:
+            self._send(protocol.CancelTasks((self.session, counter), ()))
+        self._fail(counter, array, failure)
+
+    def _fail(self, counter: int, array: Submission, failure: Failure) -> None:
+        """Settle everything open of an array, what is still to be handed in included, and forget it."""
+        for span in array.settle(0, array.submitted):
+            self._settled(array, span)
+            self._effects.outcomes.append(Failed(counter, *span, failure))
+        if not array.closed:
+            self._effects.outcomes.append(Failed(counter, array.submitted, MAX_COUNTER, failure))
+        self._forget(counter, array)
+
+    def _forget(self, counter: int, array: Submission) -> None:
+        del self.arrays[counter]
+        self._paused.discard(counter)
+        self._withdrawing.discard(counter)
+        self._under_way_bytes -= array.under_way_bytes()
+        function = self._functions[array.function]
+        function.users -= 1
+        if not function.users:
+            del self._functions[array.function]
+
+    def _lose(self, failure: Failure) -> None:
+        """The session is gone: everything open ends, and the next connection opens another one."""
+        self._loss = failure
+        self.phase = "unopened"
+        self._resumes = False
+        self.session = next(self._sessions)
+        for counter, array in list(self.arrays.items()):
+            self._fail(counter, array, failure)
+        self._effects.log("warning", "the session is lost", why=failure.text)
+
+    def _drop_connection(self) -> None:
+        self._peer = None
+        self._under_way_bytes = 0
+        self._refused_since = None
+        self._acks.clear()
+        self._defined.clear()
+        self._unsent.clear()
+        self._paused.clear()
+        self._withdrawing.clear()
+        self._effects.sends.clear()
+        for array in self.arrays.values():
+            array.unsend()
+            array.queued = False
+
+    def _nonsense(self, reason: str) -> None:
+        self.malformed += 1
+        if self._peer is not None:
+            self._effects.closes.append(Close(self._peer, reason))
+        self._effects.log("warning", "the scheduler sent nonsense", reason=reason)
+
+    def _gone_at(self, refused_since: float) -> float:
+        return refused_since + self.settings.lost_after_s
+
+    def _wake_at(self) -> float | None:
+        times = [self.arrays[counter].paused_until for counter in self._paused]
+        if self.phase == "apart":
+            times.append(self._away_since + self._grace_s)
+            if self._refused_since is not None:
+                times.append(self._gone_at(self._refused_since))
+        return min(times, default=None)
+
+
+_OPENING = frozenset({protocol.SessionOpened, protocol.Refused})
+"""What may come before the session is open."""
+
+_HANDLERS: dict[type[Any], Callable[[ClientState, Any, float], None]] = {
+    protocol.SessionOpened: ClientState.on_session_opened,
+    protocol.Refused: ClientState.on_refused,
+    protocol.Accepted: ClientState.on_accepted,
+    protocol.SubmitRefused: ClientState.on_submit_refused,
+    protocol.TasksSettled: ClientState.on_tasks_settled,
+    protocol.TasksBegan: ClientState.on_tasks_began,
+    protocol.MissingFunction: ClientState.on_missing_function,
+    protocol.GaveNotice: ClientState.on_gave_notice,
+    protocol.WaitExplained: ClientState.on_wait_explained,
+    protocol.StatusReported: ClientState.on_status_reported,
+}

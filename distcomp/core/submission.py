@@ -1,0 +1,150 @@
+"""One task array as its client keeps it: what the scheduler has not accepted, what has not settled."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from distcomp.core.ranges import RangeSet
+from distcomp.wire import INLINE_BLOB_BYTES
+
+if TYPE_CHECKING:
+    from distcomp.ids import FunctionId
+    from distcomp.protocol import TaskOptions
+
+PART_BYTES = 128
+"""What a part costs on the wire besides its chunk."""
+
+
+class Part(NamedTuple):
+    """Neighbouring tasks handed in at once; `last` says that the array ends with them."""
+
+    start: int
+    stop: int
+    chunk: bytes
+    last: bool
+
+    @property
+    def inline_bytes(self) -> int:
+        """What it takes of the bytes that may be under way; large chunks have a credit of their own."""
+        return PART_BYTES + (len(self.chunk) if len(self.chunk) <= INLINE_BLOB_BYTES else 0)
+
+
+class Submission:
+    """Books of one array from its first task to its last outcome.
+
+    Law: `accepted <= submitted`; `parts` holds, in order and without gaps, what lies between them (and
+    an end of the array that came without tasks, which no count can confirm); the first `sent` parts
+    went out on the present connection, and `offered` says that any ever did. An index is in `open` until it
+    settles, and never again.
+
+    Args:
+        function: the callable of every task.
+        options: how the scheduler is to treat the tasks.
+    """
+
+    __slots__ = (
+        "accepted",
+        "closed",
+        "function",
+        "held_bytes",
+        "offered",
+        "open",
+        "options",
+        "parts",
+        "paused_until",
+        "payload_bytes",
+        "queued",
+        "sent",
+        "submitted",
+        "unsaid",
+        "withdrawn",
+    )
+
+    def __init__(self, function: FunctionId, options: TaskOptions) -> None:
+        self.function = function
+        self.options = options
+        self.parts: deque[Part] = deque()
+        self.submitted = 0
+        self.accepted = 0
+        self.sent = 0
+        self.offered = False
+        self.queued = False
+        self.closed = False
+        self.paused_until = 0.0
+        self.open = RangeSet()
+        self.withdrawn = RangeSet()
+        self.unsaid: list[tuple[int, int]] = []
+        self.payload_bytes = 0
+        self.held_bytes = 0
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing can come any more."""
+        return self.closed and not self.open.count
+
+    @property
+    def sent_tasks(self) -> int:
+        """How many tasks the scheduler has, or will have once what is under way arrives."""
+        return self.parts[self.sent - 1].stop if self.sent else self.accepted
+
+    def extend(self, tasks: int, chunk: bytes, *, last: bool) -> None:
+        """Add tasks behind those there are."""
+        self.parts.append(Part(self.submitted, self.submitted + tasks, chunk, last))
+        if tasks:
+            self.open.add(self.submitted, self.submitted + tasks)
+        self.submitted += tasks
+        self.payload_bytes += len(chunk)
+        self.held_bytes += len(chunk)
+        self.closed = last
+
+    def take_unsent(self) -> Part:
+        """The next part to send, which counts as sent from now on."""
+        part = self.parts[self.sent]
+        self.sent += 1
+        self.offered = True
+        return part
+
+    def under_way_bytes(self) -> int:
+        """What the parts sent and not accepted take of the bytes that may be under way."""
+        return sum(self.parts[place].inline_bytes for place in range(self.sent))
+
+    def accept(self, tasks: int) -> int:
+        """Let go of the parts that the scheduler answers for now; returns the bytes no longer under way."""
+        self.accepted = max(self.accepted, tasks)
+        arrived_bytes = 0
+        while self.parts and self.parts[0].start < self.parts[0].stop <= self.accepted:
+            part = self.parts.popleft()
+            if self.sent:
+                self.sent -= 1
+                arrived_bytes += part.inline_bytes
+        return arrived_bytes
+
+    def unsend(self) -> None:
+        """Everything not accepted has to go out again: the connection is gone, or it was refused."""
+        self.sent = 0
+
+    def settle(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Mark indexes as settled; returns the spans of those that were open until now."""
+        return self.open.cut(start, stop)
+
+    def withdraw(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Settle indexes at the client's wish, which the scheduler is still to be told."""
+        spans = self.open.cut(start, stop)
+        for span in spans:
+            self.withdrawn.add(*span)
+        self.unsaid.extend(spans)
+        return spans
+
+    def take_unsaid(self) -> tuple[tuple[int, int], ...]:
+        """The withdrawn spans that the scheduler can be told now, because it has their tasks."""
+        ready = tuple(span for span in self.unsaid if span[1] <= self.sent_tasks)
+        self.unsaid = [span for span in self.unsaid if span[1] > self.sent_tasks]
+        return ready
+
+    def release(self) -> int:
+        """The bytes that the latest settles have freed, in proportion to the tasks settled."""
+        held_bytes = self.payload_bytes * self.open.count // max(self.submitted, 1)
+        freed_bytes = self.held_bytes - held_bytes
+        self.held_bytes = held_bytes
+        return freed_bytes

@@ -1,0 +1,177 @@
+"""Which cluster a client uses.
+
+In this order: the address it was given; `DISTCOMP_ADDRESS`; the one running scheduler whose access file
+is in the user's folder; an embedded cluster of its own. What was named is never replaced by something
+else: an address that nobody answers at is an error.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from typing import TYPE_CHECKING, NamedTuple
+
+from distcomp import auth, config
+from distcomp.access import Access, saved
+from distcomp.cluster import EmbeddedCluster, user_name
+from distcomp.errors import AmbiguousClusterError, ConfigError, ConnectError, UnreachableError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+PROBE_TIMEOUT_S = 2.0
+_READ_BYTES = 4096
+
+_log = logging.getLogger("distcomp")
+
+
+class Target(NamedTuple):
+    """A scheduler, and what proves that we may use it.
+
+    Attributes:
+        how: which cluster that is and why it was chosen, in words.
+        addresses: where it is, in order of trial.
+        owner: for whom.
+        cluster_id: which cluster has to answer; None takes any.
+        secret: for the role of a client; None if there is no authentication.
+        cluster: the embedded cluster, to be closed with its client.
+    """
+
+    how: str
+    addresses: tuple[str, ...]
+    owner: str
+    cluster_id: bytes | None = None
+    secret: bytes | None = None
+    cluster: EmbeddedCluster | None = None
+
+    def failure(self) -> str | None:
+        """What ended an embedded cluster, if something did."""
+        return None if self.cluster is None else self.cluster.failure()
+
+
+def find(address: str | Access | None = None) -> Target:
+    """Decide which cluster to use; starts an embedded one if there is no other.
+
+    Args:
+        address: `tcp://host:port`, or an access; None leaves the choice to the surroundings.
+
+    Raises:
+        ConfigError: an address cannot be read.
+        AmbiguousClusterError: several schedulers run, and nothing says which.
+        UsageError: this is a task, which cannot have a cluster of its own.
+        EmbeddedClusterError: no embedded cluster can be started.
+    """
+    if isinstance(address, Access):
+        return _from_access(address, "as its access says")
+    if address is not None:
+        return at(address, "as told")
+    if os.environ.get("DISTCOMP_ADDRESS"):
+        return at(os.environ["DISTCOMP_ADDRESS"], "as DISTCOMP_ADDRESS says")
+    if os.environ.get(config.SLOT_VARIABLE):
+        raise UsageError("a task cannot submit tasks: nested calls are not available yet")
+    return running() or embedded()
+
+
+def at(address: str, why: str) -> Target:
+    """The scheduler at an address, with the access file that names it, if there is one."""
+    wanted = config.parse_address(address)
+    found = [
+        access
+        for access in _client_accesses(saved())
+        if wanted in {config.parse_address(each) for each in access.addresses}
+    ]
+    chosen = _alive(found) if len(found) > 1 else found
+    if chosen:
+        return _from_access(chosen[0], why)._replace(addresses=(str(wanted),))
+    return Target(f"the cluster at {wanted}, {why}", (str(wanted),), config.as_name(user_name()))
+
+
+def running() -> Target | None:
+    """The one scheduler that runs and that this user has access to; None if there is none."""
+    alive = _alive(_client_accesses(saved()))
+    if len(alive) > 1:
+        lines = "".join(f"\n  {access.cluster_name} at {access.addresses[0]}" for access in alive)
+        raise AmbiguousClusterError(
+            f"{len(alive)} schedulers are running; name one by Client(address), distcomp.connect(address) "
+            f"or DISTCOMP_ADDRESS:{lines}"
+        )
+    return _from_access(alive[0], "the one that is running") if alive else None
+
+
+def embedded() -> Target:
+    """A cluster of our own on this host."""
+    cluster = EmbeddedCluster.start()
+    return Target(
+        f"an embedded cluster of {cluster.slots} slots on this host, as there is no other",
+        (cluster.address,),
+        cluster.owner,
+        cluster.cluster_id,
+        cluster.client_secret,
+        cluster,
+    )
+
+
+def _from_access(access: Access, why: str) -> Target:
+    how = f"cluster {access.cluster_name} at {', '.join(access.addresses)}, {why}"
+    return Target(how, access.addresses, access.owner, access.cluster_id, access.secret)
+
+
+def _client_accesses(paths: Iterable[Path]) -> list[Access]:
+    """The access files for clients, the newest first; one that cannot be read is said and skipped."""
+    found: list[tuple[float, Access]] = []
+    for path in paths:
+        try:
+            access = Access.read(path)
+            if access.role == "client" and access.addresses:
+                found.append((path.stat().st_mtime, access))
+        except (ConfigError, OSError) as error:  # noqa: PERF203 - each file may fail by itself
+            _log.warning("skipped: %s", error)
+    return [access for _, access in sorted(found, key=lambda each: -each[0])]
+
+
+def _alive(accesses: Iterable[Access]) -> list[Access]:
+    """Those whose scheduler answers and knows the secret, one for each cluster; others are said."""
+    alive: dict[bytes, Access] = {}
+    for access in accesses:
+        try:
+            if access.cluster_id not in alive:
+                probe(access)
+                alive[access.cluster_id] = access
+        except ConnectError as error:  # noqa: PERF203 - each cluster may fail by itself
+            _log.warning("the access file of cluster %s is stale, skipped: %s", access.cluster_name, error)
+    return list(alive.values())
+
+
+def probe(access: Access, timeout_s: float = PROBE_TIMEOUT_S) -> None:
+    """Shake hands with an access's scheduler, and leave.
+
+    Raises:
+        ConnectError: none of its addresses will do; the last one's error.
+    """
+    for place, address in enumerate(access.addresses):
+        try:
+            _probe_one(access, config.parse_address(address), timeout_s)
+        except ConnectError:  # noqa: PERF203 - few rounds, each of which may fail
+            if place == len(access.addresses) - 1:
+                raise
+        else:
+            return
+
+
+def _probe_one(access: Access, address: config.Address, timeout_s: float) -> None:
+    shake = auth.ClientHandshake(access.role, access.owner, access.cluster_id, access.secret)
+    try:
+        with socket.create_connection(address, timeout_s) as connection:
+            connection.settimeout(timeout_s)
+            connection.sendall(shake.greeting())
+            while not shake.done:
+                data = connection.recv(_READ_BYTES)
+                if not data:
+                    raise UnreachableError(f"{address} closed the connection during the handshake")
+                connection.sendall(shake.receive(data))
+    except ConnectError:
+        raise
+    except OSError as error:
+        raise UnreachableError(f"{address} cannot be reached: {error}") from error

@@ -1,0 +1,579 @@
+"""`Future`: the handle on one outcome, and waiting for many of them.
+
+A `Future` is a `concurrent.futures.Future` that costs next to nothing until somebody waits: its
+condition, waiters and callbacks are made at first use, and its result stays packed until it is asked for.
+
+Law of a future's state, which keeps three kinds of threads apart (the loop's, which settles; waiting
+ones; cancelling ones):
+
+- An *unwatched* future changes state under its host's lock.
+- Once it is watched, which happens under the host's lock and for good, it changes state under its own
+  condition, and never while the host's lock is held. So no thread ever waits for a future's condition
+  while it has the host's lock, and the two cannot wait for each other.
+- It leaves the open states once.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import logging
+import threading
+import time
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, CancelledError
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar, cast
+
+from distcomp.core.client_effects import Returned
+from distcomp.errors import PayloadTooLargeError, SchedulerLostError, SubmitRefusedError
+from distcomp.payload import load_failure, open_results
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+    from concurrent.futures._base import DoneAndNotDoneFutures
+
+    from distcomp.core.client_effects import Failed
+    from distcomp.protocol import Failure
+
+__all__ = ["Future", "as_completed", "gather", "wait"]
+
+T = TypeVar("T")
+
+PENDING = "PENDING"
+RUNNING = "RUNNING"
+CANCELLED = "CANCELLED_AND_NOTIFIED"
+FINISHED = "FINISHED"
+_OPEN = frozenset({PENDING, RUNNING})
+_HERE = {
+    "refused": SubmitRefusedError,
+    "scheduler_lost": SchedulerLostError,
+    "too_large": PayloadTooLargeError,
+}
+"""Kinds of failures that this side makes, and the errors they are raised as."""
+
+_log = logging.getLogger("distcomp")
+
+
+class Host(Protocol):
+    """What a handle needs of its client."""
+
+    lock: threading.Lock
+    patience_s: float
+
+    def check_may_wait(self) -> None:
+        """Raise if the calling thread or process must not wait for outcomes."""
+
+    def explain_wait(self) -> None:
+        """Have it said why nothing runs, if that has been so for long; takes no lock."""
+
+    def cancel_tasks(self, sink: Sink, spans: tuple[tuple[int, int], ...]) -> None:
+        """Have tasks of an array cancelled in the cluster; no spans means all of them."""
+
+
+class Sink(Protocol):
+    """What takes in the outcomes of one array of the cluster: a `FutureGroup`, or a leg of a `TaskArray`."""
+
+    counter: int
+    open_tasks: int
+
+    def settle(self, outcome: Returned | Failed, woken: list[Woken]) -> None:
+        """Take in what came of some tasks, with the host's lock held."""
+
+    def began(self, indexes: Iterable[int], woken: list[Woken]) -> None:
+        """Take in that tasks were said to run, with the host's lock held."""
+
+
+class Book(Protocol):
+    """What a future needs of the array that its task belongs to."""
+
+    host: Host
+
+    def cancel_task(self, index: int) -> None:
+        """Have the task cancelled in the cluster; its future has settled already."""
+
+
+def error_of(failure: Failure) -> BaseException:
+    """The exception that a failure is raised as."""
+    here = _HERE.get(failure.kind)
+    return load_failure(failure) if here is None else here(failure.text)
+
+
+class ResultRun:
+    """The results of neighbouring tasks, unpacked when the first is asked for.
+
+    Args:
+        base: the index to which the blob's first result belongs.
+        blob: the packed results.
+    """
+
+    __slots__ = ("_blob", "_opened", "base")
+
+    def __init__(self, base: int, blob: bytes) -> None:
+        self.base = base
+        self._blob = blob
+        self._opened: Sequence[Any] | None = None
+
+    def value(self, index: int) -> Any:
+        """The result of one task; what is unpacked for it is kept for its neighbours."""
+        opened = self._opened
+        if opened is None:
+            opened = self._opened = open_results(self._blob)
+            self._blob = b""
+        return opened[index - self.base]
+
+    def values(self, start: int, stop: int) -> Sequence[Any]:
+        """The results of several tasks; nothing is kept."""
+        opened = self._opened
+        if opened is None:
+            opened = open_results(self._blob)
+        first, behind = start - self.base, stop - self.base
+        return opened if first == 0 and behind == len(opened) else opened[first:behind]
+
+
+class MovedRun(ResultRun):
+    """One result of a run whose task has another index in its `TaskArray` than in its run."""
+
+    __slots__ = ("_place", "_run")
+
+    def __init__(self, run: ResultRun, place: int) -> None:
+        self._run = run
+        self._place = place
+
+    def value(self, index: int) -> Any:
+        """The one result, whatever its index."""
+        del index
+        return self._run.value(self._place)
+
+    def values(self, start: int, stop: int) -> Sequence[Any]:
+        """The one result in a list."""
+        del start, stop
+        return [self._run.value(self._place)]
+
+
+class Watch:
+    """What a future has only once somebody waits for it: as in the standard library."""
+
+    __slots__ = ("callbacks", "condition", "waiters")
+
+    def __init__(self) -> None:
+        self.condition = threading.Condition()
+        self.waiters: list[Any] = []
+        self.callbacks: list[Callable[[Any], object]] = []
+
+
+class Woken(NamedTuple):
+    """A watched future that is to enter a state, once the host's lock is released."""
+
+    future: Future[Any]
+    state: str
+
+
+class Future(concurrent.futures.Future[T], Generic[T]):
+    """The outcome of one task, present or to come.
+
+    It behaves like the standard library's future, with one difference: `cancel` also stops a running
+    task. Dropping a future never cancels its task.
+
+    Example:
+        `future = client.submit(pow, 2, 10); future.result()` gives 1024.
+    """
+
+    __slots__ = ("_book", "_error", "_index", "_outcome", "_state", "_value", "_watch")
+
+    _outcome: ResultRun | Failure | None
+    _error: BaseException | None
+
+    def __init__(self, book: Book, index: int) -> None:
+        self._book = book
+        self._index = index
+        self._state = PENDING
+        self._outcome = None
+        self._watch: Watch | None = None
+
+    @property
+    def host(self) -> Host:
+        """The client that this future belongs to."""
+        return self._book.host
+
+    # --- what users call --------------------------------------------------------------------------
+
+    def result(self, timeout: float | None = None) -> T:
+        """The task's result, waiting for it if need be.
+
+        Args:
+            timeout: seconds to wait at most; None waits for ever.
+
+        Returns:
+            What the task returned.
+
+        Raises:
+            concurrent.futures.TimeoutError: there is no outcome yet.
+            concurrent.futures.CancelledError: the task was cancelled.
+            BlockingCallError: the call would have to wait, on the client's own loop thread.
+            Exception: whatever the task raised, with the remote traceback as its cause.
+        """
+        if self._state in _OPEN:
+            self._wait(timeout)
+        if self._state == CANCELLED:
+            raise CancelledError
+        self._load()
+        if self._error is None:
+            return cast("T", self._value)
+        try:
+            raise self._error
+        finally:
+            del self  # the traceback refers to this frame: no cycle through the future
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """The exception that the task raised, or None; waits and raises like `result`."""
+        if self._state in _OPEN:
+            self._wait(timeout)
+        if self._state == CANCELLED:
+            raise CancelledError
+        self._load()
+        return self._error
+
+    def done(self) -> bool:
+        """Whether there is an outcome: a result, an exception, or a cancellation."""
+        return self._state not in _OPEN
+
+    def running(self) -> bool:
+        """Whether the worker last said that the task runs."""
+        return self._state == RUNNING
+
+    def cancelled(self) -> bool:
+        """Whether the task was cancelled."""
+        return self._state == CANCELLED
+
+    def cancel(self) -> bool:
+        """Cancel the task, running or not. This future settles at once.
+
+        Returns:
+            True, unless the task had another outcome before.
+        """
+        if not self._end(CANCELLED, None):
+            return self._state == CANCELLED
+        self._book.cancel_task(self._index)
+        return True
+
+    def add_done_callback(self, fn: Callable[[concurrent.futures.Future[T]], object]) -> None:
+        """Have `fn(future)` called once the outcome is here; at once if it is.
+
+        The call is made by the client's loop thread, which must not block: a blocking call of
+        distcomp raises `BlockingCallError` there.
+        """
+        if self._state in _OPEN:
+            watch = self._watched()
+            with watch.condition:
+                if self._state in _OPEN:
+                    watch.callbacks.append(fn)
+                    return
+        self._call(fn)
+
+    def __await__(self) -> Generator[Any, None, T]:
+        """Wait in asyncio code. Cancelling the waiting coroutine cancels the task."""
+        import asyncio  # noqa: PLC0415 - only asyncio code comes here
+
+        return asyncio.wrap_future(self).__await__()
+
+    def __repr__(self) -> str:
+        word = {PENDING: "pending", RUNNING: "running", CANCELLED: "cancelled"}.get(self._state, "finished")
+        return f"<Future {word}>"
+
+    # --- what the standard library's wait, as_completed and wrap_future read -----------------------
+
+    @property
+    def _condition(self) -> threading.Condition:  # type: ignore[override]  # only read there
+        return self._watched().condition
+
+    @property
+    def _waiters(self) -> list[Any]:  # type: ignore[override]  # only read there
+        return self._watched().waiters
+
+    def set_running_or_notify_cancel(self) -> bool:
+        """Not for users: the client alone settles its futures."""
+        raise concurrent.futures.InvalidStateError("the client alone settles its futures")
+
+    def set_result(self, result: T) -> None:
+        """Not for users: the client alone settles its futures."""
+        del result
+        raise concurrent.futures.InvalidStateError("the client alone settles its futures")
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """Not for users: the client alone settles its futures."""
+        del exception
+        raise concurrent.futures.InvalidStateError("the client alone settles its futures")
+
+    # --- what books call --------------------------------------------------------------------------
+
+    def enter(self, state: str, outcome: ResultRun | Failure | None, woken: list[Woken]) -> None:
+        """Take in news with the host's lock held; a watched future goes to `woken` instead."""
+        if self._state not in _OPEN:
+            return
+        if outcome is not None:
+            self._outcome = outcome
+        if self._watch is None:
+            self._state = state
+        else:
+            woken.append(Woken(self, state))
+
+    def wake(self, state: str) -> None:
+        """Enter a state without the host's lock, and tell everyone who waits for it."""
+        watch = self._watched()
+        with watch.condition:
+            if self._state not in _OPEN:
+                return
+            self._state = state
+            if state == RUNNING:
+                return
+            watch.condition.notify_all()
+            for waiter in watch.waiters:
+                if state == CANCELLED:
+                    waiter.add_cancelled(self)
+                elif isinstance(self._outcome, ResultRun):
+                    waiter.add_result(self)
+                else:
+                    waiter.add_exception(self)
+        callbacks, watch.callbacks = watch.callbacks, []
+        for callback in callbacks:
+            self._call(callback)
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _watched(self) -> Watch:
+        watch = self._watch
+        if watch is None:
+            with self._book.host.lock:
+                watch = self._watch
+                if watch is None:
+                    watch = self._watch = Watch()
+        return watch
+
+    def _end(self, state: str, outcome: Failure | None) -> bool:
+        """Settle from a user's thread; whether this call did it."""
+        woken: list[Woken] = []
+        with self._book.host.lock:
+            if self._state not in _OPEN:
+                return False
+            self.enter(state, outcome, woken)
+        wake_all(woken)
+        return self._state == state
+
+    def _wait(self, timeout_s: float | None) -> None:
+        host = self._book.host
+        condition = self._watched().condition
+        try:
+            with condition:
+                if not wait_until(host, condition, self.done, timeout_s):
+                    raise concurrent.futures.TimeoutError
+        except KeyboardInterrupt:
+            self.cancel()
+            raise
+
+    def _load(self) -> None:
+        """Unpack the outcome once; should two threads do it, the first one's objects stay."""
+        outcome = self._outcome
+        if outcome is None:
+            return
+        value: Any = None
+        error: BaseException | None = None
+        if isinstance(outcome, ResultRun):
+            try:
+                value = outcome.value(self._index)
+            except Exception as problem:  # noqa: BLE001 - it is this future's outcome
+                error = problem
+        else:
+            error = error_of(outcome)
+        with self._book.host.lock:
+            if self._outcome is not None:
+                self._value, self._error, self._outcome = value, error, None
+
+    def _call(self, callback: Callable[[Any], object]) -> None:
+        try:
+            callback(self)
+        except Exception:  # noqa: BLE001 - it may be anything, and others' callbacks come after it
+            _log.exception("a callback of %r failed", self)
+
+
+class FutureGroup:
+    """The futures of single submits that travel as one array.
+
+    Args:
+        host: the client.
+    """
+
+    __slots__ = ("counter", "futures", "host", "open_tasks")
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.counter = 0
+        self.futures: list[Future[Any] | None] = []
+        self.open_tasks = 0
+
+    def add(self) -> Future[Any]:
+        """One more future, for the next index."""
+        future: Future[Any] = Future(self, len(self.futures))
+        self.futures.append(future)
+        return future
+
+    def settle(self, outcome: Returned | Failed, woken: list[Woken]) -> None:
+        """Take in what came of some tasks, with the host's lock held; lets go of their futures."""
+        start, stop = outcome.start, min(outcome.stop, len(self.futures))
+        state, content = entry_of(outcome)
+        for future in self.futures[start:stop]:
+            if future is not None:
+                future.enter(state, content, woken)
+        self.futures[start:stop] = [None] * (stop - start)
+        self.open_tasks -= stop - start
+
+    def began(self, indexes: Iterable[int], woken: list[Woken]) -> None:
+        """Take in that tasks were said to run, with the host's lock held."""
+        for index in indexes:
+            future = self.futures[index] if index < len(self.futures) else None
+            if future is not None:
+                future.enter(RUNNING, None, woken)
+
+    def cancel_task(self, index: int) -> None:
+        """Have one task cancelled in the cluster."""
+        self.host.cancel_tasks(self, ((index, index + 1),))
+
+
+def entry_of(outcome: Returned | Failed) -> tuple[str, ResultRun | Failure]:
+    """The state that an outcome leads to, and what its futures keep of it."""
+    if isinstance(outcome, Returned):
+        return FINISHED, ResultRun(outcome.base, outcome.blob)
+    return CANCELLED if outcome.failure.kind == "cancelled" else FINISHED, outcome.failure
+
+
+def wake_all(woken: Iterable[Woken]) -> None:
+    """Have watched futures enter their states, with the host's lock free."""
+    for future, state in woken:
+        future.wake(state)
+
+
+def wait_until(
+    host: Host, condition: threading.Condition, done: Callable[[], bool], timeout_s: float | None
+) -> bool:
+    """Wait on a held condition until `done()`; returns whether that came in time."""
+    return any(condition.wait_for(done, slice_s) for slice_s in _slices(host, timeout_s))
+
+
+def _first_host(futures: Collection[Any]) -> Host | None:
+    """The client whose rules apply to waiting for `futures`: that of the first open one of ours."""
+    ours = (each for each in futures if isinstance(each, Future) and not each.done())
+    future = next(ours, None)
+    return None if future is None else future.host
+
+
+def _handles(futures: Iterable[Any]) -> Any:
+    """A `TaskArray` stands for its futures."""
+    return getattr(futures, "futures", futures)
+
+
+def _cancel_all(futures: Iterable[Any]) -> None:
+    for future in futures:
+        future.cancel()
+
+
+def _slices(host: Host | None, timeout_s: float | None) -> Iterator[float | None]:
+    """Times to wait, one after the other, until `timeout_s` is over; says why nothing runs in between."""
+    if host is None:
+        yield timeout_s
+        return
+    host.check_may_wait()
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    while deadline is None or (left_s := deadline - time.monotonic()) > host.patience_s:
+        yield host.patience_s
+        host.explain_wait()
+    yield max(left_s, 0.0)
+
+
+def wait(
+    fs: Iterable[Future[T]], timeout: float | None = None, return_when: str = ALL_COMPLETED
+) -> DoneAndNotDoneFutures[T]:
+    """Wait for futures like `concurrent.futures.wait`; Ctrl-C also cancels what was waited for.
+
+    Args:
+        fs: futures, or a `TaskArray`.
+        timeout: seconds to wait at most; None waits for ever.
+        return_when: `FIRST_COMPLETED`, `FIRST_EXCEPTION` or `ALL_COMPLETED` of `concurrent.futures`.
+
+    Returns:
+        Two sets: `done` and `not_done`.
+
+    Example:
+        `done, not_done = wait(futures, timeout=5)`
+    """
+    futures = set(_handles(fs))
+    try:
+        for slice_s in _slices(_first_host(futures), timeout):
+            ended = concurrent.futures.wait(futures, slice_s, return_when)
+            if _satisfied(ended, return_when):
+                break
+    except KeyboardInterrupt:
+        _cancel_all(futures)
+        raise
+    return ended
+
+
+def as_completed(fs: Iterable[Future[T]], timeout: float | None = None) -> Iterator[Future[T]]:
+    """Give futures as they settle, like `concurrent.futures.as_completed`.
+
+    Args:
+        fs: futures, or a `TaskArray`.
+        timeout: seconds that all of it may take at most; None waits for ever.
+
+    Returns:
+        An iterator over the futures in the order in which they settle.
+
+    Raises:
+        concurrent.futures.TimeoutError: not all settled in time.
+
+    Example:
+        `for future in as_completed(futures): print(future.result())`
+    """
+    left: set[Any] = set(_handles(fs))
+    try:
+        for slice_s in _slices(_first_host(left), timeout):
+            with contextlib.suppress(concurrent.futures.TimeoutError):
+                for future in concurrent.futures.as_completed(tuple(left), slice_s):
+                    left.discard(future)
+                    yield cast("Future[T]", future)
+            if not left:
+                return
+        raise concurrent.futures.TimeoutError(f"{len(left)} futures have not settled in {timeout} s")
+    except KeyboardInterrupt:
+        _cancel_all(left)
+        raise
+
+
+def gather(futures: Iterable[Future[T]]) -> list[T]:
+    """Wait for the results of futures, in their order; the first failed one in that order raises.
+
+    Args:
+        futures: futures, or a `TaskArray`.
+
+    Returns:
+        The results.
+
+    Example:
+        `gather([client.submit(abs, -1), client.submit(abs, 2)])` gives `[1, 2]`.
+    """
+    handles = list(_handles(futures))
+    try:
+        return [future.result() for future in handles]
+    except KeyboardInterrupt:
+        _cancel_all(handles)
+        raise
+
+
+def _satisfied(ended: DoneAndNotDoneFutures[Any], return_when: str) -> bool:
+    """Whether a wait was ended by its futures, not by the clock."""
+    if return_when == FIRST_COMPLETED and ended.done:
+        return True
+    if return_when == FIRST_EXCEPTION and any(map(_raised, ended.done)):
+        return True
+    return not ended.not_done
+
+
+def _raised(future: concurrent.futures.Future[Any]) -> bool:
+    return not future.cancelled() and future.exception() is not None

@@ -1,0 +1,403 @@
+"""`TaskArray`: the handle on many tasks of one function, whose outcomes it keeps.
+
+Outcomes are kept as they came, in runs; nothing is made for a single task until it is asked for.
+
+Law of the outcomes, all under the host's lock: `_entries` holds runs of neighbouring indexes that
+neither overlap nor are empty, by their first index, and `_open` is exactly what they do not cover. An
+index that `retry` opens again can only be settled by the leg that it then travels in.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from bisect import bisect_right, insort
+from collections.abc import Sequence
+from concurrent.futures import CancelledError
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, overload
+
+from distcomp.core.ranges import RangeSet
+from distcomp.errors import UsageError
+from distcomp.futures import (
+    CANCELLED,
+    RUNNING,
+    Future,
+    MovedRun,
+    ResultRun,
+    entry_of,
+    error_of,
+    wait_until,
+    wake_all,
+)
+from distcomp.protocol import Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from distcomp.core.client_effects import Failed, Returned
+    from distcomp.futures import Host, Woken
+
+__all__ = ["TaskArray"]
+
+T = TypeVar("T")
+
+
+class Entry(NamedTuple):
+    """What came of the indexes `start` to `stop`."""
+
+    start: int
+    stop: int
+    state: str
+    outcome: ResultRun | Failure
+
+
+class Leg:
+    """Tasks of a `TaskArray` on their way as one array of the cluster.
+
+    Args:
+        array: whose tasks they are.
+        tasks: how many there are.
+        order: the array's index of each task in the order in which they travel; None if it is the same.
+
+    Attributes:
+        ended: nothing of it is wanted any more; what has not left stays.
+    """
+
+    __slots__ = ("_places", "array", "counter", "ended", "open_tasks", "order", "tasks", "wanted")
+
+    def __init__(self, array: TaskArray[Any], tasks: int, order: Sequence[int] | None) -> None:
+        self.array = array
+        self.counter = 0
+        self.tasks = tasks
+        self.open_tasks = tasks
+        self.order = order
+        self.ended = False
+        self.wanted = RangeSet()
+        self.wanted.add(0, tasks)
+        self._places: dict[int, int] | None = None
+
+    def place_of(self, index: int) -> int | None:
+        """Where the task with the array's `index` stands in this leg, if it does."""
+        if self.order is None:
+            return index
+        if self._places is None:
+            self._places = {each: place for place, each in enumerate(self.order)}
+        return self._places.get(index)
+
+    def settle(self, outcome: Returned | Failed, woken: list[Woken]) -> None:
+        """Take in what came of some tasks, with the host's lock held."""
+        stop = min(outcome.stop, self.tasks)
+        self.ended = self.ended or outcome.stop > self.tasks
+        self.open_tasks -= stop - outcome.start
+        state, content = entry_of(outcome)
+        for first, behind in self.wanted.cut(outcome.start, stop):
+            if self.order is None:
+                self.array.take_in(Entry(first, behind, state, content), woken)
+                continue
+            for place in range(first, behind):
+                index = self.order[place]
+                single = MovedRun(content, place) if isinstance(content, ResultRun) else content
+                self.array.take_in(Entry(index, index + 1, state, single), woken)
+
+    def settle_here(self, failed: Failed, woken: list[Woken]) -> None:
+        """Take in a failure that the cluster will still report in its own way."""
+        count = min(failed.stop, self.tasks) - failed.start
+        self.settle(failed, woken)
+        self.open_tasks += count
+
+    def began(self, indexes: Iterable[int], woken: list[Woken]) -> None:
+        """Take in that tasks were said to run, with the host's lock held."""
+        for place in indexes:
+            if place in self.wanted:
+                self.array.take_in_began(place if self.order is None else self.order[place], woken)
+
+
+class TaskArray(Generic[T]):
+    """Many tasks of one function; made by `map`.
+
+    The tasks run to their end whether or not anyone reads. Iterating gives the results in order, each as
+    soon as it and all before it are there, and can be repeated; a failed task raises its exception at
+    its place.
+
+    Example:
+        `sum(client.map(abs, [-1, -2, -3]))` gives 6.
+    """
+
+    def __init__(self, host: Host, tasks: int, resubmit: Callable[[Sequence[int]], Leg]) -> None:
+        self.host = host
+        self._tasks = tasks
+        self._resubmit = resubmit
+        self._legs: list[Leg] = []
+        self._open = RangeSet()
+        if tasks:
+            self._open.add(0, tasks)
+        self._starts: list[int] = []
+        self._entries: dict[int, Entry] = {}
+        self._arrived: list[Entry] = []
+        self._handles: dict[int, Future[T]] = {}
+        self._changed = threading.Condition(host.lock)
+        self._waiting: list[Callable[[], bool]] = []
+
+    # --- what users call --------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return self._tasks
+
+    def __repr__(self) -> str:
+        return f"<TaskArray of {self._tasks} tasks, {self.done_count} done>"
+
+    @property
+    def done_count(self) -> int:
+        """How many tasks have an outcome: a result, a failure or a cancellation."""
+        return self._tasks - self._open.count
+
+    def done(self) -> bool:
+        """Whether all tasks have an outcome."""
+        return not self._open.count
+
+    @property
+    def futures(self) -> Futures[T]:
+        """One future for each task, made when it is asked for."""
+        return Futures(self)
+
+    def __iter__(self) -> Iterator[T]:
+        index = 0
+        while index < self._tasks:
+            entry = self._entry_at(index)
+            if entry.state == CANCELLED:
+                raise CancelledError
+            if not isinstance(entry.outcome, ResultRun):
+                raise error_of(entry.outcome)
+            yield from entry.outcome.values(index, entry.stop)
+            index = entry.stop
+
+    def as_completed(self, timeout: float | None = None) -> Iterator[Future[T]]:
+        """Give the tasks' futures as they settle.
+
+        Args:
+            timeout: seconds that all of it may take at most; None waits for ever.
+
+        Returns:
+            An iterator over the futures in the order in which they settle.
+
+        Raises:
+            concurrent.futures.TimeoutError: not all settled in time.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        arrived, seen, given = self._arrived, 0, 0
+        while given < self._tasks:
+            self._wait(lambda: len(arrived) > seen or arrived is not self._arrived, deadline)  # noqa: B023 - called at once
+            if arrived is not self._arrived:
+                raise UsageError("retry() was called while as_completed() was being read")
+            entry = arrived[seen]
+            seen += 1
+            for index in range(entry.start, entry.stop):
+                yield self.future_at(index)
+            given += entry.stop - entry.start
+
+    @overload
+    def results(self, on_error: Literal["raise", "skip"] = "raise") -> list[T]: ...
+
+    @overload
+    def results(self, on_error: Literal["return"]) -> list[T | BaseException]: ...
+
+    def results(self, on_error: str = "raise") -> Any:
+        """Wait for all tasks and give their results in order.
+
+        Args:
+            on_error: what to do about a task that failed: `raise` its exception once all before it are
+                there, `return` the exception in its place, or `skip` it.
+
+        Returns:
+            A list of the results.
+        """
+        if on_error not in ("raise", "return", "skip"):
+            raise ValueError(f"on_error must be 'raise', 'return' or 'skip', not {on_error!r}")
+        if on_error == "raise":
+            return list(self)
+        gathered: list[Any] = []
+        index = 0
+        while index < self._tasks:
+            entry = self._entry_at(index)
+            if isinstance(entry.outcome, ResultRun):
+                gathered.extend(entry.outcome.values(index, entry.stop))
+            elif on_error == "return":
+                gathered.extend(_error_in(entry) for _ in range(index, entry.stop))
+            index = entry.stop
+        return gathered
+
+    def failures(self) -> dict[int, BaseException]:
+        """The exceptions of the tasks that have failed or were cancelled so far, by index."""
+        with self.host.lock:
+            failed = [entry for entry in self._entries.values() if not isinstance(entry.outcome, ResultRun)]
+        return {
+            index: _error_in(entry) for entry in sorted(failed) for index in range(entry.start, entry.stop)
+        }
+
+    def cancel(self) -> int:
+        """Cancel every task that has no outcome, running or not. They settle here at once.
+
+        Returns:
+            How many tasks that were.
+        """
+        with self.host.lock:
+            count = self._open.count
+            failure = Failure("cancelled", text="cancelled by its client")
+            woken: list[Woken] = []
+            for start, stop in list(self._open):
+                self.take_in(Entry(start, stop, CANCELLED, failure), woken)
+            legs = list(self._legs)
+        wake_all(woken)
+        if count:
+            for leg in legs:
+                leg.ended = True
+                self.host.cancel_tasks(leg, ())
+        return count
+
+    def retry(self) -> TaskArray[T]:
+        """Run the tasks again that have failed or were cancelled so far.
+
+        Their indexes become open again, and so do their places in `futures`; futures that were asked
+        for before keep what they have.
+
+        Returns:
+            This array.
+        """
+        with self.host.lock:
+            failed = sorted(
+                entry for entry in self._entries.values() if not isinstance(entry.outcome, ResultRun)
+            )
+            indexes = [index for entry in failed for index in range(entry.start, entry.stop)]
+            self._reopen(failed, indexes)
+        if indexes:
+            self._legs.append(self._resubmit(indexes))
+        return self
+
+    # --- what legs, futures and clients call ------------------------------------------------------
+
+    def begin(self, leg: Leg) -> None:
+        """Take the first leg, which holds all tasks."""
+        self._legs.append(leg)
+
+    def take_in(self, entry: Entry, woken: list[Woken]) -> None:
+        """Keep an outcome, as far as it is news, with the host's lock held."""
+        for start, stop in self._open.cut(entry.start, entry.stop):
+            part = (
+                entry if stop - start == entry.stop - entry.start else entry._replace(start=start, stop=stop)
+            )
+            self._entries[start] = part
+            self._arrived.append(part)
+            if self._starts and start < self._starts[-1]:
+                insort(self._starts, start)
+            else:
+                self._starts.append(start)
+            if self._handles:
+                for index in range(start, stop):
+                    future = self._handles.get(index)
+                    if future is not None:
+                        future.enter(part.state, part.outcome, woken)
+        if self._waiting and any(ready() for ready in self._waiting):
+            self._changed.notify_all()
+
+    def take_in_began(self, index: int, woken: list[Woken]) -> None:
+        """Take in that a task was said to run, with the host's lock held."""
+        future = self._handles.get(index)
+        if future is not None:
+            future.enter(RUNNING, None, woken)
+
+    def future_at(self, index: int) -> Future[T]:
+        """The future of one task, the same one each time until it is retried."""
+        future = self._handles.get(index)
+        if future is not None:
+            return future
+        with self.host.lock:
+            future = self._handles.setdefault(index, Future(self, index))
+            if index not in self._open:
+                entry = self._entry_of(index)
+                future.enter(entry.state, entry.outcome, [])
+        return future
+
+    def cancel_task(self, index: int) -> None:
+        """Have one task cancelled in the cluster; its future has settled already."""
+        with self.host.lock:
+            failure = Failure("cancelled", text="cancelled by its client")
+            self.take_in(Entry(index, index + 1, CANCELLED, failure), [])
+            places = [(leg, leg.place_of(index)) for leg in self._legs]
+        for leg, place in places:
+            if place is not None and place in leg.wanted:
+                self.host.cancel_tasks(leg, ((place, place + 1),))
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _entry_of(self, index: int) -> Entry:
+        return self._entries[self._starts[bisect_right(self._starts, index) - 1]]
+
+    def _entry_at(self, index: int) -> Entry:
+        """The outcome that covers one index, waiting for it if need be."""
+        self._wait(lambda: index not in self._open, None)
+        with self.host.lock:
+            return self._entry_of(index)
+
+    def _wait(self, ready: Callable[[], bool], deadline: float | None) -> None:
+        try:
+            with self._changed:
+                if ready():
+                    return
+                self._waiting.append(ready)
+                try:
+                    timeout_s = None if deadline is None else deadline - time.monotonic()
+                    if not wait_until(self.host, self._changed, ready, timeout_s):
+                        raise FutureTimeoutError(f"{self._open.count} tasks have no outcome yet")
+                finally:
+                    self._waiting.remove(ready)
+        except KeyboardInterrupt:
+            self.cancel()
+            raise
+
+    def _reopen(self, entries: list[Entry], indexes: list[int]) -> None:
+        """Open settled indexes again, with the host's lock held; no leg there is can settle them."""
+        for entry in entries:
+            del self._entries[entry.start]
+            self._open.add(entry.start, entry.stop)
+        self._starts = sorted(self._entries)
+        self._arrived = [entry for entry in self._arrived if entry.start in self._entries]
+        for index in indexes:
+            self._handles.pop(index, None)
+            for leg in self._legs:
+                place = leg.place_of(index)
+                if place is not None:
+                    leg.wanted.cut(place, place + 1)
+
+
+class Futures(Sequence["Future[T]"], Generic[T]):
+    """The futures of a `TaskArray`, made as they are asked for."""
+
+    __slots__ = ("_array",)
+
+    def __init__(self, array: TaskArray[T]) -> None:
+        self._array = array
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    @overload
+    def __getitem__(self, index: int) -> Future[T]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Future[T]]: ...
+
+    def __getitem__(self, index: int | slice) -> Any:
+        places = range(len(self._array))[index]
+        if isinstance(places, range):
+            return [self._array.future_at(place) for place in places]
+        return self._array.future_at(places)
+
+    def __repr__(self) -> str:
+        return f"<Futures of {self._array!r}>"
+
+
+def _error_in(entry: Entry) -> BaseException:
+    if entry.state == CANCELLED or isinstance(entry.outcome, ResultRun):
+        return CancelledError("the task was cancelled")
+    return error_of(entry.outcome)

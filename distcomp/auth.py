@@ -93,6 +93,7 @@ class _Handshake:
     def __init__(self) -> None:
         self.done = False
         self.rest = b""
+        self.identity: Identity | None = None
         self.farewell = b""
         self._needed = 0
         self._prelude_next = True
@@ -254,7 +255,6 @@ class ServerHandshake(_Handshake):
         busy: bool = False,
     ) -> None:
         super().__init__()
-        self.identity: Identity | None = None
         self._cluster_id, self._lookup = cluster_id, lookup
         self._auth_required, self._busy = auth_required, busy
         self._claimed = Identity("", "")

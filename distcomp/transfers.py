@@ -14,7 +14,7 @@ from collections import deque
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
-from distcomp.errors import MalformedMessageError
+from distcomp.errors import FrameTooLargeError, MalformedMessageError
 from distcomp.protocol import HELD_KEYS, ORDER_KEYS, PiecesStored, SendPiece, codec
 from distcomp.wire import MAX_FRAME_BYTES, MAX_ITEMS, PIECE_BYTES, detach_blobs
 
@@ -85,7 +85,11 @@ class Outgoing:
         self._moving_entries = 0
 
     def pack(self, messages: Iterable[Message]) -> list[bytes]:
-        """Take in messages; give back, packed and in order, those that may leave now."""
+        """Take in messages; give back, packed and in order, those that may leave now.
+
+        Raises:
+            FrameTooLargeError: a message is too large even without its blobs.
+        """
         ready: list[bytes] = []
         for message in messages:
             if self.parked and self._park_behind_others(message):
@@ -164,6 +168,8 @@ class Outgoing:
         if len(packed) > MAX_FRAME_BYTES - _FRAME_HEAD_BYTES:
             message, blobs = detach_blobs(entry.message, next_number, _SMALL_BLOB_BYTES)
             packed = codec.pack(message)
+        if len(packed) > MAX_FRAME_BYTES - _FRAME_HEAD_BYTES:
+            raise FrameTooLargeError(f"a {type(message).__name__} of {len(packed)} bytes makes no frame")
         entry.message, entry.packed, entry.transfers = (), packed, len(blobs)
         entry.size_bytes = sum(len(blob) for _, blob in blobs)
         if blobs:

@@ -21,6 +21,7 @@ from distcomp.errors import (
     ProtocolError,
     UnreachableError,
 )
+from distcomp.ids import Peer
 from distcomp.protocol import Heartbeat, PiecesStored, Refused, SendPiece, codec
 from distcomp.transfers import Incoming, Outgoing
 from distcomp.wire import FrameSplitter
@@ -47,6 +48,11 @@ class Handshake(Protocol):
     done: bool
     rest: bytes
     farewell: bytes
+
+    @property
+    def identity(self) -> tuple[str, str] | None:
+        """The peer's role and owner, once the side that listens knows them."""
+        ...
 
     def greeting(self) -> bytes:
         """What to send first."""
@@ -83,7 +89,7 @@ class Connection(asyncio.Protocol):
         on_failed: Callable[[Connection, Exception], None] | None = None,
         limits: WireLimits | None = None,
     ) -> None:
-        self.peer = -1
+        self.peer = Peer(-1)
         self.address = "?"
         self.reason = ""
         self.ready = False
@@ -98,6 +104,7 @@ class Connection(asyncio.Protocol):
         self._incoming = Incoming(self.limits)
         self._splitter = FrameSplitter()
         self._error: Exception | None = None
+        self._lost = False
         self._paused = False
         self._wrote = False
         self._heard = False
@@ -136,7 +143,8 @@ class Connection(asyncio.Protocol):
         """End the connection at once; what was written may be lost."""
         self.closed = True
         self.reason = self.reason or reason
-        self._transport.abort()
+        if not self._lost:
+            self._transport.abort()
 
     # --- what the event loop calls ---
 
@@ -181,7 +189,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """The socket is gone."""
-        self.closed = True
+        self.closed = self._lost = True
         self._set_timer(0, None)
         if error is not None and self._error is None:
             self._error = UnreachableError(f"the connection to {self.address} broke: {error}")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 import struct
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, get_args, get_type_hints
 
 import msgpack
@@ -168,9 +169,14 @@ class Schema:
         self.required = len(kinds) - len(record._field_defaults)
         self.places = len(kinds)
         self.large_places = tuple(place for place, kind in enumerate(kinds) if kind.large)
-        labels = [f"{record.__name__}.{name}" for name in record._fields]
-        defaults = tuple(record._field_defaults.values())
-        self.read = _compiled(kinds, labels, self.required, record, defaults)
+        self._kinds = kinds
+
+    @cached_property
+    def read(self) -> Callable[..., Any]:
+        """Makes a record of its fields, checked. Compiled when it is first needed."""
+        labels = [f"{self.record.__name__}.{name}" for name in self.record._fields]
+        defaults = tuple(self.record._field_defaults.values())
+        return _compiled(self._kinds, labels, self.required, self.record, defaults)
 
     def build(self, values: Any) -> Any:
         """Make a record from decoded `values`; raises `ValueError` naming the field that is wrong."""
@@ -235,24 +241,30 @@ class Codec:
 
     def __init__(self, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
         self.max_frame_bytes = max_frame_bytes
+        self._records: dict[int, type[Any]] = {}
         self._schemas: dict[int, Schema] = {}
         self._tags: dict[type[Any], int] = {}
 
     def register(self, tag: int, record: type[Any]) -> None:
-        """Give `record` its tag. A tag is never used twice, nor again after its message is gone."""
-        if tag in self._schemas:
-            raise TypeError(f"tag {tag} belongs to {self._schemas[tag].record.__name__}")
-        self._schemas[tag] = Schema(record)
+        """Give `record` its tag. A tag is never used twice, nor again after its message is gone.
+
+        Its reader is made when the first one arrives: a program reads few of the messages there are,
+        and making all of them would take a third of its start.
+        """
+        if tag in self._records:
+            raise TypeError(f"tag {tag} belongs to {self._records[tag].__name__}")
+        self._records[tag] = record
         self._tags[record] = tag
 
     def messages(self) -> Iterator[tuple[int, type[Any]]]:
         """Every tag with its message class, in the order of tags."""
-        for tag in sorted(self._schemas):
-            yield tag, self._schemas[tag].record
+        for tag in sorted(self._records):
+            yield tag, self._records[tag]
 
     def is_large(self, message: Message) -> bool:
         """Whether `message` holds a blob that has to be detached before `pack`."""
-        places = self._schemas[self._tags[type(message)]].large_places
+        tag = self._tags[type(message)]
+        places = (self._schemas.get(tag) or self._schema(tag)).large_places
         return any(_is_large(message[place]) for place in places)
 
     def pack(self, message: Message) -> bytes:
@@ -314,11 +326,15 @@ class Codec:
     def _build(self, item: Any) -> Message:
         if type(item) is not tuple or not item or type(item[0]) is not int:
             raise ValueError("a message is a list that begins with its tag")
-        schema = self._schemas.get(item[0])
-        if schema is None:
-            raise ValueError(f"no message has the tag {item[0]}")
+        schema = self._schemas.get(item[0]) or self._schema(item[0])
         message: Message = schema.build(item[1:])
         return message
+
+    def _schema(self, tag: int) -> Schema:
+        if tag not in self._records:
+            raise ValueError(f"no message has the tag {tag}")
+        self._schemas[tag] = Schema(self._records[tag])
+        return self._schemas[tag]
 
 
 def _resolve(code: int, data: bytes, blob_of: Callable[[int], bytes] | None) -> bytes:

@@ -189,7 +189,7 @@ class SchedulerProgram:
         self._send(effects)
         for peer, reason in effects.closes:
             if peer in self._peers:
-                self._log("warning", "peer closed", peer=self._peers[peer].address, reason=reason)
+                self._log("debug", "peer closed", peer=self._peers[peer].address, reason=reason)
                 self._peers[peer].close(reason)
         for level, text, values in effects.events:
             self._log(level, text, **values)

@@ -71,6 +71,10 @@ class AmbiguousClusterError(DistcompError):
     """Several running schedulers could be meant, and nothing says which."""
 
 
+class SlotsUnavailableError(DistcompError, OSError):
+    """No slot process can be had on this host: the template that they are forked from keeps ending."""
+
+
 # --- talking to a peer ----------------------------------------------------------------------------
 
 
@@ -91,6 +95,10 @@ class MalformedMessageError(ProtocolError):
 
 class UsageError(DistcompError):
     """A call that cannot be carried out as made."""
+
+
+class DemoError(UsageError):
+    """The demo cannot be shown here."""
 
 
 class UnpicklableError(UsageError, TypeError):

@@ -73,7 +73,7 @@ class ForgetFunction(NamedTuple):
 
 
 @_message(4)
-class StartRun(NamedTuple):
+class RunTasks(NamedTuple):
     """Run the indexes `start` to `stop`, whose arguments lie in a chunk that begins at `chunk_start`."""
 
     run: Count

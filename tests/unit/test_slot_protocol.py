@@ -13,8 +13,8 @@ from distcomp.slot_protocol import (
     LoadFunction,
     PrepareSlot,
     RunProgressed,
+    RunTasks,
     SlotReady,
-    StartRun,
     codec,
 )
 from distcomp.wire import FrameSplitter
@@ -24,7 +24,7 @@ EXAMPLES = [
     PrepareSlot(b"environment", 1 << 30),
     LoadFunction(FUNCTION, b"code"),
     ForgetFunction(FUNCTION),
-    StartRun(1, FUNCTION, 3, 9, 0, b"chunk", False),
+    RunTasks(1, FUNCTION, 3, 9, 0, b"chunk", False),
     SlotReady(""),
     RunProgressed(1, ((3, 5, b"ab"),), ((5, Failure("exception", True, "ValueError")),), 0.5, 6, True),
 ]
@@ -40,7 +40,7 @@ def test_the_examples_name_every_message() -> None:
 
 
 def test_a_payload_above_a_programs_frame_rides_whole() -> None:
-    message = StartRun(1, FUNCTION, 0, 1, 0, bytes(3 << 20), True)
+    message = RunTasks(1, FUNCTION, 0, 1, 0, bytes(3 << 20), True)
     (body,) = FrameSplitter(codec.max_frame_bytes).feed(codec.frame([codec.pack(message)]))
     assert codec.decode(body) == [message]
 

@@ -1,0 +1,368 @@
+"""What runs in a slot process: tasks of one session, one after the other.
+
+The law of this file:
+
+- The main thread alone runs tasks, appends to `Finished.values` and reads the socket.
+- A task is *begun* once the page says so and *finished* once its value is appended or its failure is
+  recorded; `Finished.next_index` is always the first task of the run that is not finished.
+- Nothing of a user's (function, arguments, result, exception) is touched before its task is begun.
+- What is finished is sent under `Finished.lock`, by the main thread between two tasks or by a second
+  thread while a task runs. An append needs no lock: it is one step for the interpreter.
+- An interrupt is raised only within a task, never within the sending of what is finished.
+"""
+
+from __future__ import annotations
+
+import atexit
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from distcomp.errors import UnloadableTaskError
+from distcomp.page import BEGUN, BEGUN_AT, RUN, STOP, Page, lane_of
+from distcomp.payload import (
+    PLAIN_TYPES,
+    dump_failure,
+    dump_result,
+    enter_environment,
+    load_function,
+    open_chunk,
+    pack_results,
+)
+from distcomp.protocol import Failure
+from distcomp.slot_output import capture_streams, end_offspring, plain_streams
+from distcomp.slot_protocol import (
+    INTERRUPT_SIGNAL,
+    MAX_SLOT_FRAME_BYTES,
+    STACKS_SIGNAL,
+    ForgetFunction,
+    LoadFunction,
+    PrepareSlot,
+    RunProgressed,
+    RunTasks,
+    SlotReady,
+    codec,
+)
+from distcomp.wire import INLINE_BLOB_BYTES, MAX_BLOB_BYTES, FrameSplitter
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
+    from types import CodeType, FrameType
+
+    from distcomp.ids import FunctionId
+    from distcomp.payload import LoadedFunction
+
+SEND_AFTER_NS = 1_000_000
+"""Before it begins a task, a slot sends what is finished if it sent nothing for so long."""
+
+SEND_LATE_S = 0.05
+"""While a task runs, what was finished before it is sent within this time."""
+
+QUIET_ROUNDS = 20
+"""After so many rounds without a run the second thread sleeps until the next one."""
+
+MESSAGE_BYTES = 256 << 10
+"""A report holds about so many bytes, or one outcome."""
+
+RECEIVE_BYTES = 1 << 18
+EXIT_UNSENT = 70
+"""Exit code when a report broke off in the middle: nothing readable could follow it."""
+
+
+class TaskInterrupted(BaseException):
+    """Raised within a task that was cancelled or has run for too long."""
+
+
+class Finished:
+    """Outcomes of the run in hand that were not sent yet.
+
+    Args:
+        channel: the socket to the supervisor.
+    """
+
+    def __init__(self, channel: socket.socket) -> None:
+        self.values: list[Any] = []
+        self.due_ns = 0
+        self.max_payload_bytes = MAX_BLOB_BYTES
+        self.run = 0
+        self._eager = False
+        self._channel = channel
+        self._lock = threading.Lock()
+        self._base = 0  # the index of values[0]
+        self._reached = 0  # all below was sent
+        self._busy_since_ns = 0
+        self._runs: list[tuple[int, int, bytes]] = []
+        self._failures: list[tuple[int, Failure]] = []
+
+    def open(self, run: RunTasks) -> None:
+        """Begin with another run; the last one was flushed."""
+        with self._lock:
+            self.run, self._eager = run.run, run.eager
+            self._base = self._reached = run.start
+            self._busy_since_ns = time.monotonic_ns()
+            if run.eager:
+                self.due_ns = 0
+
+    def next_index(self) -> int:
+        """Give the first index of the run that is not finished."""
+        with self._lock:
+            return self._base + len(self.values)
+
+    def fail(self, index: int, failure: Failure) -> None:
+        """Record how a task failed. All before it are finished."""
+        with self._lock:
+            self._collect()
+            self._failures.append((index, failure))
+            self._base = index + 1
+
+    def flush(self, *, ended: bool = False) -> None:
+        """Send what is finished."""
+        with self._lock:
+            self._collect()
+            if not (ended or self._runs or self._failures):
+                return
+            frames = codec.frames([codec.pack(message) for message in self._reports(ended=ended)])
+            try:
+                for frame in frames:
+                    self._channel.sendall(frame)
+            except BaseException:  # noqa: BLE001 - whatever it was, half a frame may have left
+                os._exit(EXIT_UNSENT)
+            now = time.monotonic_ns()
+            self.due_ns = 0 if self._eager else now + SEND_AFTER_NS
+            self._busy_since_ns = now
+
+    def flush_late(self) -> None:
+        """Send what is finished while a task runs, if there is anything."""
+        if self.values or self._failures:
+            self.flush()
+
+    def _collect(self) -> None:
+        # The main thread may append between the two steps: what it adds stays for the next time.
+        kept = self.values[:]
+        del self.values[: len(kept)]
+        most_bytes = min(INLINE_BLOB_BYTES, self.max_payload_bytes)
+        for start, stop, blob in pack_results(kept, self._base, max_bytes=most_bytes):
+            if len(blob) > self.max_payload_bytes:  # then it is one result
+                text = f"the result has {len(blob)} bytes; max_payload_bytes is {self.max_payload_bytes}"
+                self._failures.append((start, Failure("unpicklable", text=text)))
+            else:
+                self._runs.append((start, stop, blob))
+        self._base += len(kept)
+
+    def _reports(self, *, ended: bool) -> Iterator[RunProgressed]:
+        """Everything collected, in reports of a bounded size; only the last one says how far we are."""
+        sizes: list[tuple[int, Any]] = [(len(each[2]), each) for each in self._runs]
+        sizes += [(_failure_bytes(each[1]), each) for each in self._failures]
+        self._runs, self._failures = [], []
+        runs: list[tuple[int, int, bytes]] = []
+        failures: list[tuple[int, Failure]] = []
+        total = 0
+        for size, each in sizes:
+            if total and total + size > MESSAGE_BYTES:
+                yield RunProgressed(self.run, tuple(runs), tuple(failures), 0.0, self._reached, ended=False)
+                runs, failures, total = [], [], 0
+            (runs if type(each[1]) is int else failures).append(each)
+            total += size
+        self._reached = self._base
+        busy_s = (time.monotonic_ns() - self._busy_since_ns) / 1e9
+        yield RunProgressed(self.run, tuple(runs), tuple(failures), busy_s, self._reached, ended=ended)
+
+
+def _failure_bytes(failure: Failure) -> int:
+    return len(failure.text) + len(failure.traceback) + len(failure.exception) + len(failure.output)
+
+
+class Slot:
+    """A slot process from within.
+
+    Args:
+        channel: the socket to the supervisor, which it blocks on when idle.
+        page: the page it shares with the supervisor.
+    """
+
+    def __init__(self, channel: socket.socket, page: Page) -> None:
+        self._channel = channel
+        self._page = page
+        self._pid = os.getpid()
+        self._finished = Finished(channel)
+        self._blobs: dict[FunctionId, bytes] = {}
+        self._loaded: dict[FunctionId, LoadedFunction] = {}
+        self._active = threading.Event()
+        self._sender: threading.Thread | None = None
+        self._handlers: dict[type[Any], Any] = {
+            PrepareSlot: self.on_prepare_slot,
+            LoadFunction: self.on_load_function,
+            ForgetFunction: self.on_forget_function,
+            RunTasks: self.on_run_tasks,
+        }
+
+    def serve(self) -> None:
+        """Do what the supervisor says until it closes the socket."""
+        signal.signal(INTERRUPT_SIGNAL, self._on_interrupt)
+        os.register_at_fork(after_in_child=self._become_stranger)
+        splitter = FrameSplitter(MAX_SLOT_FRAME_BYTES)
+        while data := self._channel.recv(RECEIVE_BYTES):
+            for body in splitter.feed(data):
+                for message in codec.decode(body):
+                    self._handlers[type(message)](message)
+
+    def on_prepare_slot(self, message: PrepareSlot) -> None:
+        """Take over the session's environment, as far as it goes here."""
+        self._finished.max_payload_bytes = message.max_payload_bytes
+        problem = ""
+        try:
+            enter_environment(message.environment)
+        except UnloadableTaskError as error:
+            problem = str(error)
+        self._channel.sendall(codec.frame([codec.pack(SlotReady(problem))]))
+
+    def on_load_function(self, message: LoadFunction) -> None:
+        """Keep a function's bytes; they are loaded when its first task has begun."""
+        self._blobs[message.function] = message.blob
+
+    def on_forget_function(self, message: ForgetFunction) -> None:
+        """Let go of a function."""
+        self._blobs.pop(message.function, None)
+        self._loaded.pop(message.function, None)
+
+    def on_run_tasks(self, run: RunTasks) -> None:
+        """Run what the page lets us run of `run`, and report it."""
+        self._finished.open(run)
+        words = self._page.words
+        words[RUN] = run.run
+        self._wake_sender()
+        index = run.start
+        while True:
+            try:
+                self._run_from(run, index)
+                break
+            except BaseException as error:  # noqa: BLE001 - whatever a task raises is its own outcome
+                index = self._fail_begun(run, error)
+        words[RUN] = 0
+        self._finished.flush(ended=True)
+
+    def _run_from(self, run: RunTasks, index: int) -> None:
+        """Run tasks from `index` on. What is raised here is the outcome of the task that is begun."""
+        words, lane = self._page.words, lane_of(run.run)
+        begun, stop, begun_at = lane + BEGUN, lane + STOP, lane + BEGUN_AT
+        finished, clock = self._finished, time.monotonic_ns
+        keep = finished.values.append
+        words[begun_at] = clock()
+        words[begun] = index
+        if words[stop] <= index:
+            return
+        function = self._function(run.function)
+        chunk = open_chunk(run.chunk)
+        for args, kwargs in chunk.calls(index - run.chunk_start, run.stop - run.chunk_start):
+            value = function(*args, **kwargs)
+            keep(value if type(value) in PLAIN_TYPES else dump_result(value))
+            del value
+            index += 1
+            now = clock()
+            if now >= finished.due_ns:
+                # Whoever looks must not take the time of sending for a task's.
+                words[begun_at] = 0
+                finished.flush()
+                now = clock()
+            words[begun_at] = now
+            words[begun] = index
+            if words[stop] <= index:
+                return
+        raise UnloadableTaskError(f"the chunk holds no arguments for index {index}")
+
+    def _function(self, function: FunctionId) -> Any:
+        loaded = self._loaded.get(function)
+        if loaded is None:
+            loaded = self._loaded[function] = load_function(self._blobs[function])
+            del self._blobs[function]
+        return loaded.function
+
+    def _fail_begun(self, run: RunTasks, error: BaseException) -> int:
+        """Record the outcome of the task that is begun; returns the index to go on with."""
+        if os.getpid() != self._pid:
+            _leave(error)
+        begun, begun_at_ns = (self._page.words[lane_of(run.run) + place] for place in (BEGUN, BEGUN_AT))
+        index = self._finished.next_index()
+        if index > begun:
+            return index  # raised too late, by a signal handler: the task had finished
+        output = self._page.output(run.run, begun).decode("utf-8", "replace")
+        loaded = self._loaded.get(run.function)
+        retriable = loaded is not None and loaded.is_retriable(error)
+        failure = dump_failure(error, retriable=retriable)._replace(output=output)
+        if isinstance(error, TaskInterrupted):
+            failure = failure._replace(kind="interrupted", retriable=False, exception=b"")
+            end_offspring(begun_at_ns / 1e9)
+        self._finished.fail(begun, failure)
+        return begun + 1
+
+    def _on_interrupt(self, _signal: int, frame: FrameType | None) -> None:
+        """Raise in the task, if it is the one that is meant and it still runs."""
+        callee: CodeType | None = None
+        while frame is not None and self._page.is_wanted():
+            if frame.f_code is Slot._run_from.__code__:
+                if callee is Finished.flush.__code__:
+                    return
+                raise TaskInterrupted("the task was stopped")
+            callee, frame = frame.f_code, frame.f_back
+
+    # --- the second thread ------------------------------------------------------------------------
+
+    def _wake_sender(self) -> None:
+        if self._sender is None:
+            self._sender = threading.Thread(target=self._send_late, name="distcomp-sender", daemon=True)
+            self._sender.start()
+        if not self._active.is_set():
+            self._active.set()
+
+    def _send_late(self) -> None:
+        # Signals are for the main thread: only there do they interrupt what it waits for.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        while True:
+            self._active.wait()
+            quiet, last = 0, 0
+            while quiet < QUIET_ROUNDS:
+                time.sleep(SEND_LATE_S)
+                self._finished.flush_late()
+                quiet = 0 if self._page.words[RUN] or self._finished.run != last else quiet + 1
+                last = self._finished.run
+            self._active.clear()
+            if self._page.words[RUN]:  # it began after we looked, and before it could see us sleep
+                self._active.set()
+
+    # --- a fork made by a task --------------------------------------------------------------------
+
+    def _become_stranger(self) -> None:
+        """In a child that a task forked: neither socket nor page nor signals are its own."""
+        self._channel.close()
+        self._page.release()
+        signal.signal(INTERRUPT_SIGNAL, signal.SIG_DFL)
+        faulthandler.disable()
+        faulthandler.unregister(STACKS_SIGNAL)
+        plain_streams()
+
+
+def _leave(error: BaseException) -> NoReturn:
+    """End a child that a task forked, and that came back from the task."""
+    code = getattr(error, "code", 1) if isinstance(error, SystemExit) else 1
+    os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+def run_slot(channel: socket.socket, page: Page, stacks: int) -> NoReturn:
+    """Be a slot process until the supervisor closes the socket, then end this process."""
+    code = 0
+    try:
+        faulthandler.enable(stacks)
+        faulthandler.register(STACKS_SIGNAL, stacks, all_threads=True)
+        capture_streams(page)
+        Slot(channel, page).serve()
+        atexit._run_exitfuncs()  # noqa: SLF001 - os._exit runs none, and a plain exit would wait for threads
+    except BaseException:  # noqa: BLE001 - the last stop of this process
+        code = 1
+        plain_streams()
+        sys.excepthook(*sys.exc_info())
+    os._exit(code)

@@ -1,0 +1,87 @@
+"""Keeps what tasks print, and sees that what they leave behind goes with them.
+
+The streams of a slot process write into the page, which outlives it: what a task printed before it
+crashed or was killed is still there for its failure. Nothing is done per task; the ring is cleared when
+another task prints.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from distcomp.page import Page
+
+_SESSION_FIELD, _START_FIELD = 3, 19
+"""Places in `/proc/PID/stat` after the program's name: its session, and its start in ticks since boot."""
+
+
+class PageStream(io.RawIOBase):
+    """Bytes written here end in the page's ring. `fileno` is the descriptor it stands for."""
+
+    def __init__(self, page: Page, descriptor: int, lock: threading.RLock) -> None:
+        super().__init__()
+        self._page, self._descriptor, self._lock = page, descriptor, lock
+
+    def writable(self) -> bool:
+        """Say that it is: that is all it is for."""
+        return True
+
+    def fileno(self) -> int:
+        """Give the descriptor, for programs that a task starts with this stream as theirs."""
+        return self._descriptor
+
+    def write(self, data: Any) -> int:
+        """Keep `data` as printed by the task that runs."""
+        kept = bytes(data)
+        with self._lock:
+            self._page.printed(kept)
+        return len(kept)
+
+
+def capture_streams(page: Page) -> None:
+    """Make `sys.stdout` and `sys.stderr` write into the page."""
+    # Reentrant, because a signal handler of a task may print while the task prints.
+    lock = threading.RLock()
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        # A raw stream takes the place of a buffer: the wrapper writes everything through at once.
+        raw: Any = PageStream(page, descriptor, lock)
+        stream = io.TextIOWrapper(raw, "utf-8", "backslashreplace", write_through=True)
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+
+
+def plain_streams() -> None:
+    """Make `sys.stdout` and `sys.stderr` write to their descriptors, as in any program."""
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        stream = io.TextIOWrapper(
+            io.FileIO(descriptor, "w", closefd=False),
+            "utf-8",
+            "backslashreplace",
+            write_through=True,
+        )
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+
+
+def end_offspring(since_s: float) -> None:
+    """Kill the programs of this process's session that were started at `since_s` (monotonic) or later.
+
+    An interrupted task leaves them behind; what earlier tasks started on purpose is spared. Only where
+    there is a `/proc`; elsewhere they end with the slot process.
+    """
+    ticks = os.sysconf("SC_CLK_TCK")
+    own = os.getpid()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, IndexError, ValueError):  # it ended while we looked
+            rest = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
+            started_s = (int(rest[_START_FIELD]) + 1) / ticks
+            if int(folder.name) != own and int(rest[_SESSION_FIELD]) == own and started_s >= since_s:
+                os.kill(int(folder.name), signal.SIGKILL)

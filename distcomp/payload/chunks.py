@@ -55,6 +55,9 @@ class Constant(Sequence[Any]):
     def __len__(self) -> int:
         return self._count
 
+    def __iter__(self) -> Iterator[Any]:
+        return repeat(self.value, self._count)
+
     def __getitem__(self, index: Any) -> Any:
         chosen = range(self._count)[index]
         return [self.value] * len(chosen) if isinstance(chosen, range) else self.value

@@ -17,7 +17,7 @@ from types import CellType, CodeType, FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distcomp.payload.functions import dump_function
-from distcomp.payload.pickler import PLAIN_TYPES
+from distcomp.payload.pickler import PLAIN_TYPES, as_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -95,6 +95,7 @@ class FunctionCache:
         Raises:
             UnpicklableError: naming the path to what cannot be pickled.
         """
+        function = as_task(function)
         if type(function) is not FunctionType:
             return dump_function(function, retry_on, shares_path=self._shares_path)
         known = self._known.get(id(function))

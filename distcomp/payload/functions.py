@@ -16,7 +16,7 @@ from distcomp.errors import UnpicklableError
 from distcomp.ids import FunctionId
 from distcomp.payload.chunks import dump_plain
 from distcomp.payload.culprit import describe
-from distcomp.payload.pickler import dumps_with_codes, loads
+from distcomp.payload.pickler import as_task, dumps_with_codes, loads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,6 +67,7 @@ def dump_function(
         >>> load_function(dump_function(abs, shares_path=True)[1]).function(-1)
         1
     """
+    function = as_task(function)
     try:
         pickled, codes = dumps_with_codes((function, retry_on), shares_path=shares_path)
     except Exception as error:

@@ -41,10 +41,16 @@ _wrappers: set[type] = set()
 def travels_as_function(cls: type) -> type:
     """Let instances of `cls`, which stand in a module under a function's name, travel like that function.
 
-    Use as a decorator. By reference where the function would, else through the class's own `__reduce__`.
+    Use as a decorator. By reference where the function would, else by what its `take_apart()` gives.
+    Where such an instance itself is to be a task, what its `as_task()` gives runs instead.
     """
     _wrappers.add(cls)
     return cls
+
+
+def as_task(function: Any) -> Any:
+    """What runs where `function` is submitted."""
+    return function.as_task() if type(function) in _wrappers else function
 
 
 # --- where a module comes from --------------------------------------------------------------------
@@ -90,6 +96,11 @@ def _find(module: str, qualname: str) -> Any:
     for part in qualname.split("."):
         found = getattr(found, part, None)
     return found
+
+
+def stands_under_its_name(obj: Any) -> bool:
+    """Whether a function or class is what its module has under its name."""
+    return _find(obj.__module__, obj.__qualname__) is obj
 
 
 def _wrapped_depth(found: Any, function: Any) -> int:
@@ -200,17 +211,15 @@ class TaskPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle shi
             return _reduce_exception(obj)
         if kind is ModuleType:
             return self._reduce_module(obj)
-        if kind in _wrappers and self._goes_by_reference(obj):
-            return obj.__qualname__
+        if kind in _wrappers:
+            referable = self._is_referable(obj.__module__) and stands_under_its_name(obj)
+            return obj.__qualname__ if referable else obj.take_apart()
         return NotImplemented
 
     def _is_referable(self, module: str | None) -> bool:
         """Whether the other side can import a module of this name and get the same."""
         home = _home(module)
         return home is _INSTALLED or (home is _LOCAL and self.shares_path)
-
-    def _goes_by_reference(self, obj: Any) -> bool:
-        return self._is_referable(obj.__module__) and _find(obj.__module__, obj.__qualname__) is obj
 
     def _reduce_function(self, function: FunctionType) -> Any:
         module, name = function.__module__, function.__qualname__

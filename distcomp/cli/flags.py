@@ -111,12 +111,16 @@ class Flags(argparse.ArgumentParser):
             help=f"{help} [{name}]",
         )
 
-    def common(self) -> None:
-        """Add what every program has: log flags, `--debug` and `--version`."""
+    def common(self, log_level: str = "warning") -> None:
+        """Add what every program has: log flags, `--debug` and `--version`.
+
+        Args:
+            log_level: the default of `--log-level`.
+        """
         self.value(
             "--log-level",
             "how much to say on stderr: debug, info, warning or error",
-            default="info",
+            default=log_level,
             parse=one_of("debug", "info", "warning", "error"),
         )
         self.value("--log-file", "write the log to this file instead of stderr", metavar="FILE")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 from typing import TYPE_CHECKING, NamedTuple
 
 from distcomp.access import Access, saved, this_user
 from distcomp.config import parse_address, user_folder
-from distcomp.errors import AmbiguousClusterError, ConfigError, UnreachableError
+from distcomp.discovery import probe
+from distcomp.errors import AmbiguousClusterError, ConfigError, ConnectError, UnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 PROBE_TIMEOUT_S = 0.5
 
 
-class Target(NamedTuple):
-    """Where to connect and as whom. Without a cluster id any cluster will do."""
+class Watched(NamedTuple):
+    """A scheduler to look at, and as whom. Without a cluster id any cluster will do."""
 
     role: str
     owner: str
@@ -56,7 +56,7 @@ def find_running(roles: Sequence[str]) -> Access:
             f"no access files for {' or '.join(roles)} in {user_folder()}: start distcomp-scheduler here, "
             "or save a join string with `distcomp join -`"
         )
-    running = [access for access in known if any(map(answers, access.addresses))]
+    running = [access for access in known if is_running(access)]
     if not running:
         listed = ", ".join(f"{access.cluster_name} ({', '.join(access.addresses)})" for access in known)
         raise UnreachableError(f"no scheduler is running; nobody answers for {listed}")
@@ -66,26 +66,25 @@ def find_running(roles: Sequence[str]) -> Access:
     return running[0]
 
 
-def target(address: str | None, roles: Sequence[str]) -> Target:
+def watched(address: str | None, roles: Sequence[str]) -> Watched:
     """What an `--address` means, or, without one, the running scheduler.
 
     For an address that no access file names, the connection is tried without a secret.
     """
     if address is None:
         found = find_running(roles)
-        return Target(found.role, found.owner, found.cluster_id, found.secret, found.addresses)
+        return Watched(found.role, found.owner, found.cluster_id, found.secret, found.addresses)
     wanted = str(parse_address(address))
     for access in accesses(roles):
         if wanted in {str(parse_address(each)) for each in access.addresses}:
-            return Target(access.role, access.owner, access.cluster_id, access.secret, (wanted,))
-    return Target(roles[0], this_user(), None, None, (wanted,))
+            return Watched(access.role, access.owner, access.cluster_id, access.secret, (wanted,))
+    return Watched(roles[0], this_user(), None, None, (wanted,))
 
 
-def answers(address: str) -> bool:
-    """Whether somebody listens at `address`."""
-    host, port = parse_address(address)
+def is_running(access: Access) -> bool:
+    """Whether the scheduler of `access` answers, and takes its secret."""
     try:
-        with socket.create_connection((host, port), PROBE_TIMEOUT_S):
-            return True
-    except OSError:
+        probe(access, PROBE_TIMEOUT_S)
+    except ConnectError:
         return False
+    return True

@@ -11,7 +11,7 @@ from distcomp.access import Access, SchedulerAccess
 from distcomp.cli import logs
 from distcomp.cli.flags import EXIT_ENDED, EXIT_FAILED, Flags, run, whole
 from distcomp.cli.local_worker import LocalWorker
-from distcomp.cli.reach import answers
+from distcomp.cli.reach import is_running
 from distcomp.cli.settings_flags import add_settings, settings_from
 from distcomp.cli.stopping import Stops
 from distcomp.cli.table import RED, is_coloured, paint
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.value("--owner", "the user whose access files are written; the one who runs this if not given")
     parser.switch("--quiet", "print no join strings")
     add_settings(parser, SchedulerSettings, first=("host", "port", "advertise"))
-    parser.common()
+    parser.common(log_level="info")
     return run(parser, _serve, argv)
 
 
@@ -105,9 +105,9 @@ def _open_access(flags: argparse.Namespace, port: int) -> SchedulerAccess:
     """The secrets of the scheduler's name, unless another one of that name is running."""
     name = flags.name or str(port)
     access = SchedulerAccess.open(name, owner=flags.owner)
-    others = [each for each in access.addresses if parse_address(each).port != port]
-    if running := next(filter(answers, others), None):
-        raise ConfigError(f"a scheduler named {name} runs already, at {running}: choose another --name")
+    before = [each for each in access.addresses if parse_address(each).port != port]
+    if before and is_running(access.issue("client", access.owner, before)):
+        raise ConfigError(f"a scheduler named {name} runs already, at {before[0]}: choose another --name")
     return access
 
 

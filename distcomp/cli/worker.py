@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.value("--name", "what people call this worker; the host's name if not given")
     parser.switch("--owned", "end at once when standard input ends, for programs that start workers")
     add_settings(parser, WorkerSettings, first=("grace_s",))
-    parser.common()
+    parser.common(log_level="info")
     return run(parser, _work, argv)
 
 

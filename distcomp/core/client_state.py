@@ -32,6 +32,7 @@ from distcomp.core.client_effects import (
 )
 from distcomp.core.effects import Close
 from distcomp.core.submission import Submission
+from distcomp.ids import Peer
 from distcomp.protocol import Failure
 from distcomp.wire import MAX_COUNTER, MAX_ITEMS
 
@@ -39,11 +40,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from distcomp.config import ClientSettings
-    from distcomp.ids import FunctionId, Peer, SessionId
+    from distcomp.ids import FunctionId, SessionId
     from distcomp.protocol import Message, TaskOptions
 
     Spans = tuple[tuple[int, int], ...]
 
+_NOBODY = Peer(-1)
 _HEALING = frozenset({"duplicate", "full", "stopping", "silent"})
 """Refusals after which the same session may be tried again."""
 
@@ -79,7 +81,7 @@ class ClientState:
         self.malformed = 0
         self.late = 0
         self._sessions = sessions
-        self._peer: Peer | None = None
+        self._peer = _NOBODY
         self._resumes = False
         self._epoch = 0
         self._grace_s = settings.client_grace_s
@@ -349,8 +351,7 @@ class ClientState:
     # --- sending ----------------------------------------------------------------------------------
 
     def _send(self, message: Message) -> None:
-        if self._peer is not None:
-            self._effects.send(self._peer, message)
+        self._effects.send(self._peer, message)
 
     def _queue(self, counter: int, array: Submission) -> None:
         """Put an array in line if it has parts to send and nothing holds it back."""
@@ -452,7 +453,7 @@ class ClientState:
         self._effects.log("warning", "the session is lost", why=failure.text)
 
     def _drop_connection(self) -> None:
-        self._peer = None
+        self._peer = _NOBODY
         self._under_way_bytes = 0
         self._refused_since = None
         self._acks.clear()
@@ -467,8 +468,7 @@ class ClientState:
 
     def _nonsense(self, reason: str) -> None:
         self.malformed += 1
-        if self._peer is not None:
-            self._effects.closes.append(Close(self._peer, reason))
+        self._effects.closes.append(Close(self._peer, reason))
         self._effects.log("warning", "the scheduler sent nonsense", reason=reason)
 
     def _gone_at(self, refused_since: float) -> float:

@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from distcomp.core.client_effects import Failed, Returned
+from distcomp.errors import UsageError
+from distcomp.futures import as_completed, gather, wait, wake_all
+from distcomp.payload import dump_failure, pack_results
+from distcomp.protocol import Failure
+from distcomp.task_arrays import Leg, TaskArray
+from distcomp.wire import MAX_COUNTER
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from distcomp.futures import Sink
+
+BAD = dump_failure(ValueError("bad"))
+
+
+class LoneHost:
+    """What an array needs of a client, without one."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.patience_s = 10.0
+        self.cancelled: list[tuple[Any, tuple[tuple[int, int], ...]]] = []
+
+    def check_may_wait(self) -> None:
+        """Every thread may."""
+
+    def explain_wait(self) -> None:
+        """Nobody asks."""
+
+    def cancel_tasks(self, sink: Sink, spans: tuple[tuple[int, int], ...]) -> None:
+        self.cancelled.append((sink, spans))
+
+
+class World:
+    """An array, its legs, and their outcomes by hand."""
+
+    def __init__(self, tasks: int, order: Sequence[int] | None = None) -> None:
+        self.host = LoneHost()
+        self.legs: list[Leg] = []
+        self.array: TaskArray[Any] = TaskArray(self.host, tasks, self.travel)
+        self.array.begin(Leg(self.array, tasks, order))
+        self.leg = self.array._legs[0]
+
+    def travel(self, indexes: Sequence[int]) -> Leg:
+        self.legs.append(Leg(self.array, len(indexes), indexes))
+        return self.legs[-1]
+
+    def tell(self, outcome: Returned | Failed, leg: Leg | None = None) -> None:
+        woken: list[Any] = []
+        with self.host.lock:
+            (leg or self.leg).settle(outcome, woken)
+        wake_all(woken)
+
+    def give(self, start: int, *values: Any, leg: Leg | None = None) -> None:
+        blob = pack_results([*values])[0].blob
+        self.tell(Returned(1, start, start + len(values), start, blob), leg)
+
+    def fail(self, start: int, stop: int | None = None, failure: Failure = BAD) -> None:
+        self.tell(Failed(1, start, start + 1 if stop is None else stop, failure))
+
+
+def later(world: World, start: int, *values: Any) -> threading.Thread:
+    thread = threading.Thread(target=world.give, args=(start, *values))
+    thread.start()
+    return thread
+
+
+def test_results_come_in_order_and_again() -> None:
+    world = World(5)
+    world.give(3, "d", "e")
+    world.give(0, "a", "b", "c")
+    assert list(world.array) == list("abcde")
+    assert list(world.array) == list("abcde")
+    assert (len(world.array), world.array.done_count, world.array.done()) == (5, 5, True)
+    assert repr(world.array) == "<TaskArray of 5 tasks, 5 done>"
+
+
+def test_iteration_waits_for_the_next_result() -> None:
+    world = World(3)
+    world.give(0, 0)
+    iterator = iter(world.array)
+    assert next(iterator) == 0
+    threads = [later(world, 2, 2), later(world, 1, 1)]
+    assert list(iterator) == [1, 2]
+    for thread in threads:
+        thread.join()
+
+
+def test_an_array_of_nothing_is_done() -> None:
+    array: TaskArray[Any] = TaskArray(LoneHost(), 0, lambda _: pytest.fail("nothing travels"))
+    assert list(array) == []
+    assert list(array.as_completed()) == []
+    assert array.results() == []
+    assert array.cancel() == 0
+    assert array.retry() is array
+
+
+def test_a_failure_is_raised_at_its_place() -> None:
+    world = World(3)
+    world.give(0, "a")
+    world.fail(1)
+    world.give(2, "c")
+    iterator = iter(world.array)
+    assert next(iterator) == "a"
+    with pytest.raises(ValueError, match="bad"):
+        next(iterator)
+    assert world.array.results("skip") == ["a", "c"]
+    first, error, third = world.array.results("return")
+    assert (first, third) == ("a", "c")
+    assert isinstance(error, ValueError)
+    with pytest.raises(ValueError, match="bad"):
+        world.array.results()
+    with pytest.raises(ValueError, match="on_error"):
+        world.array.results("ignore")  # type: ignore[call-overload]
+    assert list(world.array.failures()) == [1]
+
+
+def test_a_cancelled_task_raises_at_its_place() -> None:
+    world = World(1)
+    world.array.cancel()
+    with pytest.raises(concurrent.futures.CancelledError):
+        next(iter(world.array))
+    assert isinstance(world.array.failures()[0], concurrent.futures.CancelledError)
+
+
+def test_outcomes_count_once() -> None:
+    world = World(4)
+    world.give(1, "b")
+    world.give(0, "x", "y", "z")
+    assert world.array.done_count == 3
+    world.give(3, "d")
+    assert list(world.array) == ["x", "b", "z", "d"]
+    assert world.leg.open_tasks <= 0
+
+
+def test_futures_are_made_when_asked_for_and_stay_the_same() -> None:
+    world = World(4)
+    world.give(1, "b")
+    late, early = world.array.futures[2], world.array.futures[1]
+    assert (late.done(), early.done()) == (False, True)
+    world.give(2, "c")
+    assert [future.result() for future in world.array.futures[1:3]] == ["b", "c"]
+    assert world.array.futures[-2] is late
+    assert len(world.array.futures) == 4
+    assert not world.array.futures[0].done()
+    with pytest.raises(IndexError):
+        world.array.futures[4]
+    assert "TaskArray of 4" in repr(world.array.futures)
+
+
+def test_a_future_hears_that_its_task_runs() -> None:
+    world = World(3, order=[2, 1, 0])
+    future = world.array.futures[2]
+    with world.host.lock:
+        world.leg.began((0, 1), [])
+    assert future.running()
+
+
+def test_futures_arrive_as_they_settle() -> None:
+    world = World(3)
+    world.give(2, "c")
+    arriving = world.array.as_completed(timeout=10)
+    assert next(arriving).result() == "c"
+    thread = later(world, 0, "a", "b")
+    assert [future.result() for future in arriving] == ["a", "b"]
+    thread.join()
+    waiting = World(1).array.as_completed(timeout=0.01)
+    with pytest.raises(concurrent.futures.TimeoutError, match="1 tasks"):
+        next(waiting)
+
+
+def test_an_array_stands_for_its_futures() -> None:
+    world = World(3)
+    world.give(0, 1, 2, 3)
+    assert gather(world.array) == [1, 2, 3]  # type: ignore[arg-type]
+    assert len(wait(world.array).done) == 3  # type: ignore[arg-type]
+    assert len(list(as_completed(world.array))) == 3  # type: ignore[arg-type]
+
+
+def test_tasks_may_travel_in_another_order() -> None:
+    world = World(4, order=[3, 1, 0, 2])
+    world.give(0, "d", "b", "a")
+    world.fail(3)
+    assert world.array.results("skip") == ["a", "b", "d"]
+    assert list(world.array.failures()) == [2]
+    assert world.array.futures[3].result() == "d"
+
+
+def test_cancel_settles_all_that_is_open() -> None:
+    world = World(4)
+    world.give(1, "b")
+    future = world.array.futures[3]
+    future.add_done_callback(lambda _: None)
+    assert world.array.cancel() == 3
+    assert world.host.cancelled == [(world.leg, ())]
+    assert future.cancelled()
+    assert world.leg.ended
+    assert world.array.done()
+    assert world.array.cancel() == 0
+    world.give(0, "late")
+    assert world.array.results("skip") == ["b"]
+
+
+def test_cancelling_one_future_cancels_that_task_where_it_travels() -> None:
+    world = World(3, order=[2, 0, 1])
+    assert world.array.futures[1].cancel()
+    assert world.host.cancelled == [(world.leg, ((2, 3),))]
+    assert world.array.done_count == 1
+    world.give(0, "c", "a", "late")
+    assert world.array.results("skip") == ["a", "c"]
+
+
+def test_retry_runs_again_what_failed() -> None:
+    world = World(4)
+    world.give(0, "a")
+    world.fail(1, 3)
+    world.give(3, "d")
+    before = world.array.futures[1]
+    assert world.array.retry() is world.array
+    (leg,) = world.legs
+    assert (leg.order, leg.tasks, world.array.done_count) == ([1, 2], 2, 2)
+    world.give(0, "b", "c", leg=leg)
+    assert list(world.array) == list("abcd")
+    assert before.exception() is not None
+    assert world.array.futures[1].result() == "b"
+    assert [future.result() for future in world.array.as_completed()] == list("adbc")
+
+
+def test_the_old_way_of_a_retried_task_says_nothing_more() -> None:
+    world = World(2)
+    world.array.cancel()
+    world.array.retry()
+    world.fail(0, MAX_COUNTER, Failure("cancelled"))
+    assert world.array.done_count == 0
+    world.give(0, "a", "b", leg=world.legs[0])
+    assert list(world.array) == ["a", "b"]
+    assert world.array.futures[1].cancel() is False
+
+
+def test_a_retried_task_is_cancelled_where_it_travels_now() -> None:
+    world = World(2)
+    world.fail(1)
+    world.array.retry()
+    world.array.futures[1].cancel()
+    assert world.host.cancelled == [(world.legs[0], ((0, 1),))]
+
+
+def test_retry_ends_a_reading_of_what_arrives() -> None:
+    world = World(2)
+    world.fail(0)
+    arriving = world.array.as_completed()
+    next(arriving)
+    world.array.retry()
+    with pytest.raises(UsageError, match="retry"):
+        next(arriving)
+
+
+def test_a_leg_that_is_given_up_fails_what_never_left() -> None:
+    world = World(4)
+    world.give(0, "a")
+    world.fail(1, MAX_COUNTER, Failure("scheduler_lost", text="gone"))
+    assert world.array.done()
+    assert world.leg.ended
+    assert world.leg.open_tasks == 0
+
+
+def test_a_failure_made_here_is_still_to_come_from_the_cluster() -> None:
+    world = World(2)
+    with world.host.lock:
+        world.leg.settle_here(Failed(0, 1, 2, Failure("too_large", text="too large")), [])
+    assert (world.leg.open_tasks, world.array.done_count) == (2, 1)
+    world.fail(1, failure=Failure("cancelled"))
+    assert "too large" in str(world.array.failures()[1])

@@ -14,6 +14,8 @@ from __future__ import annotations
 import re
 import struct
 from functools import cached_property
+from itertools import count
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, get_args, get_type_hints
 
 import msgpack
@@ -21,7 +23,7 @@ import msgpack
 from distcomp.errors import FrameTooLargeError, MalformedMessageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 MAX_FRAME_BYTES = 1 << 20
 INLINE_BLOB_BYTES = 64 << 10
@@ -33,6 +35,9 @@ MAX_COUNTER = 2**63 - 1
 
 _LENGTH = struct.Struct(">I")
 _TRANSFER = struct.Struct(">Q")
+_ARRAY_HEAD = struct.Struct(">BI")
+_MAX_HEAD_BYTES = _ARRAY_HEAD.size
+_unique = count()
 
 Message: TypeAlias = tuple[Any, ...]
 """Any message: a registered `NamedTuple`. Its class tells which."""
@@ -43,18 +48,19 @@ Check: TypeAlias = "Callable[[Any], Any]"
 class Kind:
     """What a field may hold. Calling a kind returns the checked value or raises `ValueError`.
 
-    `test` is the same check as an expression over `v`, for the compiled readers of `Schema`; a kind
-    that has to convert or to look into its value has none, and is called.
+    `test` is the check as an expression over `v`, which readers are compiled from, and `names` is what
+    that refers to. A kind that makes something else of its value has no `test`, and is called.
     """
 
     test = ""
     wanted = "something else"
+    names: Mapping[str, Any] = MappingProxyType({})
     large = False
     """Whether a value may hold a blob above `INLINE_BLOB_BYTES`."""
 
     def __call__(self, value: Any) -> Any:
         """The value, checked."""
-        if not eval(self.test, {"v": value}):  # noqa: S307 - the expression is ours
+        if not eval(self.test, {"v": value, **self.names}):  # noqa: S307 - the expression is ours
             raise self.misfit(value)
         return value
 
@@ -117,18 +123,38 @@ class Row(Kind):
     """A tuple with one kind for each place."""
 
     def __init__(self, *kinds: Kind) -> None:
-        self.wanted = f"a row of {len(kinds)}"
-        self.convert = _compiled(
-            kinds, [str(place) for place in range(len(kinds))], len(kinds), lambda *row: row
-        )
-        self.places = len(kinds)
-        self.large = any(kind.large for kind in kinds)
+        self.kinds = kinds
+        self.wanted = f"a row of {len(kinds)}: {', '.join(kind.wanted for kind in kinds)}"
+        if all(kind.test for kind in kinds):
+            tests = [f"({_renamed(kind.test, f'v[{place}]')})" for place, kind in enumerate(kinds)]
+            self.test = " and ".join([f"type(v) is tuple and len(v) == {len(kinds)}", *tests])
+
+    @cached_property
+    def names(self) -> Mapping[str, Any]:  # type: ignore[override] # computed when it is first needed
+        """What the tests of the places refer to."""
+        return {name: value for kind in self.kinds for name, value in kind.names.items()}
+
+    @cached_property
+    def large(self) -> bool:  # type: ignore[override] # computed when it is first needed
+        """Whether any place may hold a large blob."""
+        return any(kind.large for kind in self.kinds)
+
+    @cached_property
+    def read(self) -> Callable[[tuple[Any, ...]], Any]:
+        """The reader of rows that hold records."""
+        labels = [str(place) for place in range(len(self.kinds))]
+        return _compiled_reader(self.kinds, labels, self._refuse, tuple)
 
     def __call__(self, value: Any) -> Any:
         """The row, each place checked."""
-        if type(value) is not tuple or len(value) != self.places:
+        if self.test:
+            return super().__call__(value)
+        if type(value) is not tuple:
             raise self.misfit(value)
-        return self.convert(*value)
+        return self.read(value)
+
+    def _refuse(self, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        raise self.misfit(value)
 
 
 class Listing(Kind):
@@ -136,23 +162,46 @@ class Listing(Kind):
 
     def __init__(self, kind: Kind, most: int = MAX_ITEMS) -> None:
         self.kind, self.most = kind, most
-        self.large = kind.large
-        self.wanted = f"a list of at most {most} items"
-        self.item = kind if not kind.test else _compiled([kind], ["item"], 1, lambda item: item)
+        self.wanted = f"a list of at most {most} items, each {kind.wanted}"
+        if kind.test:
+            self._every = f"every{next(_unique)}"
+            self.test = f"type(v) is tuple and len(v) <= {most} and (not v or {self._every}(v))"
+
+    @cached_property
+    def names(self) -> Mapping[str, Any]:  # type: ignore[override] # computed when it is first needed
+        """The function that tests all items."""
+        return {self._every: _compiled_test(self.kind)}
+
+    @cached_property
+    def large(self) -> bool:  # type: ignore[override] # computed when it is first needed
+        """Whether an item may hold a large blob."""
+        return self.kind.large
 
     def __call__(self, value: Any) -> Any:
         """The list, each item checked."""
+        if self.test:
+            return super().__call__(value)
         if type(value) is not tuple or len(value) > self.most:
             raise self.misfit(value)
-        return tuple(map(self.item, value)) if value else value
+        return tuple(map(self.kind, value)) if value else value
 
 
 class Nested(Kind):
     """A record within a record."""
 
     def __init__(self, record: type[Any]) -> None:
-        self.schema = Schema(record)
-        self.large = bool(self.schema.large_places)
+        self.record = record
+        self.wanted = f"a {record.__name__}"
+
+    @cached_property
+    def schema(self) -> Schema:
+        """The record's fields."""
+        return Schema(self.record)
+
+    @cached_property
+    def large(self) -> bool:  # type: ignore[override] # computed when it is first needed
+        """Whether a field may hold a large blob."""
+        return bool(_large_places(self.record))
 
     def __call__(self, value: Any) -> Any:
         """The record, made of its fields."""
@@ -160,69 +209,91 @@ class Nested(Kind):
 
 
 class Schema:
-    """The fields of one record class, read from its annotations and compiled into one reader."""
+    """The fields of one record class, read from its annotations and compiled into one reader.
 
-    def __init__(self, record: type[Any]) -> None:
-        hints = get_type_hints(record, include_extras=True)
-        kinds = [_kind_of(record, name, hints[name]) for name in record._fields]
+    Args:
+        record: the class.
+        skip: how many values stand before its fields (a message has its tag there).
+    """
+
+    def __init__(self, record: type[Any], skip: int = 0) -> None:
+        kinds = _kinds(record)
         self.record = record
-        self.required = len(kinds) - len(record._field_defaults)
-        self.places = len(kinds)
-        self.large_places = tuple(place for place, kind in enumerate(kinds) if kind.large)
-        self._kinds = kinds
-
-    @cached_property
-    def read(self) -> Callable[..., Any]:
-        """Makes a record of its fields, checked. Compiled when it is first needed."""
-        labels = [f"{self.record.__name__}.{name}" for name in self.record._fields]
-        defaults = tuple(self.record._field_defaults.values())
-        return _compiled(self._kinds, labels, self.required, self.record, defaults)
+        self._skip, self._places = skip, len(kinds)
+        self._defaults = tuple(record._field_defaults.values())
+        self._required = len(kinds) - len(self._defaults)
+        labels = [f"{record.__name__}.{name}" for name in record._fields]
+        self.read = _compiled_reader(kinds, labels, self._fit, record, skip)
 
     def build(self, values: Any) -> Any:
         """Make a record from decoded `values`; raises `ValueError` naming the field that is wrong."""
-        if type(values) is not tuple or len(values) < self.required:
-            raise ValueError(f"{self.record.__name__} needs at least {self.required} fields")
-        return self.read(*values[: self.places])
+        if type(values) is not tuple:
+            raise ValueError(f"{self.record.__name__} is a list of its fields")
+        return self.read(values)
+
+    def _fit(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Values of another version: fill in defaults, or drop what only a newer peer knows."""
+        given = len(values) - self._skip
+        if given < self._required:
+            raise ValueError(f"{self.record.__name__} needs at least {self._required} fields")
+        return (*values, *self._defaults[given - self._required :])[: self._skip + self._places]
 
 
-def _compiled(
+def _renamed(test: str, place: str) -> str:
+    return re.sub(r"\bv\b", place, test)
+
+
+def _compiled_reader(
     kinds: Sequence[Kind],
     labels: list[str],
-    required: int,
-    make: Callable[..., Any],
-    defaults: tuple[Any, ...] = (),
-) -> Callable[..., Any]:
-    """One function that checks all places and hands them to `make`.
+    fit: Callable[[tuple[Any, ...]], tuple[Any, ...]],
+    record: type[Any],
+    skip: int = 0,
+) -> Callable[[tuple[Any, ...]], Any]:
+    """One function that takes a tuple, checks all its places, and makes a `record` of them.
 
-    Written out and compiled, because a call per field made reading a message four times dearer.
+    Written out and compiled, because a call for each field would make reading a message four times dearer.
     """
     names = [f"v{place}" for place in range(len(kinds))]
-    lines: list[str] = []
-    scope: dict[str, Any] = {
-        "make": make,
-        "misfit": _misfit,
-        "kinds": kinds,
-        "labels": labels,
-        "defaults": defaults,
-    }
-    for place, kind in enumerate(kinds):
+    scope: dict[str, Any] = {"new": tuple.__new__, "misfit": _misfit, "fit": fit}
+    scope.update(record=record, kinds=kinds, labels=labels)
+    lines = ["def read(values):", f"    if len(values) != {skip + len(kinds)}: values = fit(values)"]
+    if names:
+        lines.append(f"    {'_, ' * skip}{', '.join(names)}, = values")
+    for place, (name, kind) in enumerate(zip(names, kinds, strict=True)):
         if kind.test:
-            test = re.sub(r"\bv\b", names[place], kind.test)
-            lines.append(
-                f"    if not ({test}): raise misfit(kinds[{place}], labels[{place}], {names[place]})"
-            )
+            scope.update(kind.names)
+            failed = f"misfit(kinds[{place}], labels[{place}], {name})"
+            lines.append(f"    if not ({_renamed(kind.test, name)}): raise {failed}")
         else:
             scope[f"k{place}"] = kind
-            lines.append(f"    {names[place]} = k{place}({names[place]})")
-    optional = [f"{name}=defaults[{place}]" for place, name in enumerate(names[required:])]
-    head = f"def read({', '.join(names[:required] + optional)}):"
-    exec("\n".join([head, *lines, f"    return make({', '.join(names)})"]), scope)  # noqa: S102 - source is ours
-    read: Callable[..., Any] = scope["read"]
+            lines.append(f"    {name} = k{place}({name})")
+    lines.append(f"    return new(record, ({''.join(f'{name}, ' for name in names)}))")
+    exec("\n".join(lines), scope)  # noqa: S102 - the source is ours
+    read: Callable[[tuple[Any, ...]], Any] = scope["read"]
     return read
+
+
+def _compiled_test(kind: Kind) -> Callable[[tuple[Any, ...]], bool]:
+    """A function that tells whether every item of a tuple is of a kind."""
+    scope = dict(kind.names)
+    lines = ["def every(items):", " for v in items:", f"  if not ({kind.test}): return False", " return True"]
+    exec("\n".join(lines), scope)  # noqa: S102 - the source is ours
+    every: Callable[[tuple[Any, ...]], bool] = scope["every"]
+    return every
 
 
 def _misfit(kind: Kind, label: str, value: Any) -> ValueError:
     return ValueError(f"{label}: {kind.misfit(value)}")
+
+
+def _kinds(record: type[Any]) -> tuple[Kind, ...]:
+    hints = get_type_hints(record, include_extras=True)
+    return tuple(_kind_of(record, name, hints[name]) for name in record._fields)
+
+
+def _large_places(record: type[Any]) -> tuple[int, ...]:
+    return tuple(place for place, kind in enumerate(_kinds(record)) if kind.large)
 
 
 def _kind_of(record: type[Any], name: str, hint: Any) -> Kind:
@@ -244,6 +315,7 @@ class Codec:
         self._records: dict[int, type[Any]] = {}
         self._schemas: dict[int, Schema] = {}
         self._tags: dict[type[Any], int] = {}
+        self._large_places: dict[type[Any], tuple[int, ...]] = {}
 
     def register(self, tag: int, record: type[Any]) -> None:
         """Give `record` its tag. A tag is never used twice, nor again after its message is gone.
@@ -263,9 +335,15 @@ class Codec:
 
     def is_large(self, message: Message) -> bool:
         """Whether `message` holds a blob that has to be detached before `pack`."""
-        tag = self._tags[type(message)]
-        places = (self._schemas.get(tag) or self._schema(tag)).large_places
-        return any(_is_large(message[place]) for place in places)
+        record = type(message)
+        places = self._large_places.get(record)
+        if places is None:
+            places = self._large_places[record] = _large_places(record)
+        for place in places:
+            value = message[place]
+            if value and _is_large(value):
+                return True
+        return False
 
     def pack(self, message: Message) -> bytes:
         """One message as bytes, to be put into a frame by `frame`."""
@@ -274,8 +352,7 @@ class Codec:
 
     def frame(self, packed: list[bytes]) -> bytes:
         """One frame of messages made by `pack`; the caller keeps their sum within the limit."""
-        header = msgpack.Packer().pack_array_header(len(packed))
-        body = b"".join((header, *packed))
+        body = b"".join((_array_head(len(packed)), *packed))
         if len(body) > self.max_frame_bytes:
             raise FrameTooLargeError(
                 f"a frame of {len(body)} bytes; at most {self.max_frame_bytes} may leave"
@@ -284,13 +361,15 @@ class Codec:
 
     def frames(self, packed: list[bytes]) -> list[bytes]:
         """As few frames as the limit allows, in order."""
+        if packed and sum(map(len, packed)) <= self.max_frame_bytes - _MAX_HEAD_BYTES:
+            return [self.frame(packed)]
         frames: list[bytes] = []
         batch: list[bytes] = []
-        size_bytes = 5
+        size_bytes = _MAX_HEAD_BYTES
         for message in packed:
             if batch and size_bytes + len(message) > self.max_frame_bytes:
                 frames.append(self.frame(batch))
-                batch, size_bytes = [], 5
+                batch, size_bytes = [], _MAX_HEAD_BYTES
             batch.append(message)
             size_bytes += len(message)
         if batch:
@@ -327,14 +406,19 @@ class Codec:
         if type(item) is not tuple or not item or type(item[0]) is not int:
             raise ValueError("a message is a list that begins with its tag")
         schema = self._schemas.get(item[0]) or self._schema(item[0])
-        message: Message = schema.build(item[1:])
+        message: Message = schema.read(item)
         return message
 
     def _schema(self, tag: int) -> Schema:
         if tag not in self._records:
             raise ValueError(f"no message has the tag {tag}")
-        self._schemas[tag] = Schema(self._records[tag])
+        self._schemas[tag] = Schema(self._records[tag], skip=1)
         return self._schemas[tag]
+
+
+def _array_head(length: int) -> bytes:
+    """How msgpack begins an array."""
+    return bytes((0x90 | length,)) if length < 16 else _ARRAY_HEAD.pack(0xDD, length)  # noqa: PLR2004 - its format
 
 
 def _resolve(code: int, data: bytes, blob_of: Callable[[int], bytes] | None) -> bytes:

@@ -13,14 +13,14 @@ be rebuilt fails alone, and no two tasks share an object.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
 from typing import Any, NamedTuple, TypeAlias
 
 from distcomp.errors import UnpicklableError
 from distcomp.payload.culprit import unpicklable
-from distcomp.payload.pickler import PLAIN_TYPES, dumps, loads
+from distcomp.payload.pickler import dumps, loads
+from distcomp.payload.plain import PLAIN_TYPES, dump_plain
 
 CHUNK_BYTES = 64 << 10
 CHUNK_TASKS = 4096
@@ -78,11 +78,6 @@ def pack(count: int, encode: Callable[[int, int], bytes], max_bytes: int, max_it
         if 2 * len(blob) < max_bytes:
             items = min(2 * items, max_items)
     return packed
-
-
-def dump_plain(value: Any) -> bytes:
-    """Pickle what holds only plain values and containers of ours."""
-    return pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
 
 
 # --- calls one by one -----------------------------------------------------------------------------

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from distcomp.errors import UnloadableTaskError
-from distcomp.payload.chunks import dump_plain
 from distcomp.payload.pickler import loads
+from distcomp.payload.plain import dump_plain
 
 _OWN_PREFIX = "DISTCOMP_"
 _INNER_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")

@@ -23,8 +23,8 @@ from distcomp.errors import (
     UnloadableTaskError,
     UnpicklableResultError,
 )
-from distcomp.payload.chunks import dump_plain
 from distcomp.payload.pickler import ExceptionParts, dumps, loads, remake_exception, take_apart
+from distcomp.payload.plain import dump_plain
 from distcomp.protocol import Failure
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from distcomp.errors import UnpicklableError
 from distcomp.ids import FunctionId
-from distcomp.payload.chunks import dump_plain
 from distcomp.payload.culprit import describe
 from distcomp.payload.pickler import as_task, dumps_with_codes, loads
+from distcomp.payload.plain import dump_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable

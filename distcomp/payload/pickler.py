@@ -24,9 +24,6 @@ import cloudpickle
 
 from distcomp.errors import DistcompError, UnloadableTaskError
 
-PLAIN_TYPES = frozenset({int, float, bool, str, bytes, type(None)})
-"""Types whose values nobody can change or tell apart from a copy: they share pickles."""
-
 _INSTALLED, _LOCAL, _DYNAMIC = "installed", "local", "dynamic"
 _OWN_PACKAGE = __name__.partition(".")[0]
 _SITE_FOLDERS = ("site-packages", "dist-packages")

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from distcomp.errors import UnpicklableResultError
-from distcomp.payload.chunks import Packed, dump_plain, pack
+from distcomp.payload.chunks import Packed, pack
 from distcomp.payload.culprit import describe
-from distcomp.payload.pickler import PLAIN_TYPES, dumps, loads
+from distcomp.payload.pickler import dumps, loads
+from distcomp.payload.plain import PLAIN_TYPES, dump_plain
 
 RUN_BYTES = 1 << 20
 RUN_RESULTS = 1 << 16

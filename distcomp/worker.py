@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from distcomp.access import Access
     from distcomp.config import WorkerSettings
+    from distcomp.core.effects import Close
     from distcomp.protocol import Message
     from distcomp.slot_protocol import RunProgressed
 
@@ -156,11 +157,13 @@ class WorkerProgram:
 
     def request_drain(self) -> None:
         """Hand back what has not begun, finish what runs within `grace_s`, then leave. Twice means now."""
+        self._look()
         self._state.request_drain(time.monotonic())
         self._soon()
 
     def request_stop(self) -> None:
         """Leave now; what runs is lost."""
+        self._look()
         self._state.request_stop(time.monotonic())
         self._soon()
 
@@ -263,6 +266,8 @@ class WorkerProgram:
         self._turn_is_due = False
         now = time.monotonic()
         outgoing: list[Message] = []
+        closes: list[Close] = []
+        departure = None
         answered = True
         while answered:
             effects = self._state.take_effects(now)
@@ -271,6 +276,8 @@ class WorkerProgram:
                 answered = self._carry_out[type(command)](command, now) or answered
             for messages in effects.sends.values():
                 outgoing += messages
+            closes += effects.closes
+            departure = effects.departure or departure
             for level, text, values in effects.events:
                 self._log(level, text, **values)
             if effects.registered and self._on_registered is not None:
@@ -278,11 +285,11 @@ class WorkerProgram:
         if self._connection is not None:
             if outgoing:
                 self._connection.send(outgoing)
-            if effects.closes:
-                self._connection.close(effects.closes[0].reason)
+            if closes:
+                self._connection.close(closes[0].reason)
         self._wake_by(effects.wake_at, now)
-        if effects.departure is not None and self._departed is not None and not self._departed.done():
-            self._departed.set_result(effects.departure)
+        if departure is not None and self._departed is not None and not self._departed.done():
+            self._departed.set_result(departure)
 
     def _wake_by(self, at: float | None, now: float) -> None:
         loop = asyncio.get_running_loop()
@@ -297,12 +304,16 @@ class WorkerProgram:
 
     def _tick(self) -> None:
         self._timer = None
+        self._look()
+        self._state.tick(time.monotonic())
+        self._turn()
+
+    def _look(self) -> None:
+        """Show the state machine what runs."""
         for number in self._state.busy:
             stint = self._stints[number]
             run, task_index, begun_at = stint.process.progress()
             self._state.observe(number, max(0, run - stint.runs_before), task_index, begun_at)
-        self._state.tick(time.monotonic())
-        self._turn()
 
     # --- commands: each says whether it told the state machine something ---------------------------
 

@@ -359,9 +359,9 @@ class Runs:
                 if run.lease.waiting_since <= oldest:
                     self._lower(run, run.start, "waited")
 
-    def running(self, now: float) -> tuple[RunningTask, ...]:
-        """The tasks that have run for a while."""
-        since = now - self._settings.check_interval_s
+    def running(self, now: float, longer_than_s: float) -> tuple[RunningTask, ...]:
+        """The tasks that have run for so long."""
+        since = now - longer_than_s
         return tuple(
             RunningTask(run.lease.grant.token, process.sight.task_index, now - process.sight.begun_at)
             for process in self.crew.busy.values()

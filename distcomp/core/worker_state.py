@@ -307,7 +307,7 @@ class WorkerState:
         self._left = True
         if self._peer is not None:
             if not done:
-                effects.send(self._peer, SlotsReported(self._runs.running(now)))
+                effects.send(self._peer, SlotsReported(self._runs.running(now, 0.0)))
             effects.send(self._peer, WorkerLeft())
         effects.departure = Departure("drained" if done else "stopped with tasks unfinished")
 
@@ -320,7 +320,7 @@ class WorkerState:
         return min((at for at in times if at is not None), default=None)
 
     def _report(self, now: float) -> None:
-        running = self._runs.running(now)
+        running = self._runs.running(now, self._settings.check_interval_s)
         named = frozenset((task.token, task.task_index) for task in running)
         if named != self._reported or (running and now >= self._report_at):
             self._reported = named

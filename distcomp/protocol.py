@@ -387,7 +387,10 @@ class GaveNotice(NamedTuple):
 
 @message(26)
 class StatusReported(NamedTuple):
-    """A snapshot (`whole`) or what changed since the last one: rows to replace, rows to remove."""
+    """A snapshot (`whole`) or what changed since the last one: rows to replace, rows to remove.
+
+    A long report comes in several parts; all but the last say that `more` follows.
+    """
 
     whole: Switch
     cluster: Name
@@ -398,6 +401,17 @@ class StatusReported(NamedTuple):
     workers_gone: Annotated[tuple[WorkerId, ...], Listing(_identity)]
     arrays: Annotated[tuple[ArrayRow, ...], Listing(Nested(ArrayRow))]
     arrays_gone: Annotated[tuple[ArrayId, ...], Listing(_array)]
+    more: Switch = False
+
+    def joined(self, part: StatusReported) -> StatusReported:
+        """This part of a report and the next one as one."""
+        return part._replace(
+            whole=self.whole,
+            workers=self.workers + part.workers,
+            workers_gone=self.workers_gone + part.workers_gone,
+            arrays=self.arrays + part.arrays,
+            arrays_gone=self.arrays_gone + part.arrays_gone,
+        )
 
 
 @message(27)

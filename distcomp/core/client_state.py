@@ -99,6 +99,7 @@ class ClientState:
         self._under_way_bytes = 0
         self._acks: list[int] = []
         self._effects = ClientEffects()
+        self._report: protocol.StatusReported | None = None
 
     # --- the connection ---------------------------------------------------------------------------
 
@@ -346,7 +347,10 @@ class ClientState:
     def on_status_reported(self, message: protocol.StatusReported, now: float) -> None:
         """The answer to `ask_status`."""
         del now
-        self._effects.reports.append(message)
+        report = message if self._report is None else self._report.joined(message)
+        self._report = report if message.more else None
+        if not message.more:
+            self._effects.reports.append(report)
 
     # --- sending ----------------------------------------------------------------------------------
 
@@ -454,6 +458,7 @@ class ClientState:
 
     def _drop_connection(self) -> None:
         self._peer = _NOBODY
+        self._report = None
         self._under_way_bytes = 0
         self._refused_since = None
         self._acks.clear()

@@ -71,6 +71,7 @@ class WorkerEntry:
         "settled",
         "settled_seqs",
         "slot_busy_s",
+        "slot_settled",
         "slots",
         "turn",
         "urgent",
@@ -97,6 +98,7 @@ class WorkerEntry:
         self.settled = self.failed = 0
         self.busy_s = 0.0
         self.slot_busy_s = [0.0] * record.slots
+        self.slot_settled = [0] * record.slots
         self.changed_at = now
 
     def come(self, peer: Peer, record: RegisterWorker, now: float) -> None:
@@ -106,6 +108,7 @@ class WorkerEntry:
         self.slots = record.slots
         self.draining = record.draining
         self.slot_busy_s += [0.0] * (record.slots - len(self.slot_busy_s))
+        self.slot_settled += [0] * (record.slots - len(self.slot_settled))
         self.functions.clear()
         self.sessions.clear()
         self.running.clear()

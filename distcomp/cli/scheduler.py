@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 from distcomp import transport
 from distcomp.access import Access, SchedulerAccess
 from distcomp.cli import logs
+from distcomp.cli.embedded import watch_owner
 from distcomp.cli.flags import EXIT_ENDED, EXIT_FAILED, Flags, run, whole
 from distcomp.cli.local_worker import LocalWorker
 from distcomp.cli.reach import is_running
@@ -51,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="N|auto",
     )
     parser.value("--owner", "the user whose access files are written; the one who runs this if not given")
+    parser.switch("--owned", "end at once when standard input ends, for programs that start schedulers")
     parser.switch("--quiet", "print no join strings")
     add_settings(parser, SchedulerSettings, first=("host", "port", "advertise"))
     parser.common(log_level="info")
@@ -83,6 +86,8 @@ async def _run(flags: argparse.Namespace, settings: SchedulerSettings) -> int:
         raise
     program = SchedulerProgram(settings, access, log=logs.log)
     stops = Stops()
+    if flags.owned:
+        watch_owner(os.getppid(), stops.ask_now)
     worker = None
     await program.start(sockets)
     try:

@@ -85,6 +85,7 @@ class _Watch:
 
     def __init__(self, where: Watched) -> None:
         self._where = where
+        self._parts: StatusReported | None = None
         self._reports: asyncio.Queue[StatusReported | Exception] = asyncio.Queue()
 
     def connection(self) -> transport.Connection:
@@ -110,9 +111,15 @@ class _Watch:
     def _on_messages(self, _: transport.Connection, messages: list[Message]) -> None:
         for message in messages:
             if isinstance(message, StatusReported):
-                self._reports.put_nowait(message)
+                self._take_in(message)
             elif isinstance(message, Refused):
                 self._reports.put_nowait(RoleError(message.text))
+
+    def _take_in(self, part: StatusReported) -> None:
+        report = part if self._parts is None else self._parts.joined(part)
+        self._parts = report if part.more else None
+        if not part.more:
+            self._reports.put_nowait(report)
 
     def _on_closed(self, _: transport.Connection, error: Exception | None) -> None:
         self._reports.put_nowait(

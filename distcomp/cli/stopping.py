@@ -37,3 +37,8 @@ class Stops:
         self.asked.set()
         if self._on_stop is not None:
             self._on_stop(self.asked_twice.is_set())
+
+    def ask_now(self) -> None:
+        """Ask as two signals do."""
+        self.ask()
+        self.ask()

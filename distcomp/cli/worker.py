@@ -17,6 +17,7 @@ from distcomp.cli.settings_flags import add_settings, settings_from
 from distcomp.cli.stopping import Stops
 from distcomp.cluster import usable_cores
 from distcomp.config import WorkerSettings, as_name, check_name
+from distcomp.errors import ConfigError
 from distcomp.worker import WorkerProgram
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def _work(flags: argparse.Namespace) -> int:
     try:
         program = WorkerProgram(
             settings_from(flags, WorkerSettings),
-            Access.parse(text) if text else _own_access(),
+            _joined(text) if text else _own_access(),
             name=name,
             slots=flags.slots or usable_cores(),
             log=logs.log,
@@ -71,6 +72,16 @@ def _work(flags: argparse.Namespace) -> int:
         return loop.run_until_complete(_run(program, owned=flags.owned))
     finally:
         loop.close()
+
+
+def _joined(text: str) -> Access:
+    access = Access.parse(text)
+    if access.role != "worker":
+        raise ConfigError(
+            f"this join string is for the role {access.role}, and a worker needs one for the role worker: "
+            "`distcomp access show --role worker` prints it on the scheduler's host"
+        )
+    return access
 
 
 def _own_access() -> Access:

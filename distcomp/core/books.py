@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from distcomp.core.leases import OpenLease
     from distcomp.core.roster import WorkerEntry
     from distcomp.core.sessions import Owner, Session
+    from distcomp.core.snapshot import StatusWatch
     from distcomp.ids import Peer, SessionId, Token, WorkerId
     from distcomp.protocol import Message
 
@@ -37,10 +38,10 @@ class Link:
 
     Attributes:
         phase: `new` until its first message, then `session`, `worker` or `watch`; `closed` after a refusal.
-        session, worker: who speaks here, once that is known.
+        session, worker, watch: who speaks or watches here, once that is known.
     """
 
-    __slots__ = ("address", "owner", "peer", "phase", "role", "session", "worker")
+    __slots__ = ("address", "owner", "peer", "phase", "role", "session", "watch", "worker")
 
     def __init__(self, peer: Peer, role: str, owner: str, address: str) -> None:
         self.peer = peer
@@ -50,6 +51,7 @@ class Link:
         self.phase = "new"
         self.session: Session | None = None
         self.worker: WorkerEntry | None = None
+        self.watch: StatusWatch | None = None
 
     def working(self) -> WorkerEntry:
         """The worker that speaks here; only links in phase `worker` are asked."""
@@ -102,6 +104,7 @@ class Counts:
     lost: int = 0
     late: int = 0
     nonsense: int = 0
+    uptime_s: float = 0.0
     idle_while_queued_s: float = 0.0
     slot_s: float = 0.0
 
@@ -114,7 +117,6 @@ class Books:
     epoch: int
     cluster: str
     auth: bool
-    started_at: float
     functions: FunctionBook
     links: dict[Peer, Link] = field(default_factory=dict)
     sessions: dict[SessionId, Session] = field(default_factory=dict)
@@ -127,7 +129,6 @@ class Books:
     counts: Counts = field(default_factory=Counts)
     timers: Timers = field(default_factory=Timers)
     effects: Effects = field(default_factory=Effects)
-    gone_workers: list[WorkerId] = field(default_factory=list)
     held_bytes: int = 0
     orders: count[int] = field(default_factory=lambda: count(1))
     lease_counter: count[int] = field(default_factory=lambda: count(1))

@@ -21,7 +21,7 @@ TOLD_AT_ONCE = 4096
 """Cancelled tasks in one message to a client that did not ask for their end itself."""
 
 
-def on_cancel_tasks(books: Books, link: Link, message: CancelTasks, _now: float) -> None:
+def on_cancel_tasks(books: Books, link: Link, message: CancelTasks, now: float) -> None:
     """Cancel tasks of an array that the peer may touch; those that are over or unknown are over."""
     session = books.sessions.get(message.array[0])
     if session is None:
@@ -31,6 +31,7 @@ def on_cancel_tasks(books: Books, link: Link, message: CancelTasks, _now: float)
         return
     array = session.arrays.get(message.array[1])
     if array is not None:
+        array.changed_at = now
         taken = cancel(books, array, message.spans)
         if link.session is not session:
             _tell(books, array, taken, f"cancelled by {link.owner}")

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 SPARE_ENTRIES = 64
 """Entries that count for nothing any more, beyond half, which a heap may hold before it is swept."""
 
+NEWCOMER = 1 << 62
+"""Puts who comes back before others with the same tag, which have just been served."""
+
 
 class Claim:
     """What shares with its siblings.
@@ -54,10 +57,12 @@ class Crowd(Generic[C]):
         self.size = 0
 
     def enter(self, claim: C) -> None:
-        """Place a claim that has something to run again."""
+        """Place a claim that has something to run again: level with the lowest, and before it."""
+        if self.size:
+            self.first()
         self.size += 1
         claim.tag = max(claim.tag, self._virtual)
-        self._place(claim)
+        self._place(claim, next(self._order) - NEWCOMER)
 
     def leave(self, claim: C) -> None:
         """Displace a claim that has nothing to run any more."""
@@ -76,7 +81,7 @@ class Crowd(Generic[C]):
                 claim.place = place = (claim.tag, next(self._order), claim)
                 heapreplace(heap, place)
             else:
-                self._virtual = max(self._virtual, claim.tag)
+                self._virtual = claim.tag
                 return claim
 
     def charge(self, claim: C, seconds: float) -> None:
@@ -86,10 +91,10 @@ class Crowd(Generic[C]):
         """
         claim.tag += seconds
         if seconds < 0 and claim.place is not None:
-            self._place(claim)
+            self._place(claim, next(self._order))
 
-    def _place(self, claim: C) -> None:
-        claim.place = place = (claim.tag, next(self._order), claim)
+    def _place(self, claim: C, order: int) -> None:
+        claim.place = place = (claim.tag, order, claim)
         heap = self._heap
         heappush(heap, place)
         if len(heap) > 2 * self.size + SPARE_ENTRIES:

@@ -5,7 +5,7 @@ hands over all that must leave. What a peer may say is written in `ROUTES`, by i
 first message of a client opens its session, that of a worker registers it.
 
     role                phase      goes to                by
-    client, admin       new        session                OpenSession
+    client, admin       new, watch session                OpenSession
     worker              new        worker                 RegisterWorker
     client, observer,   new        watch                  WatchStatus
       admin
@@ -30,10 +30,12 @@ from distcomp.core.clients import (
     on_open_session,
 )
 from distcomp.core.effects import Effects
+from distcomp.core.explaining import on_explain_wait
 from distcomp.core.functions import FunctionBook
 from distcomp.core.placement import place
 from distcomp.core.retraction import NEVER, is_dry, retract
 from distcomp.core.settling import on_lease_returned, on_lease_settled, on_slots_reported
+from distcomp.core.snapshot import on_watch_status
 from distcomp.core.submitting import on_define_function, on_missing_function, on_submit
 from distcomp.core.workforce import on_register_worker, on_worker_draining, on_worker_left, worker_gone
 from distcomp.errors import MalformedMessageError
@@ -43,6 +45,7 @@ from distcomp.protocol import (
     CancelTasks,
     CloseSession,
     DefineFunction,
+    ExplainWait,
     LeaseReturned,
     LeaseSettled,
     MissingFunction,
@@ -50,6 +53,7 @@ from distcomp.protocol import (
     RegisterWorker,
     SlotsReported,
     Submit,
+    WatchStatus,
     WorkerDraining,
     WorkerLeft,
 )
@@ -70,7 +74,11 @@ _SESSION: Routes = {
     DefineFunction: on_define_function,
     CancelTasks: on_cancel_tasks,
     CloseSession: on_close_session,
+    WatchStatus: on_watch_status,
+    ExplainWait: on_explain_wait,
 }
+_WATCH: Routes = {WatchStatus: on_watch_status}
+_ADMIN: Routes = {CancelTasks: on_cancel_tasks}
 _WORKER: Routes = {
     LeaseSettled: on_lease_settled,
     LeaseReturned: on_lease_returned,
@@ -81,10 +89,14 @@ _WORKER: Routes = {
 }
 
 ROUTES: dict[tuple[str, str], Routes] = {
-    ("client", "new"): _OPEN,
+    ("client", "new"): {**_OPEN, **_WATCH},
+    ("client", "watch"): {**_OPEN, **_WATCH},
     ("client", "session"): _SESSION,
-    ("admin", "new"): _OPEN,
+    ("admin", "new"): {**_OPEN, **_WATCH, **_ADMIN},
+    ("admin", "watch"): {**_OPEN, **_WATCH, **_ADMIN},
     ("admin", "session"): _SESSION,
+    ("observer", "new"): _WATCH,
+    ("observer", "watch"): _WATCH,
     ("worker", "new"): _REGISTER,
     ("worker", "worker"): _WORKER,
 }
@@ -99,17 +111,13 @@ class SchedulerState:
         epoch: grows at every start of the scheduler; the first half of every token.
         cluster: the name to give to peers.
         auth: whether peers had to prove who they are; observers are told.
-        now: monotonic seconds at the start.
     """
 
-    def __init__(
-        self, settings: SchedulerSettings, epoch: int, cluster: str, *, auth: bool, now: float = 0.0
-    ) -> None:
+    def __init__(self, settings: SchedulerSettings, epoch: int, cluster: str, *, auth: bool) -> None:
         functions = FunctionBook(settings.max_function_bytes, settings.max_unused_functions)
-        self.books = Books(settings, epoch, cluster, auth, now, functions)
-        self._measured_at = now
-        self._idle_while_queued = 0
-        self._slots = 0
+        self.books = Books(settings, epoch, cluster, auth, functions)
+        self._measured_at: float | None = None
+        self._idle_while_queued = self._slots = 0
 
     def connect(self, peer: Peer, role: str, owner: str, address: str, _now: float) -> None:
         """A peer has proved its role and owner; `address` is for people."""
@@ -175,11 +183,13 @@ class SchedulerState:
         return effects
 
     def _measure(self, now: float) -> None:
-        """Add up slot time, and that part of it in which slots idled although tasks had not begun."""
-        elapsed_s = now - self._measured_at
+        """Add up time, slot time, and that part of it in which slots idled although tasks had not begun."""
+        counts = self.books.counts
+        elapsed_s = 0.0 if self._measured_at is None else now - self._measured_at
         self._measured_at = now
-        self.books.counts.idle_while_queued_s += elapsed_s * self._idle_while_queued
-        self.books.counts.slot_s += elapsed_s * self._slots
+        counts.uptime_s += elapsed_s
+        counts.idle_while_queued_s += elapsed_s * self._idle_while_queued
+        counts.slot_s += elapsed_s * self._slots
 
     def _note_idle(self) -> None:
         self._idle_while_queued = self._slots = 0

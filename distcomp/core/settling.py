@@ -41,6 +41,7 @@ def on_lease_settled(books: Books, link: Link, message: LeaseSettled, now: float
     worker.changed_at = lease.array.changed_at = now
     if message.slot < worker.slots:
         worker.slot_busy_s[message.slot] += message.busy_s
+        worker.slot_settled[message.slot] += taken
     if reported:
         lease.array.observe(message.busy_s / reported, PACE_WEIGHT)
         worker.pool.queue.charge(lease.array, message.busy_s - taken * lease.pace_s)
@@ -110,7 +111,7 @@ def on_lease_returned(books: Books, link: Link, message: LeaseReturned, now: flo
     unwind(lease, spans)
     lease.retract_until = 0.0
     worker.pool.look_at = now
-    worker.changed_at = now
+    worker.changed_at = lease.array.changed_at = now
     if lease.over:
         end_lease(books, lease, now)
     if message.reason == "waited":

@@ -158,7 +158,6 @@ def _forget(books: Books, worker: WorkerEntry) -> None:
     worker.peer = None
     del books.workers[worker.id]
     worker.pool.workers -= 1
-    books.gone_workers.append(worker.id)
     for session_id in worker.sessions:
         books.sessions[session_id].told.pop(worker.id, None)
 
@@ -166,6 +165,7 @@ def _forget(books: Books, worker: WorkerEntry) -> None:
 def _lose(books: Books, lease: OpenLease, running: list[int], now: float) -> None:
     """End a lease whose worker is lost; charge what ran, put back the rest."""
     array = lease.array
+    array.changed_at = now
     lease.cancelled.clear()
     ran = [span for index in running for span in lease.answer(index, index + 1)]
     rest_of_it = [span for start, stop in lease.open.copy() for span in lease.answer(start, stop)]

@@ -1,0 +1,152 @@
+"""The laws of the books, tested. For tests, simulation and debug mode; it looks at everything."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from distcomp.core.flow import can_run
+
+if TYPE_CHECKING:
+    from distcomp.core.arrays import TaskArrayState
+    from distcomp.core.books import Books, Pool
+    from distcomp.core.roster import WorkerEntry
+    from distcomp.core.scheduler_state import SchedulerState
+    from distcomp.core.sessions import Session
+
+SECONDS_OFF = 1e-6
+"""How far sums of seconds may be off by rounding."""
+
+
+def check(state: SchedulerState) -> None:
+    """Hold the books to their laws.
+
+    Raises:
+        AssertionError: one is broken; its text says which, and where.
+    """
+    books = state.books
+    for session in books.sessions.values():
+        _check_session(books, session)
+        for array in session.arrays.values():
+            _check_array(array)
+    for worker in books.workers.values():
+        _check_worker(worker)
+    for pool in books.pools.values():
+        _check_pool(books, pool)
+    _check_leases(books)
+    _check_sums(books)
+
+
+def check_placed(state: SchedulerState) -> None:
+    """Hold the books to what is true after a placement pass, that is right after `take_effects`.
+
+    Raises:
+        AssertionError: a slot idles while a task waits that it could run.
+    """
+    for pool in state.books.pools.values():
+        idle = pool.roster.idle if pool.queue.pending else 0
+        _hold("no slot idles while a task waits", not idle, pool.python, idle)
+
+
+def _hold(law: str, holds: object, *where: object) -> None:
+    if not holds:
+        raise AssertionError(f"{law}: {where}")
+
+
+def _check_array(array: TaskArrayState) -> None:
+    places: list[tuple[int, int]] = [*array.pending, *((index, index + 1) for index in array.delayed)]
+    _hold("pending counts its spans", array.pending.count == sum(b - a for a, b in array.pending), array.id)
+    leased = [span for lease in array.leases.values() for span in lease.open]
+    _hold("leased counts what leases hold", array.leased == sum(b - a for a, b in leased), array.id)
+    places = sorted([*places, *leased])
+    for (_, stop), (start, _) in pairwise(places):
+        _hold("an index is in one place", stop <= start, array.id, start)
+    inside = not places or (places[0][0] >= 0 and places[-1][1] <= array.accepted)
+    _hold("an index was accepted", inside, array.id, places)
+    open_tasks = sum(stop - start for start, stop in places)
+    _hold("pending, leased and settled partition", open_tasks + array.settled == array.accepted, array.id)
+    _hold("chunks hold what is not settled", sum(c.unsettled for c in array.chunks) == open_tasks, array.id)
+    _hold("a finished array is forgotten", not array.finished, array.id)
+    queued = bool(array.pending.count) and can_run(array)
+    _hold("an array is queued if it can run", array.queued == queued, array.id)
+    _hold("queued means in the claim", (array.order in array.claim.arrays) == array.queued, array.id)
+    for index in array.trials:
+        _hold("only open tasks have a past", any(a <= index < b for a, b in places), array.id, index)
+    if array.eager:
+        for index, trial in array.trials.items():
+            _hold("starts are bounded", 0 <= trial.starts <= array.options.max_attempts, array.id, index)
+
+
+def _check_session(books: Books, session: Session) -> None:
+    _hold("a closed session has detached arrays", not session.closed or session.arrays, session.id)
+    _hold("a closed session has nothing to send", not session.closed or not session.outbox, session.id)
+    _hold("no finished array is open", not any(c in session.finished for c in session.arrays), session.id)
+    link = books.links.get(session.peer) if session.peer is not None else None
+    _hold("a session's link knows it", session.peer is None or (link and link.session is session), session.id)
+    for worker in session.told.values():
+        _hold("told both ways", books.workers.get(worker.id) is worker, session.id, worker.id)
+
+
+def _check_worker(worker: WorkerEntry) -> None:
+    working = worker.peer is not None and not worker.draining
+    _hold("in the roster means at work", working or not worker.enrolled, worker.id)
+    _hold("a place is for the roster", worker.enrolled or worker.place is None, worker.id)
+    _hold("an idle slot has a place", not (worker.enrolled and worker.idle) or worker.place, worker.id)
+    leases = worker.leases.values()
+    _hold("long leases are counted", worker.long == sum(lease.long for lease in leases), worker.id)
+    _hold("brisk leases are counted", worker.brisk == sum(lease.brisk for lease in leases), worker.id)
+    _hold("urgent leases are counted", worker.urgent == sum(lease.urgent for lease in leases), worker.id)
+    waiting = sorted(lease.token for lease in worker.waiting)
+    _hold("waiting leases wait", waiting == sorted(x.token for x in leases if x.waits), worker.id)
+    load_s = sum(lease.size * lease.pace_s for lease in leases)
+    _hold("load is the sum of leases", abs(worker.load_s - load_s) < SECONDS_OFF, worker.id, load_s)
+
+
+def _check_pool(books: Books, pool: Pool) -> None:
+    workers = [worker for worker in books.workers.values() if worker.pool is pool]
+    enrolled = [worker for worker in workers if worker.enrolled]
+    roster = pool.roster
+    _hold("workers of a pool are counted", pool.workers == len(workers), pool.python)
+    _hold("the roster counts workers", roster.workers == len(enrolled), pool.python)
+    _hold("the roster counts slots", roster.slots == sum(w.slots for w in enrolled), pool.python)
+    _hold("the roster counts idle slots", roster.idle == sum(w.idle for w in enrolled), pool.python)
+    sessions = [session for session in books.sessions.values() if session.pool is pool]
+    _hold("sessions of a pool are counted", pool.sessions == len(sessions), pool.python)
+    arrays = [array for session in sessions for array in session.arrays.values()]
+    pending = sum(array.pending.count for array in arrays if array.queued)
+    _hold("the queue counts pending tasks", pool.queue.pending == pending, pool.python)
+    leases = [lease for lease in books.leases.values() if lease.worker.pool is pool]
+    _hold("the pool counts leased tasks", pool.leased == sum(x.size for x in leases), pool.python)
+    for priority, count in pool.priorities.items():
+        found = sum(lease.array.options.priority == priority for lease in leases)
+        _hold("leases by priority are counted", found == count, pool.python, priority)
+    for token in pool.divisible:
+        _hold("what can be divided is leased", token in books.leases, pool.python, token)
+
+
+def _check_leases(books: Books) -> None:
+    owners: dict[str, int] = dict.fromkeys(books.owners, 0)
+    for token, lease in books.leases.items():
+        array, worker = lease.array, lease.worker
+        _hold("a lease is in its array", array.leases.get(token) is lease, token)
+        _hold("a lease is in its worker", worker.leases.get(token) is lease, token)
+        _hold("a lease's worker is known", books.workers.get(worker.id) is worker, token)
+        _hold("a lease is not over", not lease.over, token)
+        _hold("a lease counts its spans", lease.size == sum(b - a for a, b in lease.open), token)
+        chunk = lease.chunk
+        _hold("a lease has its arguments", not lease.size or chunk in array.chunks, token)
+        owners[array.session.owner.name] += 1
+    for worker in books.workers.values():
+        _hold("a worker's leases are known", all(t in books.leases for t in worker.leases), worker.id)
+    for owner in books.owners.values():
+        _hold("an owner's leases are counted", owner.leases == owners[owner.name], owner.name)
+    holding = sum(owner.leases > 0 for owner in books.owners.values())
+    _hold("owners that hold leases are counted", books.owners_holding == holding)
+
+
+def _check_sums(books: Books) -> None:
+    held = sum(session.unread_bytes for session in books.sessions.values())
+    for session in books.sessions.values():
+        for array in session.arrays.values():
+            held += sum(len(chunk.blob) for chunk in array.chunks)
+    _hold("held bytes are counted", held == books.held_bytes, held, books.held_bytes)

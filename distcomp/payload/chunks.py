@@ -18,6 +18,7 @@ from itertools import repeat
 from typing import Any, NamedTuple, TypeAlias
 
 from distcomp.errors import UnpicklableError
+from distcomp.payload.classes import unchanged_classes
 from distcomp.payload.culprit import unpicklable
 from distcomp.payload.pickler import dumps, loads
 from distcomp.payload.plain import PLAIN_TYPES, dump_plain
@@ -177,7 +178,8 @@ def pack_columns(
     shared = tuple(column[0] for column, kind in zip(columns, plan, strict=True) if kind == _SHARED and count)
     shared_blob = _dump_or_poison(shared, plan, _SHARED, shares_path=shares_path) if shared else b""
     rows = zip(*(column for column, kind in zip(columns, plan, strict=True) if kind == _OWN), strict=True)
-    own = [_dump_or_poison(row, plan, _OWN, shares_path=shares_path) for row in rows]
+    with unchanged_classes():
+        own = [_dump_or_poison(row, plan, _OWN, shares_path=shares_path) for row in rows]
 
     def encode(start: int, stop: int) -> bytes:
         parts = [column[start:stop] for column in plain]

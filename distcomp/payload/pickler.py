@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import cloudpickle
 
 from distcomp.errors import DistcompError, UnloadableTaskError
+from distcomp.payload.classes import identity_of, protect, reduce_by_definition
 
 _INSTALLED, _LOCAL, _DYNAMIC = "installed", "local", "dynamic"
 _OWN_PACKAGE = __name__.partition(".")[0]
@@ -187,6 +188,7 @@ class TaskPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle shi
     """Pickles what a task takes and gives; see the top of this file.
 
     Attributes:
+        inlines_classes: whether classes that go by value stand in the pickle itself, or their definitions.
         codes: the code of the functions that went by value.
     """
 
@@ -195,6 +197,7 @@ class TaskPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle shi
     def __init__(self, file: io.BytesIO, *, shares_path: bool) -> None:
         super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
         self.shares_path = shares_path
+        self.inlines_classes = False
         self.codes: list[CodeType] = []
 
     def reducer_override(self, obj: Any) -> Any:
@@ -234,7 +237,17 @@ class TaskPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle shi
         module = sys.modules.get(cls.__module__)
         if module and vars(module).get(cls.__qualname__) is cls and self._is_referable(cls.__module__):
             return NotImplemented
-        return self._by_value(cls)
+        if self.inlines_classes or cls.__module__ == "builtins":
+            return self._class_by_value(cls)
+        return reduce_by_definition(cls, self._define)
+
+    def _class_by_value(self, cls: type) -> Any:
+        reduced = self._by_value(cls)
+        is_built = type(reduced) is tuple and len(reduced) == _FULL_REDUCTION
+        return protect(identity_of(cls), reduced) if is_built else reduced
+
+    def _define(self, cls: type) -> bytes:
+        return dumps_with_codes(cls, shares_path=self.shares_path)[0]
 
     def _reduce_module(self, module: ModuleType) -> Any:
         name = module.__name__
@@ -263,7 +276,8 @@ class _Press:
         self._file = io.BytesIO()
         self._pickler = TaskPickler(self._file, shares_path=shares_path)
 
-    def dump(self, value: Any) -> tuple[bytes, list[CodeType]]:
+    def dump(self, value: Any, *, inlines_classes: bool) -> tuple[bytes, list[CodeType]]:
+        self._pickler.inlines_classes = inlines_classes
         self._pickler.dump(value)
         return self._file.getvalue(), self._pickler.codes
 
@@ -280,6 +294,7 @@ class _Press:
         return is_small
 
 
+_FULL_REDUCTION = 6
 _MAX_IDLE_PRESSES = 8
 _MAX_BUFFER_BYTES = 1 << 20
 _idle_presses: dict[bool, list[_Press]] = {True: [], False: []}
@@ -298,11 +313,15 @@ def dumps(value: Any, *, shares_path: bool) -> bytes:
     Raises:
         Exception: whatever the value or pickle raises; `distcomp.payload.culprit` finds words for it.
     """
-    return dumps_with_codes(value, shares_path=shares_path)[0]
+    return _dump(value, shares_path=shares_path, inlines_classes=False)[0]
 
 
 def dumps_with_codes(value: Any, *, shares_path: bool) -> tuple[bytes, list[CodeType]]:
-    """Pickle one value, and name the code of the functions that went by value."""
+    """Pickle a function or class with all it needs, and name the code of the functions that went by value."""
+    return _dump(value, shares_path=shares_path, inlines_classes=True)
+
+
+def _dump(value: Any, *, shares_path: bool, inlines_classes: bool) -> tuple[bytes, list[CodeType]]:
     if len(copyreg.dispatch_table) != len(_known_reducers):
         _known_reducers.update(copyreg.dispatch_table)
         _reducers.update(_known_reducers)
@@ -311,7 +330,9 @@ def dumps_with_codes(value: Any, *, shares_path: bool) -> tuple[bytes, list[Code
         press = idle.pop()
     except IndexError:
         press = _Press(shares_path=shares_path)
-    pickled = press.dump(value)  # after an error the press is dropped: it may have stopped halfway
+    pickled = press.dump(
+        value, inlines_classes=inlines_classes
+    )  # after an error the press is dropped: it may have stopped halfway
     if press.clean() and len(idle) < _MAX_IDLE_PRESSES:
         idle.append(press)
     return pickled

@@ -61,19 +61,20 @@ def is_unchanged(was: Watched) -> bool:
         return False
     namespace = function.__globals__
     for name, held in was.named:
-        if not _is_same(held, namespace.get(name, _ABSENT)):
+        if not is_same(held, namespace.get(name, _ABSENT)):
             return False
-    if was.contents and not all(map(_is_same, was.contents, map(_content, function.__closure__ or ()))):
+    if was.contents and not all(map(is_same, was.contents, map(_content, function.__closure__ or ()))):
         return False
     attributes = function.__dict__
     if not attributes and not was.attributes:
         return True
     return len(attributes) == len(was.attributes) and all(
-        _is_same(held, attributes.get(name, _ABSENT)) for name, held in was.attributes
+        is_same(held, attributes.get(name, _ABSENT)) for name, held in was.attributes
     )
 
 
-def _is_same(held: Any, value: Any) -> bool:
+def is_same(held: Any, value: Any) -> bool:
+    """Say whether a value is what `hold` was given."""
     kind = type(held)
     if kind is _weak:
         return value is not None and held() is value  # a dead one gives None
@@ -138,10 +139,10 @@ def _as_watched(function: FunctionType) -> Watched:
         function.__code__,
         function.__defaults__,
         function.__kwdefaults__,
-        tuple((name, _hold(value)) for name, value in vars(function).items()),
-        tuple(_hold(_content(cell)) for cell in function.__closure__ or ()),
+        tuple((name, hold(value)) for name, value in vars(function).items()),
+        tuple(hold(_content(cell)) for cell in function.__closure__ or ()),
         tuple(
-            (name, _hold(namespace.get(name, _ABSENT))) for name in dict.fromkeys(_names(function.__code__))
+            (name, hold(namespace.get(name, _ABSENT))) for name in dict.fromkeys(_names(function.__code__))
         ),
     )
 
@@ -154,7 +155,7 @@ def _names(code: CodeType) -> Iterator[str]:
             yield from _names(constant)
 
 
-def _hold(value: Any) -> Any:
+def hold(value: Any) -> Any:
     """Keep hold of a value without keeping a function, class or module alive."""
     if type(value) in {list, set, dict} and len(value) <= SMALL_ITEMS and _is_plain(value):
         return _Copy(value, value.copy())

@@ -18,6 +18,7 @@ import pytest
 from distcomp.errors import UnloadableTaskError, UnpicklableError
 from distcomp.payload import (
     FunctionCache,
+    dump_call,
     dump_environment,
     dump_function,
     enter_environment,
@@ -156,6 +157,90 @@ def test_local_modules_are_named_where_the_path_is_shared(tmp_path: Path) -> Non
         print(type(elsewhere(local_module.Point, 1, 2, shares_path=True)) is local_module.Point)
     """
     assert run_main(program, tmp_path) == "True\n"
+
+
+def test_a_class_comes_home_as_itself_and_untouched(tmp_path: Path) -> None:
+    program = """
+        LIMIT = 10
+
+        class Row:
+            made = 0
+            def __init__(self, x):
+                self.x = x
+            def total(self):
+                return self.x + LIMIT
+
+        class Wide(Row):
+            pass
+
+        def make(x):
+            Row.made += 1
+            return [Row(x), Wide(x)]
+
+        total = Row.total
+        made = elsewhere(make, 1) + elsewhere(lambda row: [row], Wide(2))
+        assert [type(row) for row in made] == [Row, Wide, Wide]
+        assert Row.total is total and Row.made == 0
+        LIMIT = 20
+        print([row.total() for row in made], elsewhere(Wide.total, Wide(3)))
+    """
+    assert run_main(program, tmp_path) == "[21, 21, 22] 23\n"
+
+
+def test_a_class_that_only_the_other_side_knows_comes_whole(tmp_path: Path) -> None:
+    program = """
+        def make():
+            class Local:
+                def __init__(self, x):
+                    self.x = x
+                def get(self):
+                    return self.x * 2
+            return [Local(1), Local(2)]
+        first, second = elsewhere(make)
+        assert type(first) is type(second)
+        print(first.get(), second.get())
+    """
+    assert run_main(program, tmp_path) == "2 4\n"
+
+
+CLASS_CHANGES = [
+    ("pass", False),
+    ("A.note = 2", True),
+    ("def helper(): return 2", True),
+    ("K = 2", True),
+    ("Base.more = 1", True),
+    ("A.table['x'] = 1", True),
+]
+
+
+@pytest.mark.parametrize(("change", "is_new"), CLASS_CHANGES)
+def test_a_class_is_pickled_again_when_it_has_changed(change: str, is_new: bool) -> None:  # noqa: FBT001 - a parameter of the case
+    names = module_of("""
+        K = 1
+        def helper(): return K
+        class Base: pass
+        class A(Base):
+            table = {}
+            def m(self): return helper()
+            @property
+            def p(self): return K
+        a = A()
+    """)
+    first = dump_call((names["a"],), {}, shares_path=False)
+    assert dump_call((names["a"],), {}, shares_path=False) == first
+    exec(change, names)  # noqa: S102 - the test's own text
+    assert (dump_call((names["a"],), {}, shares_path=False) != first) == is_new
+
+
+def test_pickling_keeps_no_class_alive() -> None:
+    names = module_of(
+        "class A:\n  @property\n  def p(self): return A\n  @classmethod\n  def c(cls): return A"
+    )
+    dump_call((names["A"](),), {}, shares_path=False)
+    gone = weakref.ref(names["A"])
+    names.clear()
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_missing_module_is_named(tmp_path: Path) -> None:

@@ -197,8 +197,8 @@ def test_what_is_finished_comes_while_a_task_still_runs() -> None:
             process = pool.take(SESSION, b"")
             run = start(process, lambda s: time.sleep(s) or s, (0,), (0,), (60,))
             await until(lambda: recorder.results(process, run) == {0: 0, 1: 0}, within_s=5)
+            await until(lambda: process.progress()[:2] == (run, 2))
             assert not recorder.ended(process, run)
-            assert process.progress()[:2] == (run, 2)
 
     run_async(main())
 
@@ -610,7 +610,7 @@ def test_a_kill_takes_what_the_task_started() -> None:
         async with pool_of() as (pool, recorder):
             process = pool.take(SESSION, b"")
             run = start(process, start_child_and_sleep, ())
-            await until(lambda: process.output(run, 0))
+            await until(lambda: process.pid and process.output(run, 0))
             child = int(process.output(run, 0))
             assert is_alive(child)
             process.kill_now()
@@ -778,7 +778,7 @@ def test_a_dead_template_takes_its_slots_along_and_is_replaced() -> None:
         async with pool_of() as (pool, recorder):
             process = pool.take(SESSION, b"")
             run = start(process, start_child_and_sleep, ())
-            await until(lambda: process.output(run, 0))
+            await until(lambda: process.pid and process.output(run, 0))
             child = int(process.output(run, 0))
             os.kill(pool._template._process.pid, signal.SIGKILL)
             end = await recorder.end_of(process)
@@ -797,7 +797,7 @@ def test_close_leaves_nothing_behind() -> None:
         async with pool_of() as (pool, recorder):
             process = pool.take(SESSION, b"")
             run = start(process, start_child_and_sleep, ())
-            await until(lambda: process.output(run, 0))
+            await until(lambda: process.pid and process.output(run, 0))
             child = int(process.output(run, 0))
             template = pool._template._process.pid
         assert recorder.ends == {}
@@ -816,7 +816,7 @@ async def main():
     async with pool_of() as (pool, recorder):
         process = pool.take(SESSION, b"")
         run = start(process, start_child_and_sleep, ())
-        await until(lambda: process.output(run, 0))
+        await until(lambda: process.pid and process.output(run, 0))
         print(pool._template._process.pid, process.pid, process.output(run, 0), flush=True)
         await asyncio.sleep(3600)
 asyncio.run(main())
@@ -827,8 +827,10 @@ def test_a_killed_supervisor_leaves_nothing_behind() -> None:
     program = SUPERVISOR.format(folder=str(Path(__file__).parent))
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as supervisor:
         assert supervisor.stdout is not None
-        pids = [int(word) for word in supervisor.stdout.readline().split()]
-        assert len(pids) == 3
-        assert all(map(is_alive, pids))
-        supervisor.kill()
+        try:
+            pids = [int(word) for word in supervisor.stdout.readline().split()]
+            assert len(pids) == 3
+            assert all(map(is_alive, pids))
+        finally:
+            supervisor.kill()
     asyncio.run(until(lambda: not any(map(is_alive, pids))))

@@ -51,6 +51,9 @@ if TYPE_CHECKING:
 REFUSALS: dict[str, type[ConnectError]] = {"role": RoleError, "versions": VersionMismatchError}
 """What a final refusal of the scheduler is raised as."""
 
+TIMER_STEP_S = 0.001
+"""The loop's own resolution: a timer asked for sooner would fire before its time, again and again."""
+
 
 class Stint:
     """A slot process from `take` to `give_back` or its end, under the number the state machine gave it.
@@ -117,6 +120,7 @@ class WorkerProgram:
         self._peers = 0
         self._turn_is_due = False
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self._departed: asyncio.Future[Departure] | None = None
         self._carry_out: dict[type[Any], Callable[[Any, float], bool]] = {
             TakeProcess: self._take_process,
@@ -292,15 +296,14 @@ class WorkerProgram:
             self._departed.set_result(departure)
 
     def _wake_by(self, at: float | None, now: float) -> None:
-        loop = asyncio.get_running_loop()
         if at is None:
             return
-        due = loop.time() + max(0.0, at - now)
         if self._timer is not None:
-            if self._timer.when() <= due + 0.001:
+            if self._timer_at <= at:
                 return
             self._timer.cancel()
-        self._timer = loop.call_at(due, self._tick)
+        self._timer_at = at
+        self._timer = asyncio.get_running_loop().call_later(max(TIMER_STEP_S, at - now), self._tick)
 
     def _tick(self) -> None:
         self._timer = None

@@ -19,6 +19,7 @@ from distcomp.core.spans import Span, contains, cut, overlap
 from distcomp.core.worker_crew import Crew, Process, Run, Sight
 from distcomp.core.worker_effects import (
     Command,
+    ForgetSession,
     GiveBack,
     Kill,
     LowerStop,
@@ -228,6 +229,7 @@ class Runs:
             self._take_back(lease, left, run.lowered or "retracted", now)
             if not process.runs and process.session not in self._shelf.sessions:
                 self.let_go(process)
+                self.commands.append(ForgetSession(process.session))
 
     def _settle(self, run: Run, progress: RunProgressed) -> None:
         lease = run.lease

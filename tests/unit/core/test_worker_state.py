@@ -209,6 +209,7 @@ def test_the_end_of_a_session_ends_its_tasks_and_lets_its_processes_go() -> None
     world.tell(failures=(interrupted(0),))
     assert world.returned() == [(running, ((0, 1),), "cancelled")]
     assert do.GiveBack(1) in world.commands
+    assert world.forgotten == [SESSION, SESSION], "again, for the process given back since"
     assert world.state.held_leases() == (HeldLease(running, ((0, 1),)), HeldLease(idle, ((0, 1),)))
 
 

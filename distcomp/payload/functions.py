@@ -12,7 +12,7 @@ from pathlib import Path
 from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from distcomp.errors import UnpicklableError
+from distcomp.errors import UnloadableTaskError, UnpicklableError, UnpicklableResultError
 from distcomp.ids import FunctionId
 from distcomp.payload.culprit import describe
 from distcomp.payload.pickler import as_task, dumps_with_codes, loads
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 MAX_SOURCE_LINES = 4000
 MAX_NAME_LENGTH = 256
+
+_PERMANENT = (UnpicklableError, UnpicklableResultError, UnloadableTaskError)
+"""What another try on the same bytes cannot heal."""
 
 Sources: TypeAlias = "dict[str, dict[int, str]]"
 """Source lines by file name and line number."""
@@ -36,6 +39,8 @@ class LoadedFunction(NamedTuple):
 
     def is_retriable(self, error: BaseException) -> bool:
         """Say whether a try that ended with `error` may be followed by another."""
+        if isinstance(error, _PERMANENT):
+            return False
         return isinstance(error, Exception if self.retry_on is None else self.retry_on)
 
     @property

@@ -173,6 +173,17 @@ def test_a_bad_constant_fails_every_task_at_its_turn() -> None:
     assert [type(outcome) for outcome in outcomes(chunk.calls(0, 2))] == [UnpicklableError] * 2
 
 
+def test_arrays_travel_and_do_not_share_memory() -> None:
+    numpy = pytest.importorskip("numpy")
+    array = numpy.arange(6.0).reshape(2, 3)
+    rows = [tuple(args) for args, _ in all_calls(pack_columns([list(array), [array] * 2], shares_path=True))]
+    assert [row.tolist() for row, _ in rows] == array.tolist()
+    rows[0][1][0, 0] = 7
+    assert rows[1][1][0, 0] == 0
+    (scalar,) = open_results(pack_results([dump_result(array.sum())])[0].blob)
+    assert type(scalar) is numpy.float64
+
+
 def test_a_broken_chunk_is_told_as_such() -> None:
     with pytest.raises(UnloadableTaskError, match="a chunk of arguments could not be rebuilt under Python"):
         open_chunk(b"no pickle")

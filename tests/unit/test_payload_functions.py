@@ -297,6 +297,7 @@ def test_without_types_any_exception_but_no_exit_is_retried() -> None:
     loaded = load_function(dump_function(len, shares_path=True)[1])
     assert loaded.is_retriable(ValueError())
     assert not loaded.is_retriable(SystemExit())
+    assert not loaded.is_retriable(UnpicklableError("the same again"))
     assert not loaded.is_retriable(KeyboardInterrupt())
     assert loaded.retries_timeouts
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from distcomp.config import WireLimits
     from distcomp.protocol import Message
 
-_FRAME_HEAD_BYTES = 5
+_MAX_PACKED_BYTES = MAX_FRAME_BYTES - 5
+"""A frame of one message needs five bytes at most besides it."""
 _SMALL_BLOB_BYTES = 256
 
 
@@ -91,17 +92,16 @@ class Outgoing:
             FrameTooLargeError: a message is too large even without its blobs.
         """
         ready: list[bytes] = []
+        is_large, pack = codec.is_large, codec.pack
         for message in messages:
             if self.parked and self._park_behind_others(message):
                 continue
-            if codec.is_large(message):
-                self._park(_Entry(message, _held(message)))
-                continue
-            packed = codec.pack(message)
-            if len(packed) > MAX_FRAME_BYTES - _FRAME_HEAD_BYTES:
-                self._park(_Entry(message, _held(message)))
-            else:
-                ready.append(packed)
+            if not is_large(message):
+                packed = pack(message)
+                if len(packed) <= _MAX_PACKED_BYTES:
+                    ready.append(packed)
+                    continue
+            self._park(_Entry(message, _held(message)))
         return ready
 
     def add_credit(self, size_bytes: int) -> None:
@@ -165,10 +165,10 @@ class Outgoing:
         next_number = self._numbers.__next__
         message, blobs = detach_blobs(entry.message, next_number)
         packed = codec.pack(message)
-        if len(packed) > MAX_FRAME_BYTES - _FRAME_HEAD_BYTES:
+        if len(packed) > _MAX_PACKED_BYTES:
             message, blobs = detach_blobs(entry.message, next_number, _SMALL_BLOB_BYTES)
             packed = codec.pack(message)
-        if len(packed) > MAX_FRAME_BYTES - _FRAME_HEAD_BYTES:
+        if len(packed) > _MAX_PACKED_BYTES:
             raise FrameTooLargeError(f"a {type(message).__name__} of {len(packed)} bytes makes no frame")
         entry.message, entry.packed, entry.transfers = (), packed, len(blobs)
         entry.size_bytes = sum(len(blob) for _, blob in blobs)

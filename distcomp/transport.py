@@ -226,7 +226,7 @@ class Connection(asyncio.Protocol):
         messages: list[Message] = []
         for body in self._splitter.feed(data):
             came = codec.decode(body, self._incoming.claim)
-            if any(type(message) in _OWN for message in came):
+            if not _OWN.isdisjoint(map(type, came)):
                 came = [message for message in came if not self._is_own(message)]
             messages += came
         return messages

@@ -140,20 +140,16 @@ class Row(Kind):
         return any(kind.large for kind in self.kinds)
 
     @cached_property
-    def read(self) -> Callable[[tuple[Any, ...]], Any]:
+    def read(self) -> Callable[[Any], Any]:
         """The reader of rows that hold records."""
         labels = [str(place) for place in range(len(self.kinds))]
         return _compiled_reader(self.kinds, labels, self._refuse, tuple)
 
     def __call__(self, value: Any) -> Any:
         """The row, each place checked."""
-        if self.test:
-            return super().__call__(value)
-        if type(value) is not tuple:
-            raise self.misfit(value)
-        return self.read(value)
+        return super().__call__(value) if self.test else self.read(value)
 
-    def _refuse(self, value: tuple[Any, ...]) -> tuple[Any, ...]:
+    def _refuse(self, value: Any) -> tuple[Any, ...]:
         raise self.misfit(value)
 
 
@@ -223,16 +219,13 @@ class Schema:
         self._defaults = tuple(record._field_defaults.values())
         self._required = len(kinds) - len(self._defaults)
         labels = [f"{record.__name__}.{name}" for name in record._fields]
-        self.read = _compiled_reader(kinds, labels, self._fit, record, skip)
+        self.build = _compiled_reader(kinds, labels, self._fit, record, skip)
+        """Makes a record from decoded values; raises `ValueError` naming the field that is wrong."""
 
-    def build(self, values: Any) -> Any:
-        """Make a record from decoded `values`; raises `ValueError` naming the field that is wrong."""
+    def _fit(self, values: Any) -> tuple[Any, ...]:
+        """Values of another version: fill in defaults, or drop what only a newer peer knows."""
         if type(values) is not tuple:
             raise ValueError(f"{self.record.__name__} is a list of its fields")
-        return self.read(values)
-
-    def _fit(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Values of another version: fill in defaults, or drop what only a newer peer knows."""
         given = len(values) - self._skip
         if given < self._required:
             raise ValueError(f"{self.record.__name__} needs at least {self._required} fields")
@@ -246,20 +239,27 @@ def _renamed(test: str, place: str) -> str:
 def _compiled_reader(
     kinds: Sequence[Kind],
     labels: list[str],
-    fit: Callable[[tuple[Any, ...]], tuple[Any, ...]],
+    fit: Callable[[Any], tuple[Any, ...]],
     record: type[Any],
     skip: int = 0,
-) -> Callable[[tuple[Any, ...]], Any]:
+) -> Callable[[Any], Any]:
     """One function that takes a tuple, checks all its places, and makes a `record` of them.
 
+    What is no tuple of the right length goes to `fit`, which makes one of it or raises.
     Written out and compiled, because a call for each field would make reading a message four times dearer.
     """
     names = [f"v{place}" for place in range(len(kinds))]
     scope: dict[str, Any] = {"new": tuple.__new__, "misfit": _misfit, "fit": fit}
     scope.update(record=record, kinds=kinds, labels=labels)
-    lines = ["def read(values):", f"    if len(values) != {skip + len(kinds)}: values = fit(values)"]
-    if names:
-        lines.append(f"    {'_, ' * skip}{', '.join(names)}, = values")
+    length = skip + len(kinds)
+    lines = [
+        "def read(values):",
+        f"    if type(values) is not tuple or len(values) != {length}: values = fit(values)",
+    ]
+    if length:
+        lines.append(f"    {', '.join(['tag'] * skip + names)}, = values")
+    if skip:  # a dict finds the readers for 1 by True and 1.0 as well
+        lines.append("    if type(tag) is not int: raise ValueError('a tag is an integer')")
     for place, (name, kind) in enumerate(zip(names, kinds, strict=True)):
         if kind.test:
             scope.update(kind.names)
@@ -270,7 +270,7 @@ def _compiled_reader(
             lines.append(f"    {name} = k{place}({name})")
     lines.append(f"    return new(record, ({''.join(f'{name}, ' for name in names)}))")
     exec("\n".join(lines), scope)  # noqa: S102 - the source is ours
-    read: Callable[[tuple[Any, ...]], Any] = scope["read"]
+    read: Callable[[Any], Any] = scope["read"]
     return read
 
 
@@ -313,7 +313,7 @@ class Codec:
     def __init__(self, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
         self.max_frame_bytes = max_frame_bytes
         self._records: dict[int, type[Any]] = {}
-        self._schemas: dict[int, Schema] = {}
+        self._readers = _Readers(self._records)
         self._tags: dict[type[Any], int] = {}
         self._large_places: dict[type[Any], tuple[int, ...]] = {}
 
@@ -398,22 +398,24 @@ class Codec:
             )
             if type(items) is not tuple:
                 raise ValueError("a frame holds a list of messages")  # noqa: TRY301 - one way out
-            return [self._build(item) for item in items]
-        except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
+            readers = self._readers
+            return [readers[item[0]](item) for item in items]
+        except (ValueError, TypeError, LookupError, msgpack.UnpackException, RecursionError) as error:
             raise MalformedMessageError(f"unreadable frame: {error}") from None
 
-    def _build(self, item: Any) -> Message:
-        if type(item) is not tuple or not item or type(item[0]) is not int:
-            raise ValueError("a message is a list that begins with its tag")
-        schema = self._schemas.get(item[0]) or self._schema(item[0])
-        message: Message = schema.read(item)
-        return message
 
-    def _schema(self, tag: int) -> Schema:
-        if tag not in self._records:
-            raise ValueError(f"no message has the tag {tag}")
-        self._schemas[tag] = Schema(self._records[tag], skip=1)
-        return self._schemas[tag]
+class _Readers(dict[int, "Callable[[Any], Message]"]):
+    """The reader of each tag, made when its first message arrives."""
+
+    def __init__(self, records: dict[int, type[Any]]) -> None:
+        super().__init__()
+        self._records = records
+
+    def __missing__(self, tag: Any) -> Callable[[Any], Message]:
+        if type(tag) is not int or tag not in self._records:
+            raise ValueError(f"no message has the tag {tag!r:.20}")
+        self[tag] = Schema(self._records[tag], skip=1).build
+        return self[tag]
 
 
 def _array_head(length: int) -> bytes:
@@ -477,6 +479,10 @@ class FrameSplitter:
         Raises:
             FrameTooLargeError: a frame announces more than `max_frame_bytes`; nothing can follow.
         """
+        size_bytes = len(data) - _LENGTH.size
+        may_be_whole = not self._rest and 0 <= size_bytes <= self.max_frame_bytes
+        if may_be_whole and data.startswith(_LENGTH.pack(size_bytes)):
+            return [data[_LENGTH.size :]]  # one frame, as nearly always
         self._rest += data
         bodies: list[bytes] = []
         position, end = 0, len(self._rest)

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,6 +80,8 @@ def end_offspring(since_s: float) -> None:
     """
     ticks = os.sysconf("SC_CLK_TCK")
     own = os.getpid()
+    if hasattr(time, "CLOCK_BOOTTIME"):  # the clock of `/proc`, which goes on while the machine sleeps
+        since_s += time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError, IndexError, ValueError):  # it ended while we looked
             rest = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()

@@ -456,7 +456,7 @@ def own_stacks(text: str) -> str:
     for block in text.split("\n\n"):
         lines = block.splitlines()
         ours = [place for place, line in enumerate(lines) if _OWN_FRAME in line]
-        if ours and "in _send_late" in lines[ours[0]]:
+        if any("in _send_late" in lines[place] for place in ours):
             continue
         kept.append("\n".join(lines[: ours[0]] if ours else lines))
     return "\n\n".join(part for part in kept if part.strip())

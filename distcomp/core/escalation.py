@@ -14,10 +14,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from distcomp.core.worker_effects import Command, DumpStacks, Interrupt, Kill
-from distcomp.protocol import Failure
 
 if TYPE_CHECKING:
     from distcomp.config import WorkerSettings
+    from distcomp.protocol import Failure
 
 Cause = Literal["cancelled", "timeout"]
 
@@ -60,17 +60,13 @@ class Ending:
         """When the next step is due; None after the last."""
         return self._steps[0][0] if self._steps else None
 
-    def failure(self, cause: Failure | None, output: str, stacks: str) -> Failure:
-        """How the task ended, once it has: with what the interrupt left of it, or with nothing."""
-        ended = cause or Failure("", output=output)
-        text = "cancelled while it ran"
-        if self.cause == "timeout":
-            text = f"the task ran longer than its timeout of {self.timeout_s:g} s and was stopped"
-        return ended._replace(
-            kind=self.cause,
-            retriable=self.cause == "timeout",
+    def failure(self, left: Failure) -> Failure:
+        """How a task that ran too long ended, with what the interrupt or the kill `left` of it."""
+        return left._replace(
+            kind="timeout",
+            retriable=True,
             type_name="",
             exception=b"",
-            text=text,
-            stacks=stacks or self.stacks,
+            text=f"the task ran longer than its timeout of {self.timeout_s:g} s and was stopped",
+            stacks=left.stacks or self.stacks,
         )

@@ -49,9 +49,9 @@ class Outbox:
         self._window_bytes = settings.settle_window_bytes
         self._most_bytes = settings.max_held_result_bytes
         self._seq = 0
-        self._held: dict[int, LeaseSettled | LeaseReturned] = {}
+        self._held: dict[int, tuple[LeaseSettled | LeaseReturned, int]] = {}
         self._waiting: deque[int] = deque()
-        self._sent: dict[int, int] = {}
+        self._sent: set[int] = set()
         self._sent_bytes = 0
         self.held_bytes = 0
 
@@ -87,14 +87,16 @@ class Outbox:
     def ack(self, seqs: Iterable[int]) -> None:
         """Let go of what came under these numbers; numbers not held are nothing new."""
         for seq in seqs:
-            message = self._held.pop(seq, None)
-            if message is not None:
-                self.held_bytes -= size_bytes(message)
-                self._sent_bytes -= self._sent.pop(seq, 0)
+            held = self._held.pop(seq, None)
+            if held is not None:
+                self.held_bytes -= held[1]
+                if seq in self._sent:
+                    self._sent.remove(seq)
+                    self._sent_bytes -= held[1]
 
     def forget(self, tokens: frozenset[Token]) -> None:
         """Let go of all that concerns these leases: nobody wants to know."""
-        self.ack([seq for seq, message in self._held.items() if message.token in tokens])
+        self.ack([seq for seq, (message, _) in self._held.items() if message.token in tokens])
 
     def rewind(self) -> None:
         """The connection is gone: what was on its way has to leave once more."""
@@ -106,23 +108,24 @@ class Outbox:
         """What may leave now, in order."""
         while self._waiting and self._sent_bytes < self._window_bytes:
             seq = self._waiting.popleft()
-            message = self._held.get(seq)
-            if message is not None:
-                self._sent[seq] = size_bytes(message)
-                self._sent_bytes += self._sent[seq]
-                yield message
+            held = self._held.get(seq)
+            if held is not None:
+                self._sent.add(seq)
+                self._sent_bytes += held[1]
+                yield held[0]
 
     def leases(self) -> dict[Token, list[Span]]:
         """The indexes that held messages speak of, by lease."""
         spans: dict[Token, list[Span]] = {}
-        for message in self._held.values():
+        for message, _ in self._held.values():
             spans.setdefault(message.token, []).extend(_spans_of(message))
         return spans
 
     def _hold(self, message: LeaseSettled | LeaseReturned) -> None:
-        self._held[message.seq] = message
+        size = size_bytes(message)
+        self._held[message.seq] = (message, size)
         self._waiting.append(message.seq)
-        self.held_bytes += size_bytes(message)
+        self.held_bytes += size
 
 
 def held_leases(parts: Iterable[dict[Token, list[Span]]]) -> tuple[HeldLease, ...]:
@@ -138,9 +141,12 @@ def size_bytes(message: LeaseSettled | LeaseReturned) -> int:
     """What a message is counted as, near enough to its size on the wire."""
     if isinstance(message, LeaseReturned):
         return MESSAGE_BYTES + 16 * len(message.spans)
-    payload = sum(len(blob) + 24 for _, _, blob in message.runs)
-    texts = sum(_size_of(failure) for _, failure in message.failures) if message.failures else 0
-    return MESSAGE_BYTES + payload + texts
+    size = MESSAGE_BYTES
+    for _, _, blob in message.runs:
+        size += len(blob) + 24
+    for _, failure in message.failures:
+        size += _size_of(failure)
+    return size
 
 
 def _spans_of(message: LeaseSettled | LeaseReturned) -> list[Span]:

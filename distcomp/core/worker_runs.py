@@ -69,6 +69,7 @@ class Runs:
         self._outbox = outbox
         self._refused_until = 0.0
         self._deaths: dict[FunctionId, int] = {}
+        self._ending: dict[int, Ending] = {}
         self.crew = Crew(identity.slots)
         self.commands: list[Command] = []
 
@@ -223,6 +224,7 @@ class Runs:
             and (progress.ended or progress.reached > ending.task_index)
         ):
             process.ending = None
+            del self._ending[number]
         if progress.ended:
             self.crew.ended(run)
             left = overlap(lease.open, run.start, run.stop)
@@ -258,7 +260,7 @@ class Runs:
                 if ending is None or ending.cause == "cancelled":
                     self._give_back(run.lease, [(index, index + 1)], "cancelled")
                     continue
-                told = ending.failure(failure, failure.output, failure.stacks)
+                told = ending.failure(failure)
             completed.append((index, self._signed(told, run.lease)))
         return tuple(completed)
 
@@ -274,6 +276,7 @@ class Runs:
             return
         runs = process.runs
         self.crew.release(process)
+        self._ending.pop(number, None)
         begun = next((place for place, run in enumerate(runs) if run.number == end.run), 0)
         for place, run in enumerate(runs):
             spans = overlap(run.lease.open, run.start, run.stop)
@@ -282,7 +285,7 @@ class Runs:
                 continue
             if run.number == end.run:
                 self._charge(run, end)
-            elif not end.run and not end.killed and spans:
+            elif not end.run and spans and (run.lease.grant.eager or not end.killed):
                 self._count_death(run, spans[0][0], end)
             self._give_back(run.lease, spans, "neighbour")
 
@@ -294,8 +297,8 @@ class Runs:
             if ending.cause == "cancelled":
                 self._give_back(lease, [(index, index + 1)], "cancelled")
                 return
-            failure = ending.failure(None, end.output, end.stacks)
-        elif end.killed:
+            failure = ending.failure(Failure("", output=end.output, stacks=end.stacks))
+        elif end.killed and not lease.grant.eager:
             return
         else:
             text = f"the process that ran the task was lost: {end.text}"
@@ -306,11 +309,14 @@ class Runs:
         self._book.settle_place(lease)
 
     def _count_death(self, run: Run, index: int, end: ProcessEnd) -> None:
-        """A process ended between tasks. Nobody is charged, unless that is how this function always ends."""
+        """A process ended between tasks. Nobody is charged, unless that is how this function always ends.
+
+        A task of an eager lease is, because it may have run, and might not be allowed to start again.
+        """
         function = run.lease.grant.function
         deaths = self._deaths.get(function, 0) + 1
         self._deaths[function] = deaths
-        if deaths >= UNBEGUN_DEATHS:
+        if deaths >= UNBEGUN_DEATHS or run.lease.grant.eager:
             self._charge(run, end._replace(run=run.number, task_index=index))
 
     def process_refused(self, number: int, now: float) -> None:
@@ -374,7 +380,9 @@ class Runs:
 
     def next_at(self) -> float | None:
         """When a task that is being ended needs its next step."""
-        steps = [process.ending.next_at for process in self.crew.busy.values() if process.ending]
+        if not self._ending:
+            return None
+        steps = [ending.next_at for ending in self._ending.values()]
         return min((at for at in steps if at is not None), default=None)
 
     def _end_task(self, run: Run, index: int, cause: Cause, now: float) -> None:
@@ -384,6 +392,7 @@ class Runs:
         timeout_s = run.lease.grant.timeout_s
         task = Kill(process.number, run.number, index)
         process.ending = Ending(task, cause, timeout_s, now, self._settings)
+        self._ending[process.number] = process.ending
         for each in process.runs:
             self._lower(each, index + 1 if each is run else each.start, "ending")
         self.commands += process.ending.due(now)

@@ -314,10 +314,11 @@ class WorkerState:
     def _wake_at(self, now: float) -> float | None:
         if self._check_at is None and self._book:
             self._check_at = now + self._settings.check_interval_s
-        times = [self._check_at, self._runs.next_at()]
-        if not self._left:
-            times.append(self._leave_at)
-        return min((at for at in times if at is not None), default=None)
+        wake_at = self._check_at
+        for at in (self._runs.next_at(), None if self._left else self._leave_at):
+            if at is not None and (wake_at is None or at < wake_at):
+                wake_at = at
+        return wake_at
 
     def _report(self, now: float) -> None:
         running = self._runs.running(now, self._settings.check_interval_s)

@@ -213,6 +213,14 @@ def test_the_end_of_a_session_ends_its_tasks_and_lets_its_processes_go() -> None
     assert world.state.held_leases() == (HeldLease(running, ((0, 1),)), HeldLease(idle, ((0, 1),)))
 
 
+def test_the_end_of_one_session_leaves_another_at_work() -> None:
+    world = World()
+    token = world.grant(1)
+    world.receive(EndSession(OTHER))
+    world.tell()
+    assert world.settled() == [(token, [(0, 1)], [])]
+
+
 def test_a_session_that_was_never_defined_cannot_run() -> None:
     world = World()
     token = world.grant(1, array=(SessionId(b"?" * 16), 1))
@@ -306,6 +314,26 @@ def test_retracting_takes_the_far_half_of_what_has_not_begun() -> None:
     assert world.returned() == []
     world.tell()
     assert world.state.held_leases() == (HeldLease(token, ((0, 10),)),)
+
+
+def test_a_run_at_its_last_task_has_nothing_to_give() -> None:
+    world = World()
+    token = world.grant(1)
+    world.receive(retract(token))
+    assert not any(isinstance(command, do.LowerStop) for command in world.commands)
+
+
+def test_what_comes_back_in_two_parts_waits_as_long_as_the_first_of_them() -> None:
+    world = World(slots=1)
+    token = world.grant(10)
+    world.begin()
+    world.grant(1, urgent=True)
+    world.grant(1, urgent=True)
+    world.now += 0.03
+    world.tell(upto=0, ended=True)
+    assert world.returned() == []
+    world.wait(0.03)
+    assert (token, ((0, 10),), "waited") in world.returned()
 
 
 def test_a_slot_that_had_left_below_the_lowered_stop_gives_up_what_it_did_not_run() -> None:
@@ -543,6 +571,24 @@ def test_a_death_between_tasks_charges_nobody_until_it_is_a_habit() -> None:
     token = world.grant(1)
     world.die(idle=True)
     assert world.returned() == [(token, ((0, 1),), "neighbour")]
+
+
+def test_a_task_that_may_have_run_and_may_not_again_is_charged_for_any_death() -> None:
+    for killed, idle in ((True, False), (False, True), (True, True)):
+        world = World()
+        token = world.grant(1, eager=True)
+        world.begin()
+        world.die(killed=killed, idle=idle)
+        assert world.settled() == [(token, [], [(0, "crashed")])]
+        assert world.returned() == []
+
+
+def test_a_kill_that_came_late_between_tasks_charges_nobody() -> None:
+    world = World()
+    token = world.grant(2)
+    world.die(killed=True, idle=True)
+    assert world.settled() == []
+    assert world.returned() == [(token, ((0, 2),), "neighbour")]
 
 
 def test_the_death_of_an_idle_process_only_makes_room() -> None:

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import socket
 import sys
 import threading
 import time
 from concurrent.futures import Future as StandardFuture
 from concurrent.futures import TimeoutError as StandardTimeoutError
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from distcomp import __version__, discovery
+from distcomp import discovery
 from distcomp.client_program import ClientProgram
 from distcomp.config import ClientSettings
 from distcomp.core.client_effects import Introduction
@@ -36,6 +34,7 @@ from distcomp.options import Options
 from distcomp.payload import FunctionCache, dump_call, dump_environment, function_name, pack_calls
 from distcomp.protocol import StatusReported, Versions, WorkerRow
 from distcomp.task_arrays import Leg, TaskArray
+from distcomp.versions import installed_versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -579,6 +578,6 @@ def _end_cluster(target: discovery.Target) -> None:
 
 
 def _introduction(environment: bytes) -> Introduction:
-    versions = Versions(__version__, platform.python_version(), version("cloudpickle"))
+    versions = Versions(*installed_versions())
     program = os.path.basename(sys.argv[0])[:256] if sys.argv else ""  # noqa: PTH119 - no path is needed
     return Introduction(versions, socket.gethostname(), os.getpid(), program, environment)

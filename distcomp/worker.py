@@ -13,11 +13,9 @@ import random
 import secrets
 import socket
 import time
-from importlib.metadata import version
-from platform import python_version
 from typing import TYPE_CHECKING, Any
 
-from distcomp import __version__, transport
+from distcomp import transport
 from distcomp.auth import ClientHandshake
 from distcomp.config import Address, parse_address
 from distcomp.core.worker_effects import (
@@ -38,6 +36,7 @@ from distcomp.errors import ConnectError, RoleError, SlotsUnavailableError, Vers
 from distcomp.ids import Peer, WorkerId
 from distcomp.protocol import Versions
 from distcomp.slots import SlotEnd, SlotPool, SlotProcess
+from distcomp.versions import installed_versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,7 +106,7 @@ class WorkerProgram:
                 host=socket.gethostname(),
                 pid=os.getpid(),
                 slots=slots,
-                versions=Versions(__version__, python_version(), version("cloudpickle")),
+                versions=Versions(*installed_versions()),
             ),
         )
         self._pool = SlotPool(

@@ -21,6 +21,7 @@ FLOORS: dict[str, int] = {
     "payload": 1,
     "protocol": 1,
     "slot_protocol": 1,
+    "versions": 1,
     "wire": 1,
     "core": 2,
     "access": 3,

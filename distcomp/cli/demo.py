@@ -66,7 +66,7 @@ def _demo(flags: argparse.Namespace) -> int:
         cluster = None if flags.address else stack.enter_context(closing(DemoCluster()))
         client = stack.enter_context(_client(cluster, flags.address))
         client.wait_for_workers(len(WORKERS) if cluster else 1, timeout_s=REGISTER_TIMEOUT_S)
-        watch = Watch(client, cluster if flags.kill else None, round(len(files) * KILL_AT))
+        watch = WatchedRun(client, cluster if flags.kill else None, round(len(files) * KILL_AT))
         began_at = time.perf_counter()
         found = investigate(contents, watch.map)
         cluster_s = time.perf_counter() - began_at
@@ -147,7 +147,7 @@ class Progress:
         return results
 
 
-class Watch:
+class WatchedRun:
     """Runs stages on the cluster, watches its workers, and kills one midway if told to.
 
     Attributes:

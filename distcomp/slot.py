@@ -37,7 +37,6 @@ from distcomp.protocol import Failure
 from distcomp.slot_output import capture_streams, end_offspring, plain_streams
 from distcomp.slot_protocol import (
     INTERRUPT_SIGNAL,
-    MAX_SLOT_FRAME_BYTES,
     STACKS_SIGNAL,
     ForgetFunction,
     LoadFunction,
@@ -45,9 +44,9 @@ from distcomp.slot_protocol import (
     RunProgressed,
     RunTasks,
     SlotReady,
-    codec,
+    SlotStream,
 )
-from distcomp.wire import INLINE_BLOB_BYTES, MAX_BLOB_BYTES, FrameSplitter
+from distcomp.wire import INLINE_BLOB_BYTES, MAX_BLOB_BYTES
 
 if TYPE_CHECKING:
     import socket
@@ -83,15 +82,16 @@ class Finished:
 
     Args:
         channel: the socket to the supervisor.
+        stream: what is spoken over it.
     """
 
-    def __init__(self, channel: socket.socket) -> None:
+    def __init__(self, channel: socket.socket, stream: SlotStream) -> None:
         self.values: list[Any] = []
         self.due_ns = 0
         self.max_payload_bytes = MAX_BLOB_BYTES
         self.run = 0
         self._eager = False
-        self._channel = channel
+        self._channel, self._stream = channel, stream
         self._lock = threading.Lock()
         self._base = 0  # the index of values[0]
         self._reached = 0  # all below was sent
@@ -126,10 +126,10 @@ class Finished:
             self._collect()
             if not (ended or self._runs or self._failures):
                 return
-            frames = codec.frames([codec.pack(message) for message in self._reports(ended=ended)])
+            views = self._stream.encode(self._reports(ended=ended))
             try:
-                for frame in frames:
-                    self._channel.sendall(frame)
+                for view in views:
+                    self._channel.sendall(view)
             except BaseException:  # noqa: BLE001 - whatever it was, half a frame may have left
                 os._exit(EXIT_UNSENT)
             now = time.monotonic_ns()
@@ -189,7 +189,8 @@ class Slot:
         self._channel = channel
         self._page = page
         self._pid = os.getpid()
-        self._finished = Finished(channel)
+        self._stream = SlotStream()
+        self._finished = Finished(channel, self._stream)
         self._blobs: dict[FunctionId, bytes] = {}
         self._loaded: dict[FunctionId, LoadedFunction] = {}
         self._active = threading.Event()
@@ -205,11 +206,9 @@ class Slot:
         """Do what the supervisor says until it closes the socket."""
         signal.signal(INTERRUPT_SIGNAL, self._on_interrupt)
         os.register_at_fork(after_in_child=self._become_stranger)
-        splitter = FrameSplitter(MAX_SLOT_FRAME_BYTES)
         while data := self._channel.recv(RECEIVE_BYTES):
-            for body in splitter.feed(data):
-                for message in codec.decode(body):
-                    self._handlers[type(message)](message)
+            for message in self._stream.feed(data):
+                self._handlers[type(message)](message)
 
     def on_prepare_slot(self, message: PrepareSlot) -> None:
         """Take over the session's environment, as far as it goes here."""
@@ -219,7 +218,8 @@ class Slot:
             enter_environment(message.environment)
         except UnloadableTaskError as error:
             problem = str(error)
-        self._channel.sendall(codec.frame([codec.pack(SlotReady(problem))]))
+        for view in self._stream.encode([SlotReady(problem)]):
+            self._channel.sendall(view)
 
     def on_load_function(self, message: LoadFunction) -> None:
         """Keep a function's bytes; they are loaded when its first task has begun."""

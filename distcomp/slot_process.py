@@ -25,7 +25,6 @@ from distcomp.errors import ProtocolError
 from distcomp.page import LANES, Page, page_bytes
 from distcomp.slot_protocol import (
     INTERRUPT_SIGNAL,
-    MAX_SLOT_FRAME_BYTES,
     SIGNAL,
     SIGNAL_GROUP,
     STACKS_SIGNAL,
@@ -35,9 +34,9 @@ from distcomp.slot_protocol import (
     RunProgressed,
     RunTasks,
     SlotReady,
-    codec,
+    SlotStream,
 )
-from distcomp.wire import MAX_COUNTER, FrameSplitter
+from distcomp.wire import MAX_COUNTER
 
 if TYPE_CHECKING:
     import asyncio
@@ -144,7 +143,7 @@ class SlotProcess:
         os.set_blocking(self._output, False)
         self.files = (far_channel.detach(), shared, far_output, self._stacks)
         self._unwritten: deque[memoryview] = deque()
-        self._splitter = FrameSplitter(MAX_SLOT_FRAME_BYTES)
+        self._stream = SlotStream()
         self._last_run = 0
         self._runs: dict[int, _Run] = {}
         self._functions: dict[FunctionId, None] = {}
@@ -306,8 +305,9 @@ class SlotProcess:
     def _send(self, message: tuple[object, ...]) -> None:
         if not self.alive:
             return
-        self._unwritten.append(memoryview(codec.frame([codec.pack(message)])))
-        if len(self._unwritten) == 1:
+        idle = not self._unwritten
+        self._unwritten += self._stream.encode([message])
+        if idle:
             self._write()
 
     def _write(self) -> None:
@@ -336,9 +336,8 @@ class SlotProcess:
         """Take in what has come; returns whether it was anything."""
         try:
             data = self._channel.recv(RECEIVE_BYTES) if self._open else b""
-            for body in self._splitter.feed(data):
-                for message in codec.decode(body):
-                    self._on_message(message)
+            for message in self._stream.feed(data):
+                self._on_message(message)
         except BlockingIOError:
             return False
         except (OSError, ProtocolError) as error:

@@ -1,15 +1,20 @@
 """What a supervisor, its template and its slot processes say to each other.
 
-Supervisor and slot speak frames of messages, like programs do, over a socket pair of their own. The
-template, which only forks and signals, is spoken to in orders of a fixed layout: it must stay small.
+Supervisor and slot speak frames of messages, like programs do, over a socket pair of their own. A large
+blob follows raw behind a `BlobFollows` and before the message it belongs to: neither side copies it more
+often than once, nor stops for the time of a copy of all of it.
+
+The template, which only forks and signals, is spoken to in orders of a fixed layout: it must stay small.
 """
 
 from __future__ import annotations
 
 import signal
 import struct
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from itertools import count
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
+from distcomp.errors import FrameTooLargeError
 from distcomp.protocol import (  # noqa: TC001 - the codec reads annotations at run time
     Blob,
     Count,
@@ -20,13 +25,15 @@ from distcomp.protocol import (  # noqa: TC001 - the codec reads annotations at 
     Switch,
     Words,
 )
-from distcomp.wire import MAX_BLOB_BYTES, MAX_FRAME_BYTES, Codec
+from distcomp.wire import MAX_BLOB_BYTES, MAX_FRAME_BYTES, Codec, Integer, detach_blobs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
-MAX_SLOT_FRAME_BYTES = MAX_BLOB_BYTES + MAX_FRAME_BYTES
-"""Payloads travel whole between supervisor and slot: there is nobody else to be delayed."""
+    from distcomp.wire import Message
+
+MAX_SLOT_FRAME_BYTES = 4 * MAX_FRAME_BYTES
+"""Room for one failure with all its texts as long as they may be, each character of four bytes."""
 
 codec = Codec(MAX_SLOT_FRAME_BYTES)
 T = TypeVar("T", bound=type[Any])
@@ -44,6 +51,17 @@ def _message(tag: int) -> Callable[[T], T]:
         return record
 
     return register
+
+
+# --- either way -----------------------------------------------------------------------------------
+
+
+@_message(20)
+class BlobFollows(NamedTuple):
+    """The next `size_bytes` bytes after this frame are a blob that the next message names."""
+
+    transfer: Count
+    size_bytes: Annotated[int, Integer(1, MAX_BLOB_BYTES)]
 
 
 # --- supervisor to slot ---------------------------------------------------------------------------
@@ -109,6 +127,83 @@ class RunProgressed(NamedTuple):
     busy_s: Seconds
     reached: Count
     ended: Switch
+
+
+# --- the stream between supervisor and slot -------------------------------------------------------
+
+_LENGTH = struct.Struct(">I")
+
+
+class SlotStream:
+    """One end of the stream: messages to bytes and back."""
+
+    def __init__(self) -> None:
+        self._transfers = count()
+        self._rest = bytearray()
+        self._blobs: dict[int, bytes] = {}
+        self._awaited: BlobFollows | None = None
+        self._parts: list[bytes] = []
+        self._missing = 0
+
+    def encode(self, messages: Iterable[Message]) -> list[memoryview]:
+        """What to write for `messages`, in order."""
+        views: list[memoryview] = []
+        for message in messages:
+            bare = message
+            if codec.is_large(message):
+                bare, blobs = detach_blobs(message, self._transfers.__next__)
+                for transfer, blob in blobs:
+                    announced = codec.pack(BlobFollows(transfer, len(blob)))
+                    views += (memoryview(codec.frame([announced])), memoryview(blob))
+            views.append(memoryview(codec.frame([codec.pack(bare)])))
+        return views
+
+    def feed(self, data: bytes) -> list[Message]:
+        """Take in bytes as they arrived; give the messages that are now whole.
+
+        Raises:
+            ProtocolError: it is no such stream.
+        """
+        messages: list[Message] = []
+        if self._missing:
+            data = self._take_raw(data)
+        self._rest += data
+        while not self._missing and len(self._rest) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._rest)
+            if length > MAX_SLOT_FRAME_BYTES:
+                raise FrameTooLargeError(f"a frame of {length} bytes; the limit is {MAX_SLOT_FRAME_BYTES}")
+            end = _LENGTH.size + length
+            if len(self._rest) < end:
+                break
+            found = codec.decode(bytes(self._rest[_LENGTH.size : end]), self._blob)
+            del self._rest[:end]
+            for message in found:
+                if isinstance(message, BlobFollows):
+                    self._await_raw(message)
+                else:
+                    messages.append(message)
+        return messages
+
+    def _await_raw(self, announced: BlobFollows) -> None:
+        self._awaited, self._missing = announced, announced.size_bytes
+        after, self._rest = bytes(self._rest), bytearray()
+        self._rest += self._take_raw(after)
+
+    def _take_raw(self, data: bytes) -> bytes:
+        """Put what belongs to the awaited blob away; returns what follows it."""
+        part = data[: self._missing]
+        self._parts.append(part)
+        self._missing -= len(part)
+        if not self._missing and self._awaited is not None:
+            self._blobs[self._awaited.transfer] = b"".join(self._parts)
+            self._parts, self._awaited = [], None
+        return data[len(part) :]
+
+    def _blob(self, transfer: int) -> bytes:
+        blob = self._blobs.pop(transfer, None)
+        if blob is None:
+            raise ValueError(f"blob {transfer} was not sent")
+        return blob
 
 
 # --- supervisor and template ----------------------------------------------------------------------

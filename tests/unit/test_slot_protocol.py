@@ -4,20 +4,21 @@ import signal
 
 import pytest
 
-from distcomp.errors import MalformedMessageError
+from distcomp.errors import FrameTooLargeError, MalformedMessageError
 from distcomp.protocol import Failure
 from distcomp.slot_protocol import (
     INTERRUPT_SIGNAL,
     STACKS_SIGNAL,
+    BlobFollows,
     ForgetFunction,
     LoadFunction,
     PrepareSlot,
     RunProgressed,
     RunTasks,
     SlotReady,
+    SlotStream,
     codec,
 )
-from distcomp.wire import FrameSplitter
 
 FUNCTION = b"f" * 32
 EXAMPLES = [
@@ -30,19 +31,44 @@ EXAMPLES = [
 ]
 
 
-def test_every_message_survives_the_wire() -> None:
-    (body,) = FrameSplitter(codec.max_frame_bytes).feed(codec.frame([codec.pack(each) for each in EXAMPLES]))
-    assert codec.decode(body) == EXAMPLES
+LARGE = [
+    RunTasks(1, FUNCTION, 0, 1, 0, b"c" * (3 << 20), True),
+    LoadFunction(FUNCTION, b"b" * 70_000),
+    RunProgressed(1, ((3, 4, b"x" * 100_000), (4, 5, b""), (5, 6, b"y" * 80_000)), (), 0.5, 6, True),
+]
 
 
 def test_the_examples_name_every_message() -> None:
-    assert {type(each) for each in EXAMPLES} == {record for _, record in codec.messages()}
+    spoken = {record for _, record in codec.messages()} - {BlobFollows}
+    assert {type(each) for each in EXAMPLES} == spoken
 
 
-def test_a_payload_above_a_programs_frame_rides_whole() -> None:
-    message = RunTasks(1, FUNCTION, 0, 1, 0, bytes(3 << 20), True)
-    (body,) = FrameSplitter(codec.max_frame_bytes).feed(codec.frame([codec.pack(message)]))
-    assert codec.decode(body) == [message]
+@pytest.mark.parametrize("piece_bytes", [3, 1000, 65_536, 1 << 30])
+def test_every_message_survives_the_stream_however_it_is_cut(piece_bytes: int) -> None:
+    messages = EXAMPLES if piece_bytes < 1000 else EXAMPLES + LARGE + EXAMPLES
+    data = b"".join(SlotStream().encode(messages))
+    stream, found = SlotStream(), []
+    for at in range(0, len(data), piece_bytes):
+        found += stream.feed(data[at : at + piece_bytes])
+    assert found == messages
+
+
+def test_the_longest_failure_fits() -> None:
+    texts = {"text": "\U0001f600" * 65_536, "output": "\U0001f600" * 65_536, "stacks": "\U0001f600" * 65_536}
+    failure = Failure("exception", traceback="\U0001f600" * (256 << 10), exception=bytes(1 << 20), **texts)
+    message = RunProgressed(1, (), ((0, failure),), 0.0, 1, True)
+    assert SlotStream().feed(b"".join(SlotStream().encode([message]))) == [message]
+
+
+def test_a_frame_too_long_ends_the_stream() -> None:
+    with pytest.raises(FrameTooLargeError):
+        SlotStream().feed(b"\xff\xff\xff\xff")
+
+
+def test_a_blob_that_was_not_sent_is_refused() -> None:
+    views = SlotStream().encode(LARGE[:1])
+    with pytest.raises(MalformedMessageError, match="was not sent"):
+        SlotStream().feed(bytes(views[-1]))
 
 
 def test_nonsense_is_refused() -> None:

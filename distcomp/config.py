@@ -148,7 +148,7 @@ class WireLimits(Settings):
     )
     max_transfers: int = setting(64, "payloads under way by one connection at the same time", low=1)
     credit_bytes: int = setting(
-        4 << 20, "bytes of payloads sent to a peer and not yet stored there", low=1 << 20
+        1 << 20, "bytes of payloads sent to a peer and not yet stored there", low=1 << 20
     )
     max_parked_messages: int = setting(
         200_000, "messages that wait for the payload of another one, by connection", low=1
@@ -224,7 +224,9 @@ class WorkerSettings(Settings):
     )
     report_interval_s: float = setting(2.0, "seconds after which what runs is reported again", low=0.01)
     waiting_lease_s: float = setting(0.05, "seconds that a lease waits behind another before it goes back")
-    prepare_s: float = setting(10.0, "seconds that a lease waits for its function before it goes back")
+    prepare_s: float = setting(
+        10.0, "seconds that a lease waits for its function, or for a slot process that begins nothing"
+    )
     process_retry_s: float = setting(
         1.0, "seconds between two attempts to have a slot process, if none can be"
     )

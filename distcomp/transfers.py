@@ -71,7 +71,7 @@ class Outgoing:
 
     Example:
         Write `codec.frames(outgoing.pack(messages))`; then, while there is room to write, what
-        `next_frame()` gives; call `add_credit` when the receiver says that it stored pieces.
+        `next_frames()` gives; call `add_credit` when the receiver says that it stored pieces.
     """
 
     def __init__(self, limits: WireLimits) -> None:
@@ -114,23 +114,23 @@ class Outgoing:
         if self._credit > self._limits.credit_bytes:
             raise MalformedMessageError("more credit came back than was given")
 
-    def next_frame(self) -> bytes | None:
-        """The next piece to write, as a frame; None for now.
+    def next_frames(self) -> list[bytes | memoryview]:
+        """The next piece to write, as the parts of a frame; none for now if empty.
 
         A last piece is followed by the message that it belongs to, in a frame of its own: a frame is
         decoded whole, and the message's blobs must be known by then.
         """
         if not self._moving:
-            return None
+            return []
         number, blob, offset, entry = self._moving[0]
         size_bytes = min(PIECE_BYTES, len(blob) - offset)
         if size_bytes > self._credit:
-            return None
+            return []
         self._moving.popleft()
         self._credit -= size_bytes
         end = offset + size_bytes
-        piece = codec.frame([codec.pack(SendPiece(number, len(blob), blob[offset:end]))])
-        packed: list[bytes] = []
+        view = memoryview(blob)[offset:end]
+        frames = [*codec.frame_around(SendPiece._make((number, len(blob), view)))]
         if end < len(blob):
             self._moving.append(_Transfer(number, blob, end, entry))
         else:
@@ -138,9 +138,9 @@ class Outgoing:
             if not entry.transfers:
                 self._moving_bytes -= entry.size_bytes
                 self._moving_entries -= 1
-                packed = self._leave(entry)
+                frames += codec.frames(self._leave(entry))
                 self._start_queued()
-        return b"".join((piece, *codec.frames(packed)))
+        return frames
 
     def _park_behind_others(self, message: Message) -> bool:
         blockers = {self._last_holder[key] for key in _keys(message) if key in self._last_holder}
@@ -257,7 +257,7 @@ class Incoming:
 
     def take_credit(self) -> PiecesStored | None:
         """What to tell the sender, when it is worth a message."""
-        if self._owed_bytes * 4 < self._limits.credit_bytes:
+        if self._owed_bytes < PIECE_BYTES:  # not by our own credit: the peer's may be another
             return None
         stored = PiecesStored(self._owed_bytes)
         self._owed_bytes = 0

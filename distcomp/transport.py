@@ -246,14 +246,15 @@ class Connection(asyncio.Protocol):
     def _pump(self) -> None:
         """Write pieces while there are some, credit for them, and room."""
         while not self._paused and not self.closed:
-            frame = self._outgoing.next_frame()
-            if frame is None:
+            parts = self._outgoing.next_frames()
+            if not parts:
                 break
-            self._write(frame)
+            for part in parts:
+                self._write(part)
         if self._outgoing.parked > self.limits.max_parked_messages:
             self._break(UnreachableError(f"{self.address} takes no payloads in"))
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes | memoryview) -> None:
         if not data or self._transport.is_closing():
             return
         self._wrote = True

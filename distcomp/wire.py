@@ -36,6 +36,7 @@ MAX_COUNTER = 2**63 - 1
 _LENGTH = struct.Struct(">I")
 _TRANSFER = struct.Struct(">Q")
 _ARRAY_HEAD = struct.Struct(">BI")
+_BLOB_HEAD = struct.Struct(">BI")
 _MAX_HEAD_BYTES = _ARRAY_HEAD.size
 _unique = count()
 
@@ -358,6 +359,14 @@ class Codec:
                 f"a frame of {len(body)} bytes; at most {self.max_frame_bytes} may leave"
             )
         return _LENGTH.pack(len(body)) + body
+
+    def frame_around(self, message: Message) -> tuple[bytes, Any]:
+        """One frame of one message in two parts, the second being its last field, a blob, uncopied."""
+        *fields, blob = message
+        packed = map(msgpack.packb, (self._tags[type(message)], *fields))
+        heads = _array_head(1), _array_head(len(message) + 1)
+        head = b"".join((*heads, *packed, _BLOB_HEAD.pack(0xC6, len(blob))))
+        return _LENGTH.pack(len(head) + len(blob)) + head, blob
 
     def frames(self, packed: list[bytes]) -> list[bytes]:
         """As few frames as the limit allows, in order."""

@@ -58,8 +58,8 @@ class Link:
         """Let at most so many pieces travel; what arrives by that."""
         before = len(self.arrived)
         for _ in range(frames):
-            frame = self.outgoing.next_frame()
-            if frame is None:
+            frame = b"".join(self.outgoing.next_frames())
+            if not frame:
                 break
             self._read(frame)
         return self.arrived[before:]
@@ -81,7 +81,7 @@ def test_small_messages_leave_at_once_in_order() -> None:
     link = Link()
     batch = [submit(1, b"x" * INLINE_BLOB_BYTES), Heartbeat(), submit(2)]
     assert link.send(*batch) == batch
-    assert link.outgoing.next_frame() is None
+    assert link.outgoing.next_frames() == []
 
 
 @pytest.mark.parametrize("size_bytes", [INLINE_BLOB_BYTES + 1, PIECE_BYTES, PIECE_BYTES + 1, 40 << 20])
@@ -146,12 +146,12 @@ def test_credit_bounds_what_is_under_way() -> None:
     outgoing = Outgoing(LIMITS)
     outgoing.pack([submit(1, LARGE * 20)])
     frames = 0
-    while outgoing.next_frame() is not None:
+    while outgoing.next_frames():
         frames += 1
     assert frames == LIMITS.credit_bytes // PIECE_BYTES
     outgoing.add_credit(PIECE_BYTES)
-    assert outgoing.next_frame() is not None
-    assert outgoing.next_frame() is None
+    assert outgoing.next_frames()
+    assert not outgoing.next_frames()
 
 
 def test_credit_that_was_never_given_is_refused() -> None:
@@ -187,8 +187,8 @@ def test_a_message_follows_its_last_piece_in_frames_within_the_limit() -> None:
     outgoing = Outgoing(LIMITS)
     outgoing.pack([submit(1, LARGE), *(submit(1, bytes(60_000)) for _ in range(60))])
     written = b""
-    while (frame := outgoing.next_frame()) is not None:
-        written += frame
+    while frames := outgoing.next_frames():
+        written += b"".join(frames)
     bodies = FrameSplitter().feed(written)
     assert max(map(len, bodies)) <= MAX_FRAME_BYTES
     assert len(bodies) > 5
@@ -249,4 +249,6 @@ def test_credit_goes_back_when_it_is_worth_a_message() -> None:
         incoming.store(piece(1, 16 * PIECE_BYTES, bytes(PIECE_BYTES)))
         stored = incoming.take_credit()
         given += [stored] if stored else []
-    assert given == [PiecesStored(1 << 20)] * 4
+    assert given == [PiecesStored(PIECE_BYTES)] * 16
+    incoming.store(piece(2, 2, b"a"))
+    assert incoming.take_credit() is None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from distcomp.access import SchedulerAccess
 from distcomp.cli.flags import EXIT_ENDED, Flags, one_of, run
+from distcomp.cli.reach import is_running
 from distcomp.config import parse_address, user_folder
 from distcomp.errors import ConfigError
 from distcomp.ids import ROLES
@@ -28,11 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "distcomp access",
         "Print a join string of a scheduler on this host. It holds a secret: whoever has it can run code.",
         EXAMPLES,
+        arguments="{show|create}",
     )
     parser.add_argument("action", choices=ACTIONS, help="show a join string, or create an owner first")
     parser.value("--role", "what the join string allows", default="client", parse=one_of(*ROLES))
     parser.value("--owner", "the user it is for; the scheduler's own if not given")
-    parser.value("--name", "the scheduler's name; needed if several have been started here")
+    parser.value("--name", "the scheduler's name; the one that is running, or the only one, if not given")
     parser.value("--address", "put this address into it instead of those the scheduler last had")
     parser.common()
     return run(parser, _access, argv)
@@ -58,7 +60,14 @@ def _scheduler_name(wanted: str | None) -> str:
         if wanted in names:
             return wanted
         raise ConfigError(f"no scheduler named {wanted!r} has run here; known: {', '.join(names) or 'none'}")
-    if len(names) != 1:
-        listed = f"several have: {', '.join(names)}; say --name" if names else f"{folder} is empty"
-        raise ConfigError(f"which scheduler has run here is not clear: {listed}")
-    return names[0]
+    if not names:
+        raise ConfigError(f"no scheduler of this user has run here: {folder} has no secrets")
+    running = names if len(names) == 1 else list(filter(_runs, names))
+    if len(running) != 1:
+        raise ConfigError(f"several schedulers have run here, say which by --name: {', '.join(names)}")
+    return running[0]
+
+
+def _runs(name: str) -> bool:
+    access = SchedulerAccess.open(name)
+    return bool(access.addresses) and is_running(access.issue("client", access.owner, access.addresses))

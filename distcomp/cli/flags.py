@@ -45,15 +45,23 @@ class Flags(argparse.ArgumentParser):
         prog: the program's name, as errors begin with it.
         about: what it does, for the top of `--help`.
         examples: lines to type, for its end; empty for none.
+        arguments: what stands before the flags, for the usage line.
         environment: where the variables are looked up; the process's own unless given.
     """
 
     def __init__(
-        self, prog: str, about: str, examples: str = "", *, environment: Mapping[str, str] | None = None
+        self,
+        prog: str,
+        about: str,
+        examples: str = "",
+        *,
+        arguments: str | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         epilog = f"examples:\n{examples.rstrip()}\n\n{EXIT_CODES}" if examples else EXIT_CODES
         super().__init__(
             prog=prog,
+            usage=f"{prog} [flags]" if arguments is None else f"{prog} {arguments} [flags]",
             description=about,
             epilog=epilog,
             formatter_class=argparse.RawDescriptionHelpFormatter,

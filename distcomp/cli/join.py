@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Save a join string as an access file that only this user can read. From then on Client() and\n"
         "Client(ADDRESS), or a worker, find the cluster and prove that they know its secret.",
         EXAMPLES,
+        arguments="[-|FILE]",
     )
     parser.add_argument(
         "source", nargs="?", help="- for standard input, or a file [DISTCOMP_JOIN holds the string itself]"

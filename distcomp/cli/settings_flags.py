@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from distcomp.cli.flags import Flags
     from distcomp.config import Settings
 
+METAVARS = {int: "N", float: "NUMBER", str: "TEXT"}
+
 S = TypeVar("S", bound="Settings")
 
 
@@ -28,7 +30,7 @@ def add_settings(parser: Flags, settings: type[Settings], first: tuple[str, ...]
         each = every[name]
         flag = "--" + name.replace("_", "-")
         parse = partial(parse_value, flag, kind=each.kind)
-        parser.value(flag, each.words, default=each.default, parse=parse)
+        parser.value(flag, each.words, default=each.default, parse=parse, metavar=METAVARS[each.kind])
     parser.group(None)
 
 

@@ -16,13 +16,13 @@ FIXED_LINES = 11
 WORKER_COLUMNS = (
     Column("WORKER", words=True),
     Column("HOST", words=True),
-    Column("PYTHON"),
+    Column("PYTHON", spare=True),
     Column("SLOTS"),
     Column("BUSY"),
-    Column("LEASED"),
+    Column("LEASED", spare=True),
     Column("SETTLED"),
     Column("FAILED"),
-    Column("BUSY S"),
+    Column("BUSY S", spare=True),
     Column("TASKS/S"),
     Column("STATE", words=True),
 )

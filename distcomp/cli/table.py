@@ -18,10 +18,17 @@ RED, BOLD, PLAIN = "\x1b[1;31m", "\x1b[1m", "\x1b[0m"
 
 
 class Column(NamedTuple):
-    """A column: its heading, and whether it holds words (left, may be cut) or numbers (right, whole)."""
+    """A column of a table.
+
+    Attributes:
+        heading: stands above it.
+        words: it holds words (left, may be cut), not numbers (right, whole).
+        spare: it is left out where there is no room; of several, the last one first.
+    """
 
     heading: str
     words: bool = False
+    spare: bool = False
 
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[str]:
@@ -36,6 +43,10 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) 
     shown = [[column.heading for column in columns], *plain]
     widths = [max(len(row[place]) for row in shown) for place in range(len(columns))]
     excess = sum(widths) + GAP * (len(columns) - 1) - width
+    spare = [place for place, each in enumerate(columns) if each.spare]
+    if excess > 0 and spare:
+        kept = [place for place in range(len(columns)) if place != spare[-1]]
+        return table([columns[place] for place in kept], [[row[p] for p in kept] for row in rows], width)
     while excess > 0:
         wide = [place for place, each in enumerate(columns) if each.words and widths[place] > NARROWEST]
         if not wide:

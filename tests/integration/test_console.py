@@ -195,6 +195,9 @@ def test_a_cut_join_string_is_told_as_such(console: Console) -> None:
 
 
 def test_access_shows_and_creates_join_strings(console: Console) -> None:
+    former, _ = console.scheduler("--name", "former")
+    former.send_signal(signal.SIGTERM)
+    assert former.wait(DEADLINE_S) == 0
     _, joins = console.scheduler("--name", "lab")
     shown = console.run("main", "access", "show", "--role", "worker")
     assert shown.stdout.strip() == joins["worker"]

@@ -49,3 +49,11 @@ def test_durations(time_s: float, shown: str) -> None:
 def test_colour_only_where_wanted() -> None:
     assert table.paint("x", table.RED, coloured=False) == "x"
     assert table.paint("x", table.RED, coloured=True) == "\x1b[1;31mx\x1b[0m"
+
+
+def test_spare_columns_go_before_words_are_cut() -> None:
+    columns = (*COLUMNS, table.Column("HOST", spare=True), table.Column("LOAD", spare=True))
+    rows = [["a name", "1", "ready", "b", "9"]]
+    assert table.table(columns, rows, 40)[0] == "NAME    TASKS  STATE  HOST  LOAD"
+    assert table.table(columns, rows, 28)[0] == "NAME    TASKS  STATE  HOST"
+    assert table.table(columns, rows, 20) == ["NAME    TASKS  STATE", "a name      1  ready"]

@@ -455,7 +455,6 @@ class Client:
 
     def _cancel_all(self) -> None:
         def cancel(state: ClientState) -> None:
-            self._prepare(state)
             for counter in list(self.sinks):
                 state.cancel(counter, ())
 

@@ -56,8 +56,9 @@ class ClientProgram:
         target: which scheduler, and what proves that we may use it.
         settings: the client's settings.
         introduction: what the session is opened with.
-        prepare: called at the start of each turn, to hand what was gathered to the state.
-        tell: called at the end of each turn with its effects, for everything but connections and sinks.
+        prepare: called before each action and decision, to hand what was gathered to the state.
+        tell: called in each turn with its effects, for everything but connections and sinks; before outcomes
+            are told, so that whoever hears of one finds room for another task.
 
     Attributes:
         lock: guards handles and everything that `prepare` and `tell` share with other threads.
@@ -236,13 +237,15 @@ class ClientProgram:
     def _turn(self) -> None:
         self._woken = False
         while self._posts:
-            self._posts.popleft()(self._state)
+            action = self._posts.popleft()
+            self._prepare(self._state)
+            action(self._state)
         self._prepare(self._state)
         self._state.tick(self._loop.time())
         effects = self._state.take_effects()
         self._carry_out(effects)
-        self._settle(effects)
         self._tell(effects)
+        self._settle(effects)
 
     def _carry_out(self, effects: ClientEffects) -> None:
         """Send, close, log, and see to the next tick."""

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from distcomp.core.client_effects import Failed
 from distcomp.futures import wake_all
-from distcomp.payload import CHUNK_TASKS, dump_failure, pack_calls, pack_columns
+from distcomp.payload import CHUNK_TASKS, Constant, dump_failure, pack_calls, pack_columns
 from distcomp.protocol import Failure
 from distcomp.wire import MAX_COUNTER
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 
     from distcomp.core.client_state import ClientState
     from distcomp.futures import Sink, Woken
@@ -29,7 +29,7 @@ SMALL_BYTES = 1024
 GROWTH = 16
 
 _CHANGEABLE = (list, set, frozenset, dict, KeysView, ValuesView, ItemsView, deque, bytearray)
-_SLICEABLE = frozenset({list, tuple, range})
+_SLICEABLE = frozenset({list, tuple, range, Constant})
 
 
 class FedClient(Protocol):
@@ -167,20 +167,20 @@ class Feeder:
     def _draw(self) -> Iterator[list[Sequence[Any]]]:
         """Pieces of the columns, in the order in which the tasks travel."""
         order, tasks = self._leg.order, self._leg.tasks
-        sources: list[Any] = [
-            column if type(column) in _SLICEABLE else iter(column) if order is None else list(column)
-            for column in self._columns
-        ]
+        sources = [_source(column, self._leg.array, order is not None) for column in self._columns]
         start = 0
         while start < tasks:
             stop = min(tasks, start + self._rows)
             if order is None:
+                yield [_piece(source, start, stop) for source in sources]
+            else:
+                places = order[start:stop]
                 yield [
-                    source[start:stop] if type(source) in _SLICEABLE else _exactly(source, stop - start)
+                    Constant(source.value, len(places))
+                    if type(source) is Constant
+                    else [source[i] for i in places]
                     for source in sources
                 ]
-            else:
-                yield [[source[index] for index in order[start:stop]] for source in sources]
             start = stop
 
     def _hand_in(self, tasks: int, chunk: bytes) -> bool:
@@ -222,8 +222,20 @@ class Feeder:
         self._client.post(end)
 
 
-def _exactly(source: Iterator[Any], count: int) -> list[Any]:
-    drawn = list(islice(source, count))
-    if len(drawn) < count:
+def _source(column: Any, tasks: Sized, by_index: bool) -> Any:  # noqa: FBT001 - called in one place
+    """What pieces of a column are taken from: itself, an iterator, or a list."""
+    if type(column) in _SLICEABLE:
+        return column
+    return list(islice(column, len(tasks))) if by_index else iter(column)
+
+
+def _piece(source: Any, start: int, stop: int) -> Sequence[Any]:
+    if type(source) is Constant:
+        return Constant(source.value, stop - start)
+    if type(source) in _SLICEABLE:
+        piece: Sequence[Any] = source[start:stop]
+        return piece
+    drawn = list(islice(source, stop - start))
+    if len(drawn) < stop - start:
         raise ValueError("an iterable of map gave fewer items than its length promised")
     return drawn

@@ -14,7 +14,8 @@ Laws:
   once, whatever is sent again.
 - What the scheduler has not accepted is kept and sent again, the same bytes, after a reconnect.
 - When a session is lost, every open index settles with a failure that says why, and what is submitted
-  until there is a scheduler again fails at once: nothing waits for ever.
+  until there is a scheduler again fails at once: nothing waits for ever. Only after a scheduler that is
+  there has refused a session that it does not know, tasks wait a bounded time for the next one.
 """
 
 from __future__ import annotations
@@ -87,6 +88,7 @@ class ClientState:
         self._grace_s = settings.client_grace_s
         self._away_since = 0.0
         self._refused_since: float | None = None
+        self._hopes_until: float | None = None
         self._loss = Failure("scheduler_lost", text="there is no connection to a scheduler")
         self._counter = 0
         self._requests = 0
@@ -150,6 +152,8 @@ class ClientState:
                 self._lose(Failure("expired", text=text))
             elif self._refused_since is not None and now >= self._gone_at(self._refused_since):
                 self._lose(Failure("scheduler_lost", text="nothing listens at the scheduler's address"))
+        if self.phase == "unopened" and self._hopes_until is not None and now >= self._hopes_until:
+            self._lose(self._loss)
         for counter in sorted(each for each in self._paused if self.arrays[each].paused_until <= now):
             self._paused.discard(counter)
             self._queue(counter, self.arrays[counter])
@@ -184,7 +188,7 @@ class ClientState:
             self._effects.released_bytes += len(chunk)
             return
         array.extend(tasks, chunk, last=last)
-        if self.phase in ("unopened", "closed"):
+        if self.phase == "closed" or (self.phase == "unopened" and self._hopes_until is None):
             self._fail(counter, array, self._loss)
         elif array.over:
             self._forget(counter, array)
@@ -270,6 +274,7 @@ class ClientState:
             else:
                 text = "the scheduler does not know this session: it started anew"
                 self._lose(Failure("scheduler_lost", text=text))
+            self._hopes_until = now + self.settings.lost_after_s
         elif message.code not in _HEALING:
             self._lose(Failure("refused", text=f"the scheduler refused this client: {message.text}"))
 
@@ -449,6 +454,7 @@ class ClientState:
     def _lose(self, failure: Failure) -> None:
         """The session is gone: everything open ends, and the next connection opens another one."""
         self._loss = failure
+        self._hopes_until = None
         self.phase = "unopened"
         self._resumes = False
         self.session = next(self._sessions)
@@ -481,6 +487,8 @@ class ClientState:
 
     def _wake_at(self) -> float | None:
         times = [self.arrays[counter].paused_until for counter in self._paused]
+        if self.phase == "unopened" and self._hopes_until is not None:
+            times.append(self._hopes_until)
         if self.phase == "apart":
             times.append(self._away_since + self._grace_s)
             if self._refused_since is not None:

@@ -495,6 +495,22 @@ def test_a_refused_session_was_away_too_long_or_is_unknown() -> None:
     assert failures_of(refused_after(1.0, "versions").last) == [(1, 0, 1, "refused")]
 
 
+def test_tasks_wait_a_while_for_the_next_session_of_a_scheduler_that_is_there() -> None:
+    talk = refused_after(1.0, "expired")
+    talk.drop()
+    second = talk.submit()
+    talk.turn()
+    assert (talk.last.outcomes, talk.last.wake_at) == ([], 9.0)
+    sent = talk.open(Peer(3))
+    assert sent[1].array == (session_of(2), second)
+    talk = refused_after(1.0, "expired")
+    talk.drop()
+    third = talk.submit()
+    talk.now = 9.0
+    talk.turn()
+    assert failures_of(talk.last) == [(third, 0, 1, "scheduler_lost")]
+
+
 def test_a_refusal_that_heals_leaves_the_session_alone() -> None:
     talk = refused_after(1.0, "duplicate")
     assert talk.last.outcomes == []

@@ -1,0 +1,387 @@
+"""The client with real programs: schedulers and workers as processes, scripts as users write them."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from clusters import Programs, programs, until
+
+from distcomp.client import Client
+from distcomp.config import ClientSettings
+from distcomp.errors import (
+    AmbiguousClusterError,
+    BlockingCallError,
+    ClientClosedError,
+    SchedulerLostError,
+    UnpicklableError,
+    UnreachableError,
+    WindowFullError,
+)
+from distcomp.futures import as_completed, gather, wait
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
+    """A scheduler and a worker of two slots for tests that leave them as they are."""
+    with programs(tmp_path_factory.mktemp("home")) as cluster:
+        cluster.scheduler()
+        cluster.worker()
+        yield cluster
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Programs]:
+    """A user folder for programs of one test."""
+    monkeypatch.setenv("DISTCOMP_HOME", str(tmp_path))
+    monkeypatch.delenv("DISTCOMP_ADDRESS", raising=False)
+    with programs(tmp_path) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def client(shared: Programs, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+    monkeypatch.setenv("DISTCOMP_HOME", str(shared.home))
+    monkeypatch.delenv("DISTCOMP_ADDRESS", raising=False)
+    with Client() as made:
+        made.wait_for_workers(1, timeout_s=20)
+        yield made
+
+
+def nap(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def run_script(text: str, home: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "DISTCOMP_HOME": str(home), **variables}
+    environment.pop("DISTCOMP_ADDRESS", None)
+    return subprocess.run(
+        [sys.executable, "-c", text], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+# --- work -----------------------------------------------------------------------------------------
+
+
+def test_submit_and_map(client: Client) -> None:
+    assert client.submit(pow, 2, 10).result(20) == 1024
+    assert client.submit(sorted, [3, 1], reverse=True).result(20) == [3, 1]
+    assert list(client.map(pow, [2, 3], (3, 2))) == [8, 9]
+    assert sum(client.map(abs, range(-50_000, 0))) == sum(range(50_001))
+    assert client.gather([client.submit(lambda x: x + 1, number) for number in range(100)]) == list(
+        range(1, 101)
+    )
+
+
+def test_failures_keep_their_type_and_cost_one_result(client: Client) -> None:
+    def invert(number: int) -> float:
+        return 1 / number
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        client.submit(invert, 0).result(20)
+    assert "invert" in str(caught.value.__cause__)
+    array = client.map(invert, [1, 0, 2])
+    assert array.results("skip") == [1.0, 0.5]
+    assert list(array.failures()) == [1]
+
+
+def test_what_cannot_be_pickled_is_said_at_the_call(client: Client) -> None:
+    with pytest.raises(UnpicklableError):
+        client.submit(len, threading.Lock())
+
+
+def test_options_travel_along(client: Client) -> None:
+    with pytest.raises(TimeoutError):
+        client.options(timeout_s=0.1).submit(nap, 60).result(20)
+    assert client.options(priority=9).options(retries=1).submit(abs, -1).result(20) == 1
+    with pytest.raises(ValueError, match="priority"):
+        client.options(priority=5000)
+
+
+def test_cost_starts_the_longest_first_and_keeps_the_order(client: Client) -> None:
+    started = list(client.map(lambda _: time.monotonic(), range(6), cost=range(6)))
+    assert sorted(started, reverse=True)[:2] != sorted(started)[:2]
+    assert started.index(min(started)) in (4, 5)
+
+
+def test_cancel_ends_what_waits_and_what_runs(client: Client) -> None:
+    running = client.submit(nap, 60)
+    waiting = client.map(nap, [60] * 5)
+    until(running.running, "the task runs")
+    begin = time.monotonic()
+    client.cancel([running])
+    assert waiting.cancel() == 5
+    assert running.cancelled()
+    assert client.submit(abs, -1).result(20) == 1
+    assert time.monotonic() - begin < 5
+
+
+def test_retry_runs_failed_tasks_again(client: Client, tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+
+    def fragile(number: int) -> int:
+        if number == 2 and not marker.exists():
+            raise ValueError("not yet")
+        return number
+
+    array = client.map(fragile, range(4))
+    assert array.results("skip") == [0, 1, 3]
+    marker.touch()
+    assert list(array.retry()) == [0, 1, 2, 3]
+
+
+def test_the_iterables_of_map_need_a_length(client: Client) -> None:
+    with pytest.raises(TypeError, match="length"):
+        client.map(abs, iter([1]))
+    with pytest.raises(TypeError, match="at least one"):
+        client.map(abs)
+    with pytest.raises(ValueError, match="2 values for 3"):
+        client.map(abs, [1, 2, 3], cost=[1, 2])
+
+
+def test_an_iterable_that_breaks_fails_what_it_did_not_give(client: Client) -> None:
+    class Breaking:
+        def __len__(self) -> int:
+            return 10
+
+        def __iter__(self) -> Iterator[int]:
+            yield from range(3)
+            raise OSError("the disk is gone")
+
+    array = client.map(abs, Breaking())
+    with pytest.raises(OSError, match="disk"):
+        list(array)
+    assert len(array.failures()) >= 7
+
+
+def test_large_arguments_and_results(client: Client) -> None:
+    data = os.urandom(5_000_000)
+    assert client.submit(lambda blob: blob[::-1], data).result(30) == data[::-1]
+    assert [len(blob) for blob in client.map(bytes, [300_000] * 8)] == [300_000] * 8
+
+
+def test_a_small_window_slows_the_feeder_not_the_caller(shared: Programs, client: Client) -> None:
+    assert shared.home
+    with Client(settings=ClientSettings(window_tasks=1000)) as narrow:
+        begin = time.monotonic()
+        array = narrow.map(abs, range(100_000))
+        assert time.monotonic() - begin < 1
+        assert sum(array) == sum(range(100_000))
+    assert client.submit(abs, 1).result(20) == 1
+
+
+def test_waiting_on_the_loops_thread_is_refused_and_so_is_a_flood(client: Client) -> None:
+    seen: list[BaseException] = []
+    done = threading.Event()
+
+    def callback(_: Any) -> None:
+        for action in (client.submit(nap, 1).result, client.status, client.close):
+            with pytest.raises(BlockingCallError) as caught:
+                action()
+            seen.append(caught.value)
+        done.set()
+
+    client.submit(abs, -1).add_done_callback(callback)
+    assert done.wait(20)
+    assert len(seen) == 3
+    with Client(settings=ClientSettings(window_tasks=10)) as narrow:
+        flooded: concurrent.futures.Future[int] = concurrent.futures.Future()
+
+        def flood(_: Any) -> None:
+            try:
+                for count in range(100):
+                    narrow.submit(abs, count)
+            except WindowFullError:
+                flooded.set_result(count)
+
+        narrow.submit(abs, -1).add_done_callback(flood)
+        assert flooded.result(20) == 20
+
+
+def test_asyncio_code_and_the_standard_library(client: Client) -> None:
+    async def main() -> list[int]:
+        return list(await asyncio.gather(*(_await(client, number) for number in range(3))))
+
+    assert asyncio.run(main()) == [0, 1, 2]
+    futures = [client.submit(abs, number) for number in range(5)]
+    assert len(concurrent.futures.wait(futures, 20).done) == 5
+    assert sorted(future.result() for future in as_completed(futures, 20)) == list(range(5))
+    assert gather(futures) == list(range(5))
+    assert not wait(futures).not_done
+
+
+async def _await(client: Client, number: int) -> int:
+    return await client.submit(abs, number)
+
+
+def test_status_and_workers(client: Client) -> None:
+    (worker,) = client.workers()
+    assert worker.slots == 2
+    assert client.status().totals.workers == 1
+    with pytest.raises(TimeoutError):
+        client.wait_for_workers(5, timeout_s=0.1)
+
+
+# --- waiting and ending ---------------------------------------------------------------------------
+
+
+def test_ctrl_c_cancels_what_was_waited_for_and_leaves_the_client_usable(client: Client) -> None:
+    future = client.submit(nap, 60)
+    sent_at: list[float] = []
+
+    def interrupt() -> None:
+        until(future.running, "the task runs")
+        sent_at.append(time.monotonic())
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        future.result()
+    assert time.monotonic() - sent_at[0] < 0.2
+    thread.join()
+    assert future.cancelled()
+    assert client.submit(abs, -1).result(20) == 1
+
+
+def test_the_end_of_with_waits_and_an_exception_cancels(client: Client) -> None:
+    with Client() as other:
+        future = other.submit(nap, 0.3)
+    assert future.result(0) == 0.3
+    with pytest.raises(KeyError), Client() as other:  # noqa: PT012 - the block is what is tested
+        future = other.submit(nap, 60)
+        raise KeyError
+    assert future.cancelled()
+    with pytest.raises(ClientClosedError):
+        other.submit(abs, 1)
+    other.close()
+    assert client.submit(abs, -1).result(20) == 1
+
+
+def test_the_end_of_the_interpreter_waits(shared: Programs, tmp_path: Path) -> None:
+    done = run_script(
+        "import pathlib, time\nfrom distcomp import Client\n"
+        f"path = pathlib.Path({str(tmp_path / 'x')!r})\n"
+        "Client().submit(lambda: time.sleep(0.3) or path.touch())",
+        shared.home,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "x").exists()
+
+
+def test_a_forked_child_has_no_use_of_its_parents_client(shared: Programs) -> None:
+    done = run_script(
+        """
+import os, distcomp
+client = distcomp.Client()
+future = client.submit(__import__("time").sleep, 0.2)
+if os.fork() == 0:
+    for call in (lambda: client.submit(abs, 1), future.result, client.status):
+        try:
+            call()
+        except distcomp.ForkedClientError:
+            print("refused", flush=True)
+    raise SystemExit
+os.wait()
+print(future.result(), client.submit(abs, -3).result())
+""",
+        shared.home,
+    )
+    assert done.stdout.split() == ["refused"] * 3 + ["None", "3"], done.stderr
+
+
+def test_a_long_wait_is_explained_once(own: Programs, capfd: pytest.CaptureFixture[str]) -> None:
+    own.scheduler()
+    with Client(settings=ClientSettings(explain_after_s=0.2)) as client:
+        future = client.submit(abs, -1)
+        with pytest.raises(concurrent.futures.TimeoutError):
+            future.result(1.5)
+        own.worker()
+        assert future.result(20) == 1
+    said = capfd.readouterr().err
+    assert said.count("still waiting") == 1
+    assert "worker" in said
+
+
+# --- connections that break -----------------------------------------------------------------------
+
+
+def test_a_cut_connection_goes_unnoticed(client: Client) -> None:
+    futures = [client.submit(nap, 0.05) for _ in range(10)]
+    array = client.map(abs, range(20_000))
+    for _ in range(3):
+        client.post(lambda _: client._program._connection.abort("cut"))  # type: ignore[union-attr]
+        time.sleep(0.05)
+    assert client.gather(futures) == [0.05] * 10
+    assert sum(array) == sum(range(20_000))
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_a_scheduler_that_is_gone_fails_what_it_had(own: Programs, *, back: bool) -> None:
+    scheduler = own.scheduler()
+    own.worker("--grace-s", "0.5")
+    with Client() as client:
+        client.wait_for_workers(1, timeout_s=20)
+        future = client.submit(nap, 60)
+        array = client.map(nap, [60] * 3)
+        until(future.running, "the task runs")
+        port = int(client._target.addresses[0].rpartition(":")[2])
+        begin = time.monotonic()
+        scheduler.kill()
+        scheduler.wait()
+        if back:
+            own.scheduler(port=port)
+        with pytest.raises(SchedulerLostError):
+            future.result(15)
+        with pytest.raises(SchedulerLostError):
+            list(array)
+        assert time.monotonic() - begin < 10
+        if back:
+            assert client.submit(abs, -1).result(20) == 1
+        else:
+            with pytest.raises(SchedulerLostError):
+                client.submit(abs, -1).result(5)
+
+
+# --- which cluster --------------------------------------------------------------------------------
+
+
+def test_an_address_without_a_scheduler_is_an_error(own: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert own.home
+    begin = time.monotonic()
+    settings = ClientSettings(connect_timeout_s=0.5)
+    with pytest.raises(UnreachableError, match=r"127\.0\.0\.1:1"):
+        Client("tcp://127.0.0.1:1", settings=settings)
+    monkeypatch.setenv("DISTCOMP_ADDRESS", "tcp://127.0.0.1:1")
+    with pytest.raises(UnreachableError):
+        Client(settings=settings)
+    assert time.monotonic() - begin < 3
+
+
+def test_two_running_schedulers_have_to_be_told_apart(own: Programs) -> None:
+    own.scheduler("left")
+    own.scheduler("right")
+    with pytest.raises(AmbiguousClusterError, match=r"(?s)left.*right|right.*left"):
+        Client()
+
+
+def test_a_script_alone_gets_a_cluster_of_its_own(tmp_path: Path) -> None:
+    done = run_script(
+        "import distcomp\n@distcomp.compute_this\ndef square(x):\n    return x * x\n"
+        "print(square.compute(25), sum(square.map(range(10))))",
+        tmp_path,
+    )
+    assert (done.stdout.split(), done.returncode) == (["625", "285"], 0), done.stderr

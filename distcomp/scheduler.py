@@ -63,6 +63,7 @@ class SchedulerProgram:
         self._max_open = settings.max_connections
         self._listener: transport.Listener | None = None
         self._turn_comes = False
+        self._stopping = False
         self._wake: asyncio.TimerHandle | None = None
         self._closed = asyncio.Event()
 
@@ -100,9 +101,9 @@ class SchedulerProgram:
         Args:
             at_once: do not wait until the last words have left.
         """
+        self._stopping = True
         if self._listener is not None:
             self._listener.close()
-            self._listener = None
         if self._wake is not None:
             self._wake.cancel()
         for connection in list(self._open):
@@ -137,6 +138,8 @@ class SchedulerProgram:
             limits=self._settings.wire,
         )
         self._open.add(connection)
+        if self._stopping:  # it arrived as the listener was closed
+            connection.close("stopped")
         return connection
 
     def _on_ready(self, connection: Connection) -> None:
@@ -169,7 +172,7 @@ class SchedulerProgram:
 
     def _forget(self, connection: Connection) -> None:
         self._open.discard(connection)
-        if self._listener is None and not self._open:
+        if self._stopping and not self._open:
             self._closed.set()
 
     # --- turns ---
@@ -182,7 +185,7 @@ class SchedulerProgram:
     def _turn(self) -> None:
         """One placement pass over all that arrived, and one write for each peer it concerns."""
         self._turn_comes = False
-        if self._listener is None:
+        if self._stopping:
             return
         now = time.monotonic()
         effects = self._state.take_effects(now)

@@ -104,6 +104,7 @@ class Connection(asyncio.Protocol):
         self._incoming = Incoming(self.limits)
         self._splitter = FrameSplitter()
         self._error: Exception | None = None
+        self._transport: Any = None
         self._lost = False
         self._paused = False
         self._wrote = False
@@ -136,14 +137,15 @@ class Connection(asyncio.Protocol):
             return
         self.closed = True
         self.reason = reason
-        self._set_timer(self.limits.linger_s, self._transport.abort)
-        self._transport.close()
+        if self._transport is not None:
+            self._set_timer(self.limits.linger_s, self._transport.abort)
+            self._transport.close()
 
     def abort(self, reason: str = "") -> None:
         """End the connection at once; what was written may be lost."""
         self.closed = True
         self.reason = self.reason or reason
-        if not self._lost:
+        if self._transport is not None and not self._lost:
             self._transport.abort()
 
     # --- what the event loop calls ---
@@ -152,6 +154,9 @@ class Connection(asyncio.Protocol):
         """The socket is connected: begin the handshake."""
         self._loop = asyncio.get_running_loop()
         self._transport = transport
+        if self.closed:  # while it was on its way here
+            transport.abort()
+            return
         self.address = _name_of(transport.get_extra_info("peername"))
         self.last_heard = self._loop.time()
         transport.set_write_buffer_limits(high=_PAUSE_AT_BYTES)

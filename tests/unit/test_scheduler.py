@@ -225,6 +225,18 @@ def test_stopping_tells_everybody_and_leaves_nothing(at_once: bool) -> None:  # 
     run(body())
 
 
+def test_a_peer_that_arrives_while_stopping_is_closed() -> None:
+    async def body() -> None:
+        cluster = Cluster()
+        await cluster.program.start()
+        cluster.program.request_stop()
+        connection = cluster.program._take_in()
+        assert connection.closed
+        await cluster.program.wait_closed()
+
+    run(body())
+
+
 def test_stopping_without_peers() -> None:
     async def body() -> None:
         async with running():
@@ -240,6 +252,24 @@ def test_a_taken_port() -> None:
             second = SchedulerProgram(SchedulerSettings(port=port), cluster.access, log=cluster.log)
             with pytest.raises(AddressTakenError, match=f"port {port}"):
                 await second.start()
+
+    run(body())
+
+
+def test_a_peer_that_waits_at_an_inherited_socket_is_served() -> None:
+    async def body() -> None:
+        cluster = Cluster()
+        made = socket.create_server(("127.0.0.1", 0))
+        cluster.program.addresses = (str(Address(*made.getsockname())),)
+        early = asyncio.ensure_future(Peer().dial(cluster, "client"))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        await cluster.program.start([made])
+        client = await early
+        client.send(OPEN)
+        await client.receive(SessionOpened)
+        cluster.program.request_stop()
+        await cluster.program.wait_closed()
 
     run(body())
 

@@ -532,6 +532,22 @@ def test_a_close_that_cannot_flush_lingers_only_so_long(run: Any) -> None:
     run(body())
 
 
+def test_a_connection_closed_before_it_was_made_ends_at_once(run: Any) -> None:
+    async def body() -> None:
+        async with pair() as both:
+
+            def closed() -> Connection:
+                connection = Side.make(both.near)
+                connection.close("changed my mind")
+                connection.abort()
+                return connection
+
+            with pytest.raises(UnreachableError):
+                await transport.dial(both.address, closed, timeout_s=5)
+
+    run(body())
+
+
 # --- listening ------------------------------------------------------------------------------------
 
 

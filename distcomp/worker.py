@@ -20,6 +20,7 @@ from distcomp.auth import ClientHandshake
 from distcomp.config import Address, parse_address
 from distcomp.core.worker_effects import (
     Departure,
+    Discard,
     DumpStacks,
     ForgetSession,
     GiveBack,
@@ -130,6 +131,7 @@ class WorkerProgram:
             DumpStacks: self._dump_stacks,
             Interrupt: self._interrupt,
             Kill: self._kill,
+            Discard: self._discard,
         }
 
     # --- life -------------------------------------------------------------------------------------
@@ -379,6 +381,11 @@ class WorkerProgram:
         del now
         stint = self._stints[command.process]
         stint.process.kill(command.run + stint.runs_before, command.task_index)
+        return False
+
+    def _discard(self, command: Discard, now: float) -> bool:
+        del now
+        self._stints[command.process].process.kill_now()
         return False
 
     # --- what slots tell --------------------------------------------------------------------------

@@ -63,9 +63,10 @@ class Process:
         runs: what it was handed, the one it runs first.
         sight: what it ran when it was last looked at.
         ending: the end of its task under way.
+        stalled: looks in a row at which it had runs and had begun none.
     """
 
-    __slots__ = ("ending", "number", "runs", "session", "sight", "slot", "started")
+    __slots__ = ("ending", "number", "runs", "session", "sight", "slot", "stalled", "started")
 
     def __init__(self, number: int, session: SessionId, slot: int) -> None:
         self.number = number
@@ -75,6 +76,7 @@ class Process:
         self.sight = NOTHING
         self.ending: Ending | None = None
         self.started = 0
+        self.stalled = 0
 
     def run(self, number: int) -> Run | None:
         """The run of that number, unless it has ended."""

@@ -87,8 +87,14 @@ class Kill(NamedTuple):
     task_index: int
 
 
+class Discard(NamedTuple):
+    """Kill the process, whatever it does: it was handed runs and begins none."""
+
+    process: int
+
+
 Command: TypeAlias = (
-    TakeProcess | GiveBack | ForgetSession | StartRun | LowerStop | DumpStacks | Interrupt | Kill
+    TakeProcess | GiveBack | ForgetSession | StartRun | LowerStop | DumpStacks | Interrupt | Kill | Discard
 )
 
 
@@ -99,7 +105,7 @@ class ProcessEnd(NamedTuple):
         text: for people, such as "killed by signal 11 (SIGSEGV)".
         run: the run of which it had begun a task and not ended it; 0 if none.
         task_index: that task's index.
-        killed: whether it was by our own `Kill`.
+        killed: whether it was by our own `Kill` or `Discard`.
         output: the last that the task printed.
         stacks: the stacks it dumped, asked to or not.
     """

@@ -12,6 +12,7 @@ Why a run is lowered decides where what was taken goes:
 
 from __future__ import annotations
 
+from math import ceil
 from typing import TYPE_CHECKING
 
 from distcomp.core.escalation import Cause, Ending
@@ -19,6 +20,7 @@ from distcomp.core.spans import Span, contains, cut, overlap
 from distcomp.core.worker_crew import Crew, Process, Run, Sight
 from distcomp.core.worker_effects import (
     Command,
+    Discard,
     ForgetSession,
     GiveBack,
     Kill,
@@ -68,6 +70,7 @@ class Runs:
         self._shelf = shelf
         self._outbox = outbox
         self._refused_until = 0.0
+        self._stalled_most = 1 + ceil(settings.prepare_s / settings.check_interval_s)
         self._deaths: dict[FunctionId, int] = {}
         self._ending: dict[int, Ending] = {}
         self.crew = Crew(identity.slots)
@@ -215,6 +218,7 @@ class Runs:
         if process is None or run is None:
             return
         lease = run.lease
+        process.stalled = 0
         if progress.runs or progress.failures:
             self._settle(run, progress)
         ending = process.ending
@@ -344,12 +348,15 @@ class Runs:
             process.ending.stacks = stacks
 
     def check(self, now: float) -> None:
-        """End what runs too long, and go on with what is being ended."""
+        """End what runs too long, and go on with what is being ended. Discard what begins nothing."""
         for process in list(self.crew.busy.values()):
             if process.ending is not None:
                 self.commands += process.ending.due(now)
                 continue
             run = process.run(process.sight.run)
+            process.stalled = process.stalled + 1 if run is None else 0
+            if process.stalled == self._stalled_most:
+                self.commands.append(Discard(process.number))
             timeout_s = run.lease.grant.timeout_s if run else 0.0
             if run is not None and timeout_s and now - process.sight.begun_at >= timeout_s:
                 self._end_task(run, process.sight.task_index, "timeout", now)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import subprocess
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from fake_scheduler import SESSION, FakeScheduler
+from processes import alive
 
 from distcomp import transport
 from distcomp.config import WorkerSettings
@@ -148,13 +148,6 @@ async def until(condition: Callable[[], bool], patience_s: float = 10.0) -> None
         await asyncio.sleep(0.005)
 
 
-def is_alive(pid: int) -> bool:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, 0)
-        return True
-    return False
-
-
 # --- the plain way --------------------------------------------------------------------------------
 
 
@@ -196,9 +189,9 @@ def test_the_end_of_a_session_ends_its_processes() -> None:
         token = scheduler.grant(process_id, [(0,)])
         await scheduler.answered(token, 1)
         pid = scheduler.results(token)[0]
-        assert is_alive(pid)
+        assert alive(pid)
         scheduler.send(EndSession(SESSION))
-        await until(lambda: not is_alive(pid))
+        await until(lambda: not alive(pid))
 
     on_bench(body)
 
@@ -291,11 +284,11 @@ def test_what_a_cancelled_task_started_ends_with_it(tmp_path: Path) -> None:
         token = scheduler.grant(start_a_child_and_sleep, [(mark,)])
         await until(mark.exists)
         child = int(mark.read_text())
-        assert is_alive(child)
+        assert alive(child)
         scheduler.send(CancelLease(token, ()))
         await scheduler.answered(token, 1)
         scheduler.send(EndSession(SESSION))
-        await until(lambda: not is_alive(child))
+        await until(lambda: not alive(child))
 
     on_bench(body)
 
@@ -322,7 +315,7 @@ def test_a_slot_killed_from_outside_is_replaced() -> None:
         await scheduler.answered(token, 1)
         pid = scheduler.results(token)[0]
         os.kill(pid, signal.SIGKILL)
-        await until(lambda: not is_alive(pid))
+        await until(lambda: not alive(pid))
         again = scheduler.grant(process_id, [(0,)])
         await scheduler.answered(again, 1)
         assert (scheduler.results(again) or scheduler.returned(again)).keys() == {0}
@@ -474,6 +467,6 @@ def test_asked_twice_a_worker_leaves_now_and_its_tasks_end(tmp_path: Path) -> No
         bench.program.request_drain()
         await bench.outcome()
         await scheduler.heard(WorkerLeft)
-        await until(lambda: not is_alive(int(mark.read_text())))
+        await until(lambda: not alive(int(mark.read_text())))
 
     on_bench(body)

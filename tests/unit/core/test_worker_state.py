@@ -591,6 +591,29 @@ def test_a_kill_that_came_late_between_tasks_charges_nobody() -> None:
     assert world.returned() == [(token, ((0, 2),), "neighbour")]
 
 
+def test_a_process_that_begins_nothing_is_discarded_and_charges_nobody() -> None:
+    world = World(prepare_s=1.0)
+    token = world.grant(2)
+    world.wait(0.8)
+    assert world.discarded == []
+    world.wait(2.0)
+    assert world.discarded == [1]
+    world.die(killed=True)
+    assert world.returned() == [(token, ((0, 2),), "neighbour")]
+    assert world.settled() == []
+
+
+def test_a_process_that_tells_something_is_not_stalled() -> None:
+    world = World(prepare_s=1.0)
+    world.grant(3)
+    for upto in (1, 2):
+        world.wait(0.8)
+        world.tell(upto=upto)
+        world.slots[1].runs[0].begun = -1
+    world.wait(0.8)
+    assert world.discarded == []
+
+
 def test_the_death_of_an_idle_process_only_makes_room() -> None:
     world = World()
     world.grant(1)

@@ -74,6 +74,7 @@ class World:
         self.events: list[Event] = []
         self.departure: do.Departure | None = None
         self.registered = 0
+        self.discarded: list[int] = []
         self.forgotten: list[SessionId] = []
         self.wake_at: float | None = None
         self.refuses_processes = False
@@ -88,6 +89,7 @@ class World:
             do.DumpStacks: self._dump_stacks,
             do.Interrupt: self._interrupt,
             do.Kill: self._kill,
+            do.Discard: self._discard,
         }
         if connected:
             self.connect()
@@ -219,6 +221,9 @@ class World:
 
     def _kill(self, command: do.Kill) -> None:
         self.slots[command.process].killed.append((command.run, command.task_index))
+
+    def _discard(self, command: do.Discard) -> None:
+        self.discarded.append(command.process)
 
     # --- the slots' side
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SHINGLE_TOKENS = 6
 SKETCH_HASHES = 8
+LEAST_LINES = 10
 LEAST_TOKENS = 80
 """Shorter functions resemble each other without anybody having copied anything."""
 
@@ -119,6 +120,8 @@ def _statements(
 def _comparable(named: Iterable[tuple[str, int, int]], lines: Sequence[str]) -> Iterable[Function]:
     """The functions that are long enough, each without the functions it lies in."""
     for name, first, last in named:
+        if last - first + 1 < LEAST_LINES:
+            continue
         found = tokens("\n".join(lines[first - 1 : last]))
         if len(found) >= LEAST_TOKENS:
             sketch = tuple(sorted(shingles(found))[:SKETCH_HASHES])

@@ -1,0 +1,115 @@
+"""Clusters of real programs for tests: started by command line, gone afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from distcomp.access import Access
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+DEADLINE_S = 20.0
+ORDERLY_S = 2.0
+
+
+def until(condition: Callable[[], object], what: str, timeout_s: float = DEADLINE_S) -> None:
+    """Wait for a condition; fail with `what` if it does not come true."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not in {timeout_s} s: {what}"
+        time.sleep(0.01)
+
+
+class Programs:
+    """Console programs of one user folder. What each says lies in `output` of that folder.
+
+    Args:
+        home: the user folder.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.running: list[subprocess.Popen[str]] = []
+        self._outputs: dict[int, Path] = {}
+
+    def environment(self, **variables: str) -> dict[str, str]:
+        """The variables that programs are started with."""
+        clean = {name: text for name, text in os.environ.items() if name != "DISTCOMP_ADDRESS"}
+        return {**clean, "DISTCOMP_HOME": str(self.home), **variables}
+
+    def scheduler(
+        self, name: str = "test", *flags: str, port: int = 0, **variables: str
+    ) -> subprocess.Popen[str]:
+        """Start a scheduler and wait until its access files are there."""
+        path = self.home / "access" / name
+        process = self.start("scheduler", "--port", str(port), "--name", name, *flags, **variables)
+        until(lambda: list(path.glob("client-*.json")) or process.poll() is not None, "access files")
+        assert process.poll() is None, self.said(process)
+        return process
+
+    def worker(
+        self, *flags: str, slots: int = 2, join: str | None = None, **variables: str
+    ) -> subprocess.Popen[str]:
+        """Start a worker: for the one scheduler there is, or with a join string."""
+        joins = () if join is None else ("--join", "-")
+        return self.start("worker", "--slots", str(slots), *joins, *flags, typed=join, **variables)
+
+    def access(self, role: str = "client", name: str = "test") -> Access:
+        """What lets a role in to a scheduler that was started here."""
+        (path,) = (self.home / "access" / name).glob(f"{role}-*.json")
+        return Access.read(path)
+
+    def start(
+        self, program: str, *flags: str, typed: str | None = None, python: str = sys.executable, **variables: str
+    ) -> subprocess.Popen[str]:
+        """Start a program of ours, with a line on its standard input if there is one to type."""
+        folder = self.home / "output"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{len(self.running)}-{program}"
+        with path.open("w") as output:
+            process = subprocess.Popen(
+                [python, "-m", f"distcomp.cli.{program}", *flags],
+                env=self.environment(**variables),
+                stdin=subprocess.DEVNULL if typed is None else subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                text=True,
+            )
+        self.running.append(process)
+        self._outputs[process.pid] = path
+        if process.stdin is not None:
+            with process.stdin:
+                process.stdin.write(f"{typed}\n")
+        return process
+
+    def said(self, process: subprocess.Popen[str]) -> str:
+        """All that a program has printed and logged so far."""
+        return self._outputs[process.pid].read_text()
+
+    def stop(self) -> None:
+        """End everything, workers first: in order, then at once, then by force."""
+        for process in reversed(self.running):
+            for number in (signal.SIGCONT, signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
+                if process.poll() is None:
+                    process.send_signal(number)
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(0 if number == signal.SIGCONT else ORDERLY_S)
+            process.wait()
+
+
+@contextlib.contextmanager
+def programs(home: Path) -> Iterator[Programs]:
+    """A user folder in which programs can be started."""
+    made = Programs(home)
+    try:
+        yield made
+    finally:
+        made.stop()

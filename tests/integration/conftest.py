@@ -1,0 +1,67 @@
+"""Fixtures for clusters of real programs, and a look after each test at what it left behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import tempfile
+from typing import TYPE_CHECKING
+
+import pytest
+from clusters import Programs, programs, until
+from processes import adopt_orphans, children, command_line, descriptors, reap_adopted
+
+from distcomp import transport
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+PATIENCE_S = 10.0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_gets_out_of_sight() -> None:
+    adopt_orphans()
+    transport.new_event_loop().close()  # the first loop of a process opens what all later ones share
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Fail a test after which a process, a descriptor or a temporary file is left."""
+    if sys.platform != "linux":
+        yield
+        return
+    temporary = tmp_path_factory.mktemp("tmp")
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    processes, files = set(children(os.getpid())), descriptors()
+    yield
+
+    def new_processes() -> list[str]:
+        return [command_line(pid) for pid in children(os.getpid()) if pid not in processes]
+
+    def new_files() -> list[str]:
+        return [what for number, what in descriptors().items() if files.get(number) != what]
+
+    gc.collect()
+    try:
+        until(lambda: not new_processes() and not new_files(), "nothing is left", PATIENCE_S)
+    except AssertionError:
+        pytest.fail(f"left behind: {new_processes()} {new_files()}")
+    finally:
+        reap_adopted(processes)
+    assert [path.name for path in temporary.iterdir()] == []
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Programs]:
+    """A user folder, also for clients of this process, in which a test starts programs."""
+    home = tmp_path / "home"
+    monkeypatch.setenv("DISTCOMP_HOME", str(home))
+    monkeypatch.delenv("DISTCOMP_ADDRESS", raising=False)
+    with programs(home) as made:
+        yield made

@@ -428,7 +428,10 @@ class WaitExplained(NamedTuple):
 
 @message(40)
 class RegisterWorker(NamedTuple):
-    """The first message of a worker, at every connection; `leases` is what it still answers for."""
+    """The first message of a worker, at every connection; `leases` is what it still answers for.
+
+    `sessions` are those it keeps definitions of; the scheduler ends the ones that are over.
+    """
 
     worker: Worker
     name: Name
@@ -438,6 +441,7 @@ class RegisterWorker(NamedTuple):
     versions: Annotated[Versions, Nested(Versions)]
     leases: Annotated[tuple[HeldLease, ...], Listing(Nested(HeldLease))]
     draining: Switch = False
+    sessions: Annotated[tuple[SessionId, ...], Listing(_identity)] = ()
 
 
 @message(41)

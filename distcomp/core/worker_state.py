@@ -104,6 +104,7 @@ class WorkerState:
                 identity.versions,
                 self.held_leases(),
                 draining,
+                tuple(self._shelf.sessions),
             ),
         )
 

@@ -14,13 +14,13 @@ from distcomp.core.failing import lost_with, retry
 from distcomp.core.flow import end_lease, finish, forward, leave, put_back, settle
 from distcomp.core.roster import WorkerEntry
 from distcomp.core.spans import cut_all
-from distcomp.protocol import CancelLease, WorkerRegistered
+from distcomp.protocol import CancelLease, EndSession, WorkerRegistered
 
 if TYPE_CHECKING:
     from distcomp.core.books import Books, Link
     from distcomp.core.leases import OpenLease
     from distcomp.core.spans import Span
-    from distcomp.ids import Token
+    from distcomp.ids import SessionId, Token
     from distcomp.protocol import HeldLease, RegisterWorker, WorkerDraining, WorkerLeft
 
 
@@ -37,10 +37,12 @@ def on_register_worker(books: Books, link: Link, message: RegisterWorker, now: f
     elif worker.peer is not None:
         _displace(books, worker)
     link.phase, link.worker = "worker", worker
+    _untell(books, worker)
     worker.come(link.peer, message, now)
     gone, stale = _compare(worker, message.leases)
     books.send(link.peer, WorkerRegistered(books.epoch, books.cluster, stale))
     _adopt(books, worker, gone, now)
+    _tell_ended(books, worker, message.sessions)
     if not worker.draining:
         worker.pool.roster.enrol(worker, now)
     books.effects.log(
@@ -80,6 +82,24 @@ def _adopt(books: Books, worker: WorkerEntry, gone: list[tuple[OpenLease, list[S
             end_lease(books, lease, now)
         elif lease.cancelled:
             books.send(worker.peer, CancelLease(lease.token, tuple(lease.cancelled)))
+
+
+def _tell_ended(books: Books, worker: WorkerEntry, sessions: tuple[SessionId, ...]) -> None:
+    """Of the sessions that a worker knows, note those that go on; it hears which are over."""
+    for session_id in sessions:
+        session = books.sessions.get(session_id)
+        if session is None:
+            books.send(worker.peer, EndSession(session_id))
+        else:
+            worker.sessions[session_id] = None
+            session.told[worker.id] = worker
+
+
+def _untell(books: Books, worker: WorkerEntry) -> None:
+    """Forget which sessions a worker was told of."""
+    for session_id in worker.sessions:
+        books.sessions[session_id].told.pop(worker.id, None)
+    worker.sessions.clear()
 
 
 def unwind(lease: OpenLease, spans: list[Span]) -> None:
@@ -141,8 +161,8 @@ def worker_gone(books: Books, worker: WorkerEntry, now: float) -> None:
 
 
 def _give_up(books: Books, worker: WorkerEntry, since: float, now: float) -> None:
-    """Declare a worker lost, if it has not come back since."""
-    if worker.peer is not None or worker.away_since != since:
+    """Declare a worker lost, if it has neither come back since nor left for good."""
+    if worker.peer is not None or worker.away_since != since or books.workers.get(worker.id) is not worker:
         return
     books.effects.log("warning", "worker lost", name=worker.record.name, leases=len(worker.leases))
     _forget(books, worker)
@@ -158,8 +178,7 @@ def _forget(books: Books, worker: WorkerEntry) -> None:
     worker.peer = None
     del books.workers[worker.id]
     worker.pool.workers -= 1
-    for session_id in worker.sessions:
-        books.sessions[session_id].told.pop(worker.id, None)
+    _untell(books, worker)
 
 
 def _lose(books: Books, lease: OpenLease, running: list[int], now: float) -> None:

@@ -254,8 +254,14 @@ class ClientState:
             self._send(protocol.CancelTasks((self.session, counter), ()))
 
     def _take_up(self, counter: int, array: Submission, known: int | None, *, restarted: bool) -> None:
-        """Go on with an array on a new connection, or give it up if the scheduler lost part of it."""
-        if (known is None and restarted and array.offered) or (known or 0) < array.accepted:
+        """Go on with an array on a new connection, or give it up if the scheduler lost part of it.
+
+        A scheduler that did not start anew has settled what it does not know any more: it will tell
+        those outcomes again, and accept without a word what is sent to it again.
+        """
+        if known is None and not restarted:
+            known = array.accepted
+        if (known is None and array.offered) or (known or 0) < array.accepted:
             self._fail(counter, array, Failure("scheduler_lost", text="the scheduler started anew"))
             return
         array.accept(known or 0)

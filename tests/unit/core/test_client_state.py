@@ -427,8 +427,21 @@ def test_a_scheduler_that_forgot_accepted_tasks_fails_their_array() -> None:
     talk.turn()
     talk.hear(protocol.Accepted(talk.array(counter), 2))
     talk.drop()
-    talk.open(AGAIN)
+    talk.open(AGAIN, known=((talk.array(counter), 1),))
     assert failures_of(talk.last) == [(counter, 0, 2, "scheduler_lost")]
+
+
+def test_an_array_that_the_scheduler_has_settled_ends_with_the_outcomes_told_again() -> None:
+    talk = opened()
+    counter = talk.submit(2)
+    talk.turn()
+    talk.hear(protocol.Accepted(talk.array(counter), 2))
+    talk.drop()
+    talk.open(AGAIN)
+    assert failures_of(talk.last) == []
+    talk.hear(protocol.TasksSettled(1, talk.array(counter), ((0, 2, b"ab"),), ()))
+    assert talk.last.outcomes == [Returned(counter, 0, 2, 0, b"ab")]
+    assert not talk.state.arrays
 
 
 def test_a_session_away_for_its_grace_expires() -> None:

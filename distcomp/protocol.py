@@ -488,7 +488,9 @@ class WorkerDraining(NamedTuple):
 
 @message(45)
 class WorkerLeft(NamedTuple):
-    """The worker has nothing left and goes; its connection's end is no loss."""
+    """The worker goes; its connection's end is no loss. `leases` is what it leaves unfinished."""
+
+    leases: Annotated[tuple[HeldLease, ...], Listing(Nested(HeldLease))] = ()
 
 
 # --- scheduler to worker --------------------------------------------------------------------------
@@ -563,6 +565,9 @@ class AckSettles(NamedTuple):
 
     seqs: Numbers
 
+
+PATIENT: frozenset[type[Any]] = frozenset({Accepted, AckOutcomes, AckSettles, TasksBegan})
+"""Messages that nobody waits for: a connection keeps them back a little, to leave with the next others."""
 
 ORDER_KEYS: dict[type[Any], Callable[[Any], tuple[Hashable, ...]]] = {
     DefineFunction: lambda m: (m.function,),

@@ -309,7 +309,7 @@ class WorkerState:
         if self._peer is not None:
             if not done:
                 effects.send(self._peer, SlotsReported(self._runs.running(now, 0.0)))
-            effects.send(self._peer, WorkerLeft())
+            effects.send(self._peer, WorkerLeft(self.held_leases()))
         effects.departure = Departure("drained" if done else "stopped with tasks unfinished")
 
     def _wake_at(self, now: float) -> float | None:

@@ -141,15 +141,15 @@ def on_worker_draining(_books: Books, link: Link, _message: WorkerDraining, now:
     step_out(worker)
 
 
-def on_worker_left(books: Books, link: Link, _message: WorkerLeft, now: float) -> None:
-    """Forget a worker that holds nothing; what was granted to it still never reached it."""
+def on_worker_left(books: Books, link: Link, message: WorkerLeft, now: float) -> None:
+    """Forget a worker. What it leaves unfinished is lost; all else that it was granted never reached it."""
     worker = link.working()
     link.phase = "closed"
+    gone, _ = _compare(worker, message.leases)
+    for lease, missing in gone:
+        unwind(lease, [span for start, stop in missing for span in lease.answer(start, stop)])
     _forget(books, worker)
-    for lease in list(worker.leases.values()):
-        lease.cancelled.clear()
-        unwind(lease, [span for start, stop in lease.open.copy() for span in lease.answer(start, stop)])
-        end_lease(books, lease, now)
+    _lose_all(books, worker, now)
 
 
 def worker_gone(books: Books, worker: WorkerEntry, now: float) -> None:
@@ -166,6 +166,11 @@ def _give_up(books: Books, worker: WorkerEntry, since: float, now: float) -> Non
         return
     books.effects.log("warning", "worker lost", name=worker.record.name, leases=len(worker.leases))
     _forget(books, worker)
+    _lose_all(books, worker, now)
+
+
+def _lose_all(books: Books, worker: WorkerEntry, now: float) -> None:
+    """End the leases of a worker that is forgotten."""
     running: dict[Token, list[int]] = {}
     for token, index in worker.running:
         running.setdefault(token, []).append(index)

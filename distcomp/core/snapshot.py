@@ -110,8 +110,12 @@ def _cut(
             size_bytes = 0
         size_bytes += weight
         parts[-1][0].append(worker)
-    most = REPORT_BYTES // ROW_BYTES
-    parts.extend(([], arrays[position : position + most]) for position in range(0, len(arrays), most))
+    for array in arrays:
+        if size_bytes and size_bytes + ROW_BYTES > REPORT_BYTES:
+            parts.append(([], []))
+            size_bytes = 0
+        size_bytes += ROW_BYTES
+        parts[-1][1].append(array)
     return [(tuple(some_workers), tuple(some_arrays)) for some_workers, some_arrays in parts]
 
 

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from scheduler_world import SchedulerWorld
+
+from distcomp.protocol import CancelLease, CancelTasks, Refused, TaskOptions, TasksSettled
+
+
+def test_pending_and_leased_tasks_are_settled_at_once() -> None:
+    world = SchedulerWorld()
+    worker, client = world.worker(), world.client()
+    world.submit(client, 0, 10)
+    (grant,) = world.grants(worker)
+    world.cancel(client, 0)
+    assert world.got(worker, CancelLease) == [CancelLease(grant.token, ((0, 1),))]
+    assert world.got(client, TasksSettled) == []
+    assert world.books.counts.cancelled == 10
+    assert world.books.sessions[client.to_bytes(16, "big")].arrays == {}
+
+
+def test_spans_name_what_is_cancelled() -> None:
+    world = SchedulerWorld()
+    worker, client = world.worker(), world.client()
+    world.teach(worker, client, 1e-6)
+    world.submit(client, 0, 40)
+    first, second = world.grants(worker)
+    world.cancel(client, 0, (first.stop - 2, first.stop + 2), (2, 4), (90, 95))
+    assert world.got(worker, CancelLease) == [
+        CancelLease(first.token, ((2, 4), (first.stop - 2, first.stop))),
+        CancelLease(second.token, ((second.start, second.start + 2),)),
+    ]
+    world.cancel(client, 0, (0, first.stop))
+    world.cancel(client, 0, (0, first.stop))
+    assert world.got(worker, CancelLease) == []
+
+
+def test_an_empty_array_and_an_unknown_one_can_be_cancelled() -> None:
+    world = SchedulerWorld()
+    client = world.client()
+    world.submit(client, 0, 0, last=False)
+    world.cancel(client, 0)
+    world.cancel(client, 77)
+    world.say(client, CancelTasks((b"nobody" + bytes(10), 0), ()))
+    assert world.books.sessions[client.to_bytes(16, "big")].arrays == {}
+
+
+def test_only_the_owner_and_the_admin_may_cancel() -> None:
+    world = SchedulerWorld()
+    ann, bob = world.client("ann"), world.client("bob")
+    world.submit(ann, 0, 1)
+    world.cancel(bob, 0, session=ann)
+    assert world.got(bob, Refused)[0].code == "role"
+    admin = world.connect("admin", "root")
+    world.cancel(admin, 0, session=ann)
+    assert world.outcomes(ann) == {0: "cancelled"}
+
+
+def test_another_session_of_the_owner_may_cancel_and_the_first_is_told() -> None:
+    world = SchedulerWorld()
+    first, second = world.client("ann"), world.client("ann")
+    world.submit(first, 0, 3)
+    world.cancel(second, 0, (1, 2), session=first)
+    assert world.outcomes(first) == {1: "cancelled"}
+
+
+def test_pending_tasks_that_are_not_queued_can_be_cancelled() -> None:
+    world = SchedulerWorld()
+    client = world.connect("client", "ann")
+    world.open(client)
+    world.submit(client, 0, 10, TaskOptions())
+    world.cancel(client, 0, (0, 3), (5, 9), (20, 30))
+    assert world.books.counts.cancelled == 7
+
+
+def test_a_cancelled_lease_that_settles_late_finishes_nothing_twice() -> None:
+    world = SchedulerWorld()
+    worker, client = world.worker(), world.client()
+    world.submit(client, 0, 1)
+    (grant,) = world.grants(worker)
+    world.cancel(client, 0)
+    world.settle(worker, grant.token, (0, 1))
+    assert world.books.counts.late == 1
+    assert world.books.leases == {}

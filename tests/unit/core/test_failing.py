@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from scheduler_world import SchedulerWorld
+
+from distcomp.protocol import TaskOptions
+
+
+def start(options: TaskOptions) -> tuple[SchedulerWorld, int, int]:
+    world = SchedulerWorld()
+    worker, client = world.worker(), world.client()
+    world.submit(client, 0, 1, options)
+    return world, worker, client
+
+
+def test_a_failed_task_is_tried_again_as_often_as_it_may() -> None:
+    world, worker, client = start(TaskOptions(retries=2))
+    for attempt in (1, 2, 3):
+        (grant,) = world.grants(worker)
+        assert grant.attempt == attempt
+        world.fail(worker, grant.token, 0, "exception" if attempt < 3 else "timeout")
+    assert world.outcomes(client) == {0: "timeout"}
+    assert (world.books.counts.retried, world.books.counts.failed) == (2, 1)
+
+
+def test_an_exception_that_is_not_to_be_retried_is_final() -> None:
+    world, worker, client = start(TaskOptions(retries=2))
+    world.fail(worker, world.grants(worker)[0].token, 0, "exception", retriable=False)
+    assert world.outcomes(client) == {0: "exception"}
+
+
+def test_a_retry_waits_for_its_delay() -> None:
+    world, worker, _ = start(TaskOptions(retries=1, retry_delay_s=5.0))
+    world.fail(worker, world.grants(worker)[0].token, 0, "exception")
+    assert world.grants(worker) == []
+    assert world.wake_at == world.now + 5.0
+    world.wait(5.0)
+    assert world.grants(worker)[0].attempt == 2
+
+
+def test_a_delayed_task_can_be_cancelled() -> None:
+    world, worker, client = start(TaskOptions(retries=1, retry_delay_s=5.0))
+    world.fail(worker, world.grants(worker)[0].token, 0, "exception")
+    world.cancel(client, 0, (7, 9))
+    assert world.books.counts.cancelled == 0
+    world.cancel(client, 0, (0, 1))
+    world.wait(5.0)
+    assert world.grants(worker) == []
+    assert world.books.counts.cancelled == 1
+
+
+def test_a_task_that_ends_its_process_does_so_three_times() -> None:
+    world, worker, client = start(TaskOptions())
+    for _ in range(3):
+        world.fail(worker, world.grants(worker)[0].token, 0, "crashed")
+    assert world.outcomes(client) == {0: "crashed"}
+
+
+def test_starts_of_any_cause_are_bounded() -> None:
+    world, worker, client = start(TaskOptions(max_attempts=2, retries=9))
+    world.fail(worker, world.grants(worker)[0].token, 0, "crashed")
+    world.fail(worker, world.grants(worker)[0].token, 0, "exception")
+    assert world.outcomes(client) == {0: "exception"}
+
+
+def test_an_index_with_a_past_runs_alone() -> None:
+    world = SchedulerWorld()
+    worker, client = world.worker(), world.client()
+    world.teach(worker, client, 1e-6)
+    world.submit(client, 0, 20, TaskOptions(retries=1))
+    first, second = world.grants(worker)
+    assert (first.start, first.stop) == (0, 11)
+    world.fail(worker, first.token, 5, "exception")
+    grants = [*world.grants(worker), second]
+    for span in ((0, 5), (6, 11)):
+        world.settle(worker, first.token, span, busy_s=1e-6)
+        grants += world.grants(worker)
+    while grants:
+        grant = grants.pop()
+        assert (grant.start, grant.stop) == (5, 6) or not grant.start <= 5 < grant.stop
+        assert grant.attempt == 1 + (grant.start == 5)
+        world.settle(worker, grant.token, (grant.start, grant.stop), busy_s=1e-6)
+        grants += world.grants(worker)
+    assert world.books.counts.settled == 21

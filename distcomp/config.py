@@ -141,6 +141,9 @@ class WireLimits(Settings):
     silence_s: float = setting(10.0, "seconds of silence after which a peer is given up", low=0.02)
     handshake_s: float = setting(5.0, "seconds that a new connection has for its handshake", low=0.01)
     handshake_bytes: int = setting(4096, "bytes read from a peer that has not proved who it is", low=512)
+    patience_s: float = setting(
+        0.005, "seconds that an acknowledgement waits for other messages to leave with", high=1
+    )
     linger_s: float = setting(1.0, "seconds that the last messages of a closing connection have to leave")
     max_payload_bytes: int = setting(1 << 30, "size of one task's arguments or result", low=1, high=1 << 30)
     max_transfer_bytes: int = setting(

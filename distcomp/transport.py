@@ -22,7 +22,7 @@ from distcomp.errors import (
     UnreachableError,
 )
 from distcomp.ids import Peer
-from distcomp.protocol import Heartbeat, PiecesStored, Refused, SendPiece, codec
+from distcomp.protocol import PATIENT, Heartbeat, PiecesStored, Refused, SendPiece, codec
 from distcomp.transfers import Incoming, Outgoing
 from distcomp.wire import FrameSplitter
 
@@ -106,6 +106,8 @@ class Connection(asyncio.Protocol):
         self._error: Exception | None = None
         self._transport: Any = None
         self._lost = False
+        self._patient: list[Message] = []
+        self._company_comes = False
         self._paused = False
         self._wrote = False
         self._heard = False
@@ -117,10 +119,27 @@ class Connection(asyncio.Protocol):
     def send(self, messages: Iterable[Message]) -> None:
         """Send messages with one write; dropped if the connection is over, as the next one resends.
 
-        A message with large blobs leaves in pieces, and others overtake it; see `distcomp.protocol`.
+        A message with large blobs leaves in pieces, and others overtake it. What nobody waits for leaves
+        with the next others, or after `patience_s`: a write and the peer's waking cost more than all else
+        in a round trip. See `ORDER_KEYS` and `PATIENT` in `distcomp.protocol`.
         """
         if self.closed or not self.ready:
             return
+        before = len(self._patient)
+        self._patient += messages
+        if any(type(message) not in PATIENT for message in self._patient[before:]):
+            self._send_now()
+        elif self._patient and not self._company_comes:
+            self._company_comes = True
+            self._loop.call_later(self.limits.patience_s, self._send_patient)
+
+    def _send_patient(self) -> None:
+        self._company_comes = False
+        if self._patient and not self.closed:
+            self._send_now()
+
+    def _send_now(self) -> None:
+        messages, self._patient = self._patient, []
         try:
             frames = codec.frames(self._outgoing.pack(messages))
         except ProtocolError as error:
@@ -135,6 +154,7 @@ class Connection(asyncio.Protocol):
         """End the connection in order: what was written leaves first, within `linger_s`."""
         if self.closed:
             return
+        self._send_patient()
         self.closed = True
         self.reason = reason
         if self._transport is not None:

@@ -285,6 +285,36 @@ def test_a_batch_is_one_write(run: Any, monkeypatch: pytest.MonkeyPatch) -> None
     run(body())
 
 
+def test_what_nobody_waits_for_leaves_with_the_next_message(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body() -> None:
+        async with pair(near=WireLimits(patience_s=1.0)) as both:
+            connection = await both.dial()
+            writes: list[bytes] = []
+            monkeypatch.setattr(connection, "_write", writes.append)
+            connection.send([AckSettles((1,))])
+            connection.send([AckSettles((2,))])
+            assert writes == []
+            connection.send([ExplainWait(3)])
+            assert writes == [raw(AckSettles((1,)), AckSettles((2,)), ExplainWait(3))]
+
+    run(body())
+
+
+def test_what_nobody_waits_for_leaves_alone_after_a_while_or_at_the_end(run: Any) -> None:
+    async def body() -> None:
+        async with pair(near=WireLimits(patience_s=0.01)) as both:
+            connection = await both.dial()
+            connection.send([AckSettles((1,))])
+            await until(lambda: both.far.messages == [AckSettles((1,))])
+            connection.send([AckSettles((2,))])
+            connection.close()
+            await until(lambda: both.far.messages[1:] == [AckSettles((2,))])
+
+    run(body())
+
+
 def test_large_payloads_go_both_ways_and_delay_nobody(run: Any) -> None:
     async def body() -> None:
         async with pair() as both:

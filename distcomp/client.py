@@ -140,6 +140,8 @@ class Client:
         self._plain = self.bind(Options())
         self._batches: dict[tuple[BoundClient, FunctionId], Batch] = {}
         self._batch_bytes = 0
+        self._most_tasks = self.settings.window_tasks
+        self._most_bytes = self.settings.window_bytes
         self._open_tasks = 0
         self._open_bytes = 0
         self._feeding = 0
@@ -330,7 +332,7 @@ class Client:
             )
         key = (bound, digest)
         with self.lock:
-            if not self._has_room():
+            if self._open_tasks >= self._most_tasks or self._open_bytes >= self._most_bytes:
                 self._wait_for_room()
             batch = self._batches.get(key)
             if batch is None:
@@ -339,6 +341,7 @@ class Client:
             batch.calls.append(call)
             self._open_tasks += 1
             if type(call) is bytes:
+                self._open_bytes += len(call)
                 self._batch_bytes += len(call)
             future = batch.group.add()
         self._program.wake()
@@ -398,11 +401,10 @@ class Client:
 
     def make_room(self, leg: Leg, tasks: int, size_bytes: int) -> bool:
         """Wait until tasks may be handed in, and count them; False if nobody wants them any more."""
-        settings = self.settings
         with self._room:
             while self._open_tasks and not leg.ended:
-                full = self._open_tasks + tasks > settings.window_tasks
-                if not full and self._open_bytes + size_bytes <= settings.window_bytes:
+                full = self._open_tasks + tasks > self._most_tasks
+                if not full and self._open_bytes + size_bytes <= self._most_bytes:
                     break
                 self._room.wait()
             if leg.ended:
@@ -434,20 +436,13 @@ class Client:
             threading.Thread(target=feeder.run, name="distcomp-feeder", daemon=True).start()
 
     def _has_room(self) -> bool:
-        settings = self.settings
-        return (
-            self._open_tasks < settings.window_tasks
-            and self._open_bytes + self._batch_bytes < settings.window_bytes
-        )
+        return self._open_tasks < self._most_tasks and self._open_bytes < self._most_bytes
 
     def _wait_for_room(self) -> None:
         """Wait in the caller's own thread, with the lock held; the loop's thread must not wait."""
         if not self._program.is_here():
             wait_until(self, self._room, self._has_room, None)
-        elif (
-            self._open_tasks >= 2 * self.settings.window_tasks
-            or self._open_bytes + self._batch_bytes >= 2 * self.settings.window_bytes
-        ):
+        elif self._open_tasks >= 2 * self._most_tasks or self._open_bytes >= 2 * self._most_bytes:
             raise WindowFullError("twice the window is under way, and the loop's own thread must not wait")
 
     def _is_idle(self) -> bool:
@@ -467,7 +462,8 @@ class Client:
         if not self._batches:
             return
         with self.lock:
-            batches, self._batches, self._batch_bytes = self._batches, {}, 0
+            batches, self._batches = self._batches, {}
+            counted_bytes, self._batch_bytes = self._batch_bytes, 0
         size_bytes = 0
         for batch in batches.values():
             group, count = batch.group, len(batch.calls)
@@ -478,7 +474,7 @@ class Client:
                 state.extend(group.counter, part.stop - part.start, part.blob, last=part.stop == count)
                 size_bytes += len(part.blob)
         with self.lock:
-            self._open_bytes += size_bytes
+            self._open_bytes += size_bytes - counted_bytes
 
     def _tell(self, effects: ClientEffects) -> None:
         """Pass on what a turn brought besides outcomes."""

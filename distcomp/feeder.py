@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from distcomp.core.client_effects import Failed
 from distcomp.futures import wake_all
-from distcomp.payload import CHUNK_TASKS, Constant, dump_failure, pack_calls, pack_columns
+from distcomp.payload import CHUNK_BYTES, CHUNK_TASKS, Constant, dump_failure, pack_calls, pack_columns
 from distcomp.protocol import Failure
 from distcomp.wire import MAX_COUNTER
 
@@ -139,7 +139,11 @@ class Feeder:
         try:
             self._rows = self._first_rows()
             for columns in self._draw():
-                packed = pack_columns(columns, shares_path=self._client.shares_path)
+                packed = pack_columns(
+                    columns,
+                    shares_path=self._client.shares_path,
+                    max_bytes=min(CHUNK_BYTES, self._client.max_payload_bytes),
+                )
                 for part in packed:
                     if not self._hand_in(part.stop - part.start, part.blob):
                         return

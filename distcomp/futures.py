@@ -215,7 +215,9 @@ class Future(concurrent.futures.Future[T], Generic[T]):
             self._wait(timeout)
         if self._state == CANCELLED:
             raise CancelledError
-        self._load()
+        outcome = self._outcome
+        if outcome is not None:
+            self._load(outcome)
         if self._error is None:
             return cast("T", self._value)
         try:
@@ -229,7 +231,9 @@ class Future(concurrent.futures.Future[T], Generic[T]):
             self._wait(timeout)
         if self._state == CANCELLED:
             raise CancelledError
-        self._load()
+        outcome = self._outcome
+        if outcome is not None:
+            self._load(outcome)
         return self._error
 
     def done(self) -> bool:
@@ -369,11 +373,8 @@ class Future(concurrent.futures.Future[T], Generic[T]):
             self.cancel()
             raise
 
-    def _load(self) -> None:
-        """Unpack the outcome once; should two threads do it, the first one's objects stay."""
-        outcome = self._outcome
-        if outcome is None:
-            return
+    def _load(self, outcome: ResultRun | Failure) -> None:
+        """Unpack the outcome, once unless two threads do it at the same moment."""
         value: Any = None
         error: BaseException | None = None
         if isinstance(outcome, ResultRun):
@@ -383,9 +384,9 @@ class Future(concurrent.futures.Future[T], Generic[T]):
                 error = problem
         else:
             error = error_of(outcome)
-        with self._book.host.lock:
-            if self._outcome is not None:
-                self._value, self._error, self._outcome = value, error, None
+        if self._outcome is not None:
+            self._value, self._error = value, error
+            self._outcome = None
 
     def _call(self, callback: Callable[[Any], object]) -> None:
         try:

@@ -64,7 +64,7 @@ class Leg:
         ended: nothing of it is wanted any more; what has not left stays.
     """
 
-    __slots__ = ("_places", "array", "counter", "ended", "open_tasks", "order", "tasks", "wanted")
+    __slots__ = ("_places", "_wanted", "array", "counter", "ended", "open_tasks", "order", "tasks")
 
     def __init__(self, array: TaskArray[Any], tasks: int, order: Sequence[int] | None) -> None:
         self.array = array
@@ -73,8 +73,7 @@ class Leg:
         self.open_tasks = tasks
         self.order = order
         self.ended = False
-        self.wanted = RangeSet()
-        self.wanted.add(0, tasks)
+        self._wanted: RangeSet | None = None
         self._places: dict[int, int] | None = None
 
     def place_of(self, index: int) -> int | None:
@@ -85,13 +84,25 @@ class Leg:
             self._places = {each: place for place, each in enumerate(self.order)}
         return self._places.get(index)
 
+    def retire(self, place: int) -> None:
+        """Take no more outcomes for a task: it travels in another leg from now on."""
+        if self._wanted is None:
+            self._wanted = RangeSet()
+            self._wanted.add(0, self.tasks)
+        self._wanted.cut(place, place + 1)
+
+    def wants(self, place: int) -> bool:
+        """Whether an outcome for a task would still be taken."""
+        return self._wanted is None or place in self._wanted
+
     def settle(self, outcome: Returned | Failed, woken: list[Woken]) -> None:
         """Take in what came of some tasks, with the host's lock held."""
         stop = min(outcome.stop, self.tasks)
         self.ended = self.ended or outcome.stop > self.tasks
         self.open_tasks -= stop - outcome.start
         state, content = entry_of(outcome)
-        for first, behind in self.wanted.cut(outcome.start, stop):
+        spans = [(outcome.start, stop)] if self._wanted is None else self._wanted.cut(outcome.start, stop)
+        for first, behind in spans:
             if self.order is None:
                 self.array.take_in(Entry(first, behind, state, content), woken)
                 continue
@@ -109,7 +120,7 @@ class Leg:
     def began(self, indexes: Iterable[int], woken: list[Woken]) -> None:
         """Take in that tasks were said to run, with the host's lock held."""
         for place in indexes:
-            if place in self.wanted:
+            if place < self.tasks and self.wants(place):
                 self.array.take_in_began(place if self.order is None else self.order[place], woken)
 
 
@@ -325,7 +336,7 @@ class TaskArray(Generic[T]):
             self.take_in(Entry(index, index + 1, CANCELLED, failure), [])
             places = [(leg, leg.place_of(index)) for leg in self._legs]
         for leg, place in places:
-            if place is not None and place in leg.wanted:
+            if place is not None and leg.wants(place):
                 self.host.cancel_tasks(leg, ((place, place + 1),))
 
     # --- inside -----------------------------------------------------------------------------------
@@ -367,7 +378,7 @@ class TaskArray(Generic[T]):
             for leg in self._legs:
                 place = leg.place_of(index)
                 if place is not None:
-                    leg.wanted.cut(place, place + 1)
+                    leg.retire(place)
 
 
 class Futures(Sequence["Future[T]"], Generic[T]):

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from distcomp import discovery
+from distcomp.access import Access
+from distcomp.auth import ServerHandshake
+from distcomp.config import SLOT_VARIABLE
+from distcomp.errors import (
+    AmbiguousClusterError,
+    AuthenticationError,
+    ConfigError,
+    UnreachableError,
+    UsageError,
+)
+from distcomp.ids import ClusterId
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SECRET = b"s" * 32
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISTCOMP_HOME", str(tmp_path))
+    monkeypatch.delenv("DISTCOMP_ADDRESS", raising=False)
+    monkeypatch.delenv(SLOT_VARIABLE, raising=False)
+
+
+def access_to(name: str, address: str, *, role: str = "client") -> Access:
+    return Access(
+        role=role,
+        owner="alice",
+        cluster_id=name.encode().ljust(16, b"-"),
+        cluster_name=name,
+        addresses=(address,),
+        secret=SECRET,
+    )
+
+
+@contextlib.contextmanager
+def answering(name: str, secret: bytes = SECRET) -> Iterator[str]:
+    """A scheduler that shakes hands, at the address given."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(10)
+        cluster = ClusterId(name.encode().ljust(16, b"-"))
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        _shake(connection, ServerHandshake(cluster, lambda *_: secret))
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+def _shake(connection: socket.socket, shake: ServerHandshake) -> None:
+    connection.sendall(shake.greeting())
+    while not shake.done:
+        data = connection.recv(4096)
+        if not data:
+            return
+        try:
+            connection.sendall(shake.receive(data))
+        except ConnectionError:
+            connection.sendall(shake.farewell)
+            return
+
+
+def free_address() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_an_address_is_followed_whatever_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISTCOMP_ADDRESS", "tcp://b.example:1")
+    told = discovery.find("a.example")
+    assert (told.addresses, told.secret) == (("tcp://a.example:7077",), None)
+    assert "as told" in told.how
+    assert discovery.find().addresses == ("tcp://b.example:1",)
+    with pytest.raises(ConfigError):
+        discovery.find("http://a.example")
+
+
+def test_an_address_takes_the_access_file_that_names_it() -> None:
+    access_to("left", "tcp://a.example:1").save()
+    access_to("left", "tcp://a.example:1", role="worker").save()
+    access_to("right", "tcp://a.example:2").save()
+    target = discovery.find("tcp://a.example:1")
+    assert (target.owner, target.secret, target.cluster_id) == ("alice", SECRET, b"left".ljust(16, b"-"))
+
+
+def test_of_two_access_files_for_one_address_the_one_that_is_right_counts() -> None:
+    with answering("right") as address:
+        access_to("right", address).save()
+        access_to("left", address).save()
+        assert discovery.find(address).cluster_id == b"right".ljust(16, b"-")
+
+
+def test_an_access_is_followed_as_it_is() -> None:
+    target = discovery.find(access_to("left", "tcp://a.example:1"))
+    assert (target.addresses, target.secret, target.failure()) == (("tcp://a.example:1",), SECRET, None)
+
+
+def test_the_running_scheduler_is_found_and_stale_files_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    with answering("right") as address, caplog.at_level(logging.WARNING, logger="distcomp"):
+        access_to("right", address).save()
+        access_to("gone", free_address()).save()
+        broken = access_to("broken", "tcp://a.example:1").save()
+        broken.write_text("{")
+        target = discovery.find()
+    assert target.addresses == (address,)
+    assert "gone is stale" in caplog.text
+    assert str(broken) in caplog.text
+
+
+def test_two_running_schedulers_are_both_named() -> None:
+    with answering("left") as left, answering("right") as right:
+        access_to("left", left).save()
+        access_to("right", right).save()
+        with pytest.raises(AmbiguousClusterError) as caught:
+            discovery.find()
+    assert left in str(caught.value)
+    assert right in str(caught.value)
+
+
+def test_a_probe_says_what_is_wrong() -> None:
+    with pytest.raises(UnreachableError):
+        discovery.probe(access_to("gone", free_address()))
+    with answering("right", secret=b"t" * 32) as address, pytest.raises(AuthenticationError):
+        discovery.probe(access_to("right", address))
+
+
+def test_a_task_has_no_cluster_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SLOT_VARIABLE, "1")
+    with pytest.raises(UsageError, match="not available yet"):
+        discovery.find()
+    assert discovery.find("tcp://a.example:1").addresses
+
+
+def test_alone_there_is_an_embedded_cluster() -> None:
+    target = discovery.find()
+    assert target.cluster is not None
+    try:
+        assert target.addresses == (target.cluster.address,)
+        assert target.failure() is None
+    finally:
+        target.cluster.close()

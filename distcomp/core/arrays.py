@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _start_of = attrgetter("start")
 
 
-class Chunk:
+class HeldChunk:
     """The arguments of the indexes `start` to `stop`.
 
     Attributes:
@@ -131,7 +131,7 @@ class TaskArrayState:
         self.settled = 0
         self.failed = 0
         self.leases: dict[Token, OpenLease] = {}
-        self.chunks: list[Chunk] = []
+        self.chunks: list[HeldChunk] = []
         self.empty_chunks = 0
         self.trials: dict[int, Trial] = {}
         self.queued = self.forgotten = False
@@ -154,7 +154,7 @@ class TaskArrayState:
         self.seconds = sample_s if known < 0 else known + weight * (sample_s - known)
         self.definition.seconds = self.seconds
 
-    def chunk_at(self, index: int) -> Chunk:
+    def chunk_at(self, index: int) -> HeldChunk:
         """The chunk with the arguments of `index`, which is not settled."""
         chunks = self.chunks
         if len(chunks) == 1:

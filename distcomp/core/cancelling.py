@@ -91,7 +91,7 @@ def _cut_lease(books: Books, lease: OpenLease, wanted: list[Span]) -> list[Span]
         position += 1
     if taken:
         count = leave(lease, taken)
-        lease.worker.pool.queue.charge(lease.array, -count * lease.pace_s)
+        lease.worker.pool.queue.correct(lease.array, -count * lease.pace_s)
         books.send(lease.worker.peer, CancelLease(lease.token, tuple(taken)))
     return taken
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from distcomp.core.spans import Span, count, cut, joined
 
 if TYPE_CHECKING:
-    from distcomp.core.arrays import Chunk, TaskArrayState
+    from distcomp.core.arrays import HeldChunk, TaskArrayState
     from distcomp.core.roster import WorkerEntry
     from distcomp.ids import Token
 
@@ -60,7 +60,7 @@ class OpenLease:
         self,
         token: Token,
         array: TaskArrayState,
-        chunk: Chunk,
+        chunk: HeldChunk,
         worker: WorkerEntry,
         span: Span,
         *,
@@ -102,17 +102,17 @@ class OpenLease:
         return taken
 
 
-def lease_length(array: TaskArrayState, slots: int, target_s: float, rate: float) -> int:
+def lease_length(array: TaskArrayState, pace_s: float, slots: int, target_s: float, rate: float) -> int:
     """How many of the array's pending tasks one lease should hold.
 
     Args:
         array: has something pending.
+        pace_s: expected seconds per task, or below 0.
         slots: how many slots can run it.
         target_s: the seconds of work that a lease should hold.
         rate: how many leases may settle in a second; more slots get longer leases for it.
     """
-    pace_s = array.pace_s
     if pace_s < 0 or array.eager:
         return 1
-    by_time = int(max(target_s, slots / rate) / max(pace_s, SHORTEST_S))
+    by_time = int(max(target_s, slots / rate) / (pace_s or SHORTEST_S))
     return max(1, min(by_time, array.pending.count // (2 * slots) + 1))

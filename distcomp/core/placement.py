@@ -70,34 +70,32 @@ def grant(
     settings = books.settings
     start, stop = array.pending.first()
     chunk = array.chunk_at(start)
-    length = lease_length(array, pool.roster.slots, settings.lease_target_s, settings.lease_rate)
+    pace_s = array.pace_s
+    length = lease_length(array, pace_s, pool.roster.slots, settings.lease_target_s, settings.lease_rate)
     stop = min(stop, chunk.stop, start + length)
     attempt = 1
     if array.trials or array.eager:
         stop, attempt = _try_singly(array, start, stop)
-    pool.queue.take(array, stop - start)
-    pace_s = array.pace_s
+    token = (books.epoch, next(books.lease_counter))
+    known = pace_s >= 0
     lease = OpenLease(
-        (books.epoch, next(books.lease_counter)),
-        array,
-        chunk,
-        worker,
-        (start, stop),
-        pace_s=pace_s if pace_s >= 0 else UNKNOWN_S,
-        now=now,
+        token, array, chunk, worker, (start, stop), pace_s=pace_s if known else UNKNOWN_S, now=now
     )
+    seconds = lease.size * lease.pace_s
     lease.urgent = urgent
-    lease.brisk = 0 <= pace_s <= settings.lease_horizon_s
-    lease.long = pace_s < 0 or array.eager or lease.size * pace_s > settings.lease_horizon_s
+    lease.brisk = known and pace_s <= settings.lease_horizon_s
+    lease.long = not known or seconds > settings.lease_horizon_s or array.eager
+    pool.queue.take(array, lease.size, seconds)
     _enter(books, pool, lease, now)
-    options = array.options
-    _tell(books, worker, array)
+    definition, options = array.definition, array.options
+    if array.id[0] not in worker.sessions or definition.id not in worker.functions:
+        _tell(books, worker, array)
     books.send(
         worker.peer,
         GrantLease(
-            lease.token,
+            token,
             array.id,
-            array.definition.id,
+            definition.id,
             start,
             stop,
             chunk.base,
@@ -141,7 +139,6 @@ def _enter(books: Books, pool: Pool, lease: OpenLease, now: float) -> None:
     owner.leases += 1
     priority = array.options.priority
     pool.priorities[priority] = pool.priorities.get(priority, 0) + 1
-    pool.queue.charge(array, size * lease.pace_s)
     pool.roster.granted(lease.worker, lease, now)
     if size > 1 or lease.waits:
         pool.divisible[lease.token] = lease

@@ -58,9 +58,9 @@ class Crowd(Generic[C]):
 
     def enter(self, claim: C) -> None:
         """Place a claim that has something to run again: level with the lowest, and before it."""
-        if self.size:
-            self.first()
         self.size += 1
+        if self.size > 1:
+            self.first()
         claim.tag = max(claim.tag, self._virtual)
         self._place(claim, next(self._order) - NEWCOMER)
 
@@ -70,27 +70,26 @@ class Crowd(Generic[C]):
         self.size -= 1
 
     def first(self) -> C:
-        """The placed claim with the lowest tag; there must be one."""
+        """The placed claim with the lowest tag; there must be one.
+
+        A tag that grew is noticed here, when its entry comes up. That of a claim alone needs no notice.
+        """
         heap = self._heap
         while True:
             place = heap[0]
             claim = place[2]
             if claim.place is not place:
                 heappop(heap)
-            elif place[0] < claim.tag:
+            elif place[0] != claim.tag and self.size > 1:
                 claim.place = place = (claim.tag, next(self._order), claim)
                 heapreplace(heap, place)
             else:
                 self._virtual = claim.tag
                 return claim
 
-    def charge(self, claim: C, seconds: float) -> None:
-        """Count `seconds` as granted to the claim; fewer than 0 give some back.
-
-        A tag that grew is noticed when its entry comes up; one that shrank needs a new entry.
-        """
-        claim.tag += seconds
-        if seconds < 0 and claim.place is not None:
+    def lowered(self, claim: C) -> None:
+        """Note that the tag of a placed claim shrank, so that it is not found too late."""
+        if self.size > 1:
             self._place(claim, next(self._order))
 
     def _place(self, claim: C, order: int) -> None:
@@ -206,10 +205,13 @@ class FairQueue:
             self._ranked.add(-priority)
             heappush(self._ranks, -priority)
 
-    def take(self, array: TaskArrayState, count: int) -> None:
-        """Take the first `count` pending indexes out of a queued array."""
+    def take(self, array: TaskArrayState, count: int, seconds: float) -> None:
+        """Take the first `count` pending indexes out of a queued array, granted as so many seconds."""
         array.pending.drop_first(count)
         self.pending -= count
+        claim = array.claim
+        claim.tag += seconds
+        claim.owner.tag += seconds
         if not array.pending.count:
             self.withhold(array)
 
@@ -227,9 +229,14 @@ class FairQueue:
             self.withhold(array)
         return taken
 
-    def charge(self, array: TaskArrayState, seconds: float) -> None:
-        """Count `seconds` against the shares of the array's session and owner."""
+    def correct(self, array: TaskArrayState, seconds: float) -> None:
+        """Add to what was granted to the array's session and owner; below 0, give it back."""
         claim = array.claim
         owner = claim.owner
-        owner.sessions.charge(claim, seconds)
-        owner.crowd.charge(owner, seconds)
+        claim.tag += seconds
+        owner.tag += seconds
+        if seconds < 0:
+            if claim.place is not None:
+                owner.sessions.lowered(claim)
+            if owner.place is not None:
+                owner.crowd.lowered(owner)

@@ -166,7 +166,7 @@ class SchedulerState:
         for pool in books.pools.values():
             if pool.queue.pending:
                 place(books, pool, now)
-            if is_dry(pool):
+            if pool.divisible and is_dry(pool):
                 retract(books, pool, now)
                 wake_at = min(wake_at, max(pool.look_at, pool.look_after))
             if pool.unnoticed:

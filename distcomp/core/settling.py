@@ -32,23 +32,25 @@ def on_lease_settled(books: Books, link: Link, message: LeaseSettled, now: float
     if lease is None or lease.worker is not worker:
         books.counts.late += reported
         return
+    array = lease.array
     _note_progress(lease, now)
-    taken = _take_runs(books, lease, message)
-    taken += _take_failures(books, lease, message, now)
+    taken = _take_runs(books, lease, message) if message.runs else 0
+    if message.failures:
+        taken += _take_failures(books, lease, message, now)
     books.counts.late += reported - taken
     worker.settled += taken
     worker.busy_s += message.busy_s
-    worker.changed_at = lease.array.changed_at = now
+    worker.changed_at = array.changed_at = now
     if message.slot < worker.slots:
         worker.slot_busy_s[message.slot] += message.busy_s
         worker.slot_settled[message.slot] += taken
     if reported:
-        lease.array.observe(message.busy_s / reported, PACE_WEIGHT)
-        worker.pool.queue.charge(lease.array, message.busy_s - taken * lease.pace_s)
-    if lease.over:
+        array.observe(message.busy_s / reported, PACE_WEIGHT)
+        worker.pool.queue.correct(array, message.busy_s - taken * lease.pace_s)
+    if not lease.size and not lease.cancelled:
         end_lease(books, lease, now)
-    if lease.array.finished:
-        finish(books, lease.array)
+    if array.settled == array.accepted and array.finished:
+        finish(books, array)
 
 
 def _acknowledge(books: Books, link: Link, seq: int) -> WorkerEntry:
@@ -74,8 +76,8 @@ def _take_runs(books: Books, lease: OpenLease, message: LeaseSettled) -> int:
     for run in runs:
         spans = lease.answer(run[0], run[1])
         if spans:
-            settle(books, lease.array, spans)
             taken += leave(lease, spans)
+            settle(books, lease.array, spans)
         else:
             runs = tuple(other for other in runs if other is not run)
     if runs:

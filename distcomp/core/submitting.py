@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from distcomp.core.arrays import Chunk, TaskArrayState
+from distcomp.core.arrays import HeldChunk, TaskArrayState
 from distcomp.core.flow import can_run, finish, put_back
 from distcomp.errors import MalformedMessageError
 from distcomp.protocol import Accepted, DefineFunction, MissingFunction, SubmitRefused
@@ -100,7 +100,7 @@ def _open_array(books: Books, session: Session, message: Submit, now: float) -> 
 
 def _extend(books: Books, array: TaskArrayState, message: Submit, now: float) -> None:
     start, stop = array.accepted, message.start + message.tasks
-    array.chunks.append(Chunk(message.start, start, stop, message.chunk))
+    array.chunks.append(HeldChunk(message.start, start, stop, message.chunk))
     array.accepted = stop
     array.changed_at = now
     books.held_bytes += len(message.chunk)

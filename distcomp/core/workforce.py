@@ -111,7 +111,7 @@ def unwind(lease: OpenLease, spans: list[Span]) -> None:
             for index in range(start, stop):
                 array.trial(index).starts -= 1
         put_back(array, start, stop)
-    lease.worker.pool.queue.charge(array, -back * lease.pace_s)
+    lease.worker.pool.queue.correct(array, -back * lease.pace_s)
 
 
 def step_out(worker: WorkerEntry) -> None:
@@ -194,7 +194,7 @@ def _lose(books: Books, lease: OpenLease, running: list[int], now: float) -> Non
     ran = [span for index in running for span in lease.answer(index, index + 1)]
     rest_of_it = [span for start, stop in lease.open.copy() for span in lease.answer(start, stop)]
     back = leave(lease, ran) + leave(lease, rest_of_it)
-    lease.worker.pool.queue.charge(array, -back * lease.pace_s)
+    lease.worker.pool.queue.correct(array, -back * lease.pace_s)
     end_lease(books, lease, now)
     for index, _ in ran:
         failure = lost_with(lease.worker, array, index)

@@ -16,8 +16,7 @@ def take_turns(queue: FairQueue, count: int, seconds: float = 1.0) -> list[tuple
     order = []
     for _ in range(count):
         array = queue.first()
-        queue.take(array, 1)
-        queue.charge(array, seconds)
+        queue.take(array, 1, seconds)
         order.append((int.from_bytes(array.session.id, "big"), array.id[1]))
     return order
 
@@ -45,7 +44,7 @@ def test_nobody_saves_up_while_away() -> None:
     world = SchedulerWorld()
     ann, bob = world.client("ann"), world.client("bob")
     world.submit(ann, 0, 100)
-    world.pool.queue.charge(world.pool.queue.first(), 50.0)
+    world.pool.queue.correct(world.pool.queue.first(), 50.0)
     world.submit(bob, 0, 100)
     sessions = [session for session, _ in take_turns(world.pool.queue, 20)]
     assert sessions[0] == bob
@@ -60,7 +59,7 @@ def test_what_was_estimated_too_high_is_given_back() -> None:
     queue = world.pool.queue
     take_turns(queue, 2, 10.0)
     array = world.books.sessions[ann.to_bytes(16, "big")].arrays[0]
-    queue.charge(array, -10.0)
+    queue.correct(array, -10.0)
     assert [session for session, _ in take_turns(queue, 8)] == [ann] * 8
 
 
@@ -80,11 +79,8 @@ def test_a_crowd_sweeps_entries_of_those_that_came_and_went() -> None:
     crowd: Crowd[Claim] = Crowd()
     first, second = Claim(), Claim()
     crowd.enter(first)
-    crowd.charge(first, -1.0)
     for _ in range(3 * SPARE_ENTRIES):
         crowd.enter(second)
         crowd.leave(second)
     assert len(crowd._heap) <= SPARE_ENTRIES + 4
     assert crowd.first() is first
-    crowd.charge(second, -1.0)
-    assert second.place is None

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distcomp.page import Page
 
-_SESSION_FIELD, _START_FIELD = 3, 19
-"""Places in `/proc/PID/stat` after the program's name: its session, and its start in ticks since boot."""
+_PARENT_FIELD, _START_FIELD = 1, 19
+"""Places in `/proc/PID/stat` after the program's name: its parent, and its start in ticks since boot."""
 
 
 class PageStream(io.RawIOBase):
@@ -73,18 +73,23 @@ def plain_streams() -> None:
 
 
 def end_offspring(since_s: float) -> None:
-    """Kill the programs of this process's session that were started at `since_s` (monotonic) or later.
+    """Kill the programs that descend from this process and were started at `since_s` (monotonic) or later.
 
     An interrupted task leaves them behind; what earlier tasks started on purpose is spared. Only where
     there is a `/proc`; elsewhere they end with the slot process.
     """
     ticks = os.sysconf("SC_CLK_TCK")
-    own = os.getpid()
     if hasattr(time, "CLOCK_BOOTTIME"):  # the clock of `/proc`, which goes on while the machine sleeps
         since_s += time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
+    children: dict[int, list[tuple[int, float]]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError, IndexError, ValueError):  # it ended while we looked
             rest = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
             started_s = (int(rest[_START_FIELD]) + 1) / ticks
-            if int(folder.name) != own and int(rest[_SESSION_FIELD]) == own and started_s >= since_s:
-                os.kill(int(folder.name), signal.SIGKILL)
+            children.setdefault(int(rest[_PARENT_FIELD]), []).append((int(folder.name), started_s))
+    found = children.get(os.getpid(), [])
+    for pid, started_s in found:
+        found += children.get(pid, [])
+        if started_s >= since_s:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)

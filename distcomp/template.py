@@ -5,6 +5,8 @@ processes, and reports how they end. The law of the template:
 
 - A slot process and whatever its tasks started share a process group, and the group is killed *before*
   the process is reaped: until then its number cannot belong to anybody else.
+- What left that group becomes a child of the template when its slot process ends (on Linux, where both
+  adopt orphans), and is killed then: a child that is no slot process is none that may live.
 - When the supervisor is gone (its end of the socket is closed), every group is killed and so ends all.
 - When the template is gone, slot processes are killed by the kernel, or see the end of their socket.
 """
@@ -30,6 +32,8 @@ from distcomp.slot_protocol import ENDED, FORK, FORKED, NEWS, ORDER, SIGNAL, SIG
 
 FORK_DESCRIPTORS = 4
 PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+CHILDREN = "/proc/self/task/{}/children"
 WAKE_BYTES = 512
 
 # Looked up before any fork: a slot must not pay for it.
@@ -53,6 +57,8 @@ class Template:
             os.set_blocking(descriptor, False)
         signal.signal(signal.SIGCHLD, lambda _signal, _frame: None)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        if _prctl is not None:
+            _prctl(PR_SET_CHILD_SUBREAPER, 1)
 
     def serve(self) -> None:
         """Follow orders until the supervisor is gone, then kill every slot process."""
@@ -100,6 +106,7 @@ class Template:
             os.setsid()
             if _prctl is not None:
                 _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+                _prctl(PR_SET_CHILD_SUBREAPER, 1)
             if os.getppid() != self._pid:
                 os._exit(1)  # the template ended before the kernel knew what to do then
             signal.set_wakeup_fd(-1)
@@ -131,6 +138,21 @@ class Template:
                 while (found := os.waitpid(-1, os.WNOHANG))[0]:
                     self._kill(found[0], signal.SIGKILL, group=True)
                     self._report_end(*found)
+        self._end_strays()
+
+    def _end_strays(self) -> bool:
+        """Kill adopted children; says whether there were any. Their own come to us as they end."""
+        strays = [pid for pid in self._children() if pid not in self._numbers]
+        for pid in strays:
+            self._kill(pid, signal.SIGKILL, group=False)
+        return bool(strays)
+
+    def _children(self) -> list[int]:
+        try:
+            with open(CHILDREN.format(self._pid)) as file:  # noqa: PTH123 - pathlib is not imported here
+                return [int(word) for word in file.read().split()]
+        except OSError:  # no Linux, or one that does not tell
+            return []
 
     def _report_end(self, pid: int, status: int) -> None:
         number = self._numbers.pop(pid, None)
@@ -156,6 +178,10 @@ class Template:
         for pid in self._numbers:
             with suppress(ChildProcessError):
                 os.waitpid(pid, 0)
+        self._numbers.clear()
+        while self._end_strays():
+            with suppress(ChildProcessError):
+                os.waitpid(-1, 0)
 
 
 def main() -> None:

@@ -186,6 +186,7 @@ class SlotPool:
         self._last_number = 0
         self._starts: deque[float] = deque(maxlen=settings.template_restarts + 1)
         self._spare_timer: asyncio.TimerHandle | None = None
+        self._answered = asyncio.Event()
         self._closed = False
 
     @property
@@ -198,6 +199,10 @@ class SlotPool:
         self._loop = asyncio.get_running_loop()
         self._start_template()
         self._start_spare()
+
+    async def ready(self) -> None:
+        """Wait until the template has forked a process, or has shown that it cannot."""
+        await self._answered.wait()
 
     def take(self, session: SessionId, environment: bytes) -> SlotProcess:
         """Have a process of `session`: an idle one, else the spare, else a new one. Never waits.
@@ -292,6 +297,7 @@ class SlotPool:
                 self._spare = self._new()
 
     def _on_news(self, what: bytes, number: int, value: int) -> None:
+        self._answered.set()
         process = self._processes.get(number)
         if process is None:
             return
@@ -303,6 +309,7 @@ class SlotPool:
             self._end(process, f"could not be started: {os.strerror(value)}")
 
     def _on_template_gone(self) -> None:
+        self._answered.set()
         self._template_gone = True
         for process in list(self._processes.values()):
             if process.pid:

@@ -185,7 +185,11 @@ class WorkerProgram:
     # --- the connection ---------------------------------------------------------------------------
 
     async def _stay_connected(self) -> None:
-        """Connect, and again whenever the connection is lost; ends only with an error that cannot heal."""
+        """Connect, and again whenever the connection is lost; ends only with an error that cannot heal.
+
+        Not before a slot process can begin at once: what is granted to a worker waits for nothing there.
+        """
+        await self._pool.ready()
         settings = self._settings
         failures = 0
         while True:

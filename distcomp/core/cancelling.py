@@ -106,8 +106,11 @@ def _tell(books: Books, array: TaskArrayState, taken: list[Span], text: str) -> 
 
 
 def cancel_session(books: Books, session: Session) -> None:
-    """Cancel all of a session that is not detached."""
+    """Cancel all of a session but the detached arrays that can come to their end without its client."""
     for array in list(session.arrays.values()):
-        if not array.options.detach:
+        if array.options.detach and array.definition.message is not None:
+            array.closed = True
+        else:
             cancel(books, array, ())
+        if array.finished:
             finish(books, array)

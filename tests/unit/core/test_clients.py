@@ -86,6 +86,25 @@ def test_detached_arrays_outlive_their_session() -> None:
     assert len(world.got(worker, EndSession)) == 1
 
 
+def test_a_detached_array_that_nobody_can_go_on_with_ends_with_what_it_has() -> None:
+    world = SchedulerWorld()
+    worker, client = world.worker(), world.client()
+    world.submit(client, 0, 1, TaskOptions(detach=True), last=False)
+    world.settle(worker, world.grants(worker)[0].token, (0, 1))
+    world.submit(client, 1, 1, TaskOptions(detach=True), last=False)
+    world.say(client, CloseSession())
+    world.settle(worker, world.grants(worker)[0].token, (0, 1))
+    assert world.books.sessions == {}
+
+
+def test_a_detached_array_without_its_function_ends_with_its_session() -> None:
+    world = SchedulerWorld()
+    client = world.client()
+    world.submit(client, 0, 1, TaskOptions(detach=True), function=b"?" * 32)
+    world.say(client, CloseSession())
+    assert world.books.sessions == {}
+
+
 def test_a_closed_session_is_not_expired_again() -> None:
     world = SchedulerWorld()
     client = world.client()

@@ -92,8 +92,9 @@ def test_a_detached_array_that_nobody_can_go_on_with_ends_with_what_it_has() -> 
     world.submit(client, 0, 1, TaskOptions(detach=True), last=False)
     world.settle(worker, world.grants(worker)[0].token, (0, 1))
     world.submit(client, 1, 1, TaskOptions(detach=True), last=False)
+    (lease,) = world.grants(worker)
     world.say(client, CloseSession())
-    world.settle(worker, world.grants(worker)[0].token, (0, 1))
+    world.settle(worker, lease.token, (0, 1))
     assert world.books.sessions == {}
 
 

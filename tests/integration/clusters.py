@@ -50,7 +50,7 @@ class Programs:
     ) -> subprocess.Popen[str]:
         """Start a scheduler and wait until its access files are there."""
         path = self.home / "access" / name
-        process = self.start("scheduler", "--port", str(port), "--name", name, *flags, **variables)
+        process = self.start("scheduler", "--quiet", "--port", str(port), "--name", name, *flags, **variables)
         until(lambda: list(path.glob("client-*.json")) or process.poll() is not None, "access files")
         assert process.poll() is None, self.said(process)
         return process
@@ -68,7 +68,12 @@ class Programs:
         return Access.read(path)
 
     def start(
-        self, program: str, *flags: str, typed: str | None = None, python: str = sys.executable, **variables: str
+        self,
+        program: str,
+        *flags: str,
+        typed: str | None = None,
+        python: str = sys.executable,
+        **variables: str,
     ) -> subprocess.Popen[str]:
         """Start a program of ours, with a line on its standard input if there is one to type."""
         folder = self.home / "output"
@@ -113,3 +118,5 @@ def programs(home: Path) -> Iterator[Programs]:
         yield made
     finally:
         made.stop()
+        for process in made.running:
+            sys.stdout.write(f"--- {process.args[2:]} ended with {process.returncode}\n{made.said(process)}")

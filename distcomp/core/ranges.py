@@ -37,8 +37,11 @@ class RangeSet:
         return reversed(self._spans)
 
     def __contains__(self, index: int) -> bool:
-        position = bisect_left(self._spans, -index, key=_descending)
-        return position < len(self._spans) and index < self._spans[position][1]
+        spans = self._spans
+        if not spans or index >= spans[0][1]:
+            return False
+        position = bisect_left(spans, -index, key=_descending)
+        return position < len(spans) and index < spans[position][1]
 
     def first(self) -> Span:
         """The lowest span; the set must not be empty."""

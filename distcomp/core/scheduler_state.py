@@ -184,19 +184,21 @@ class SchedulerState:
 
     def _measure(self, now: float) -> None:
         """Add up time, slot time, and that part of it in which slots idled although tasks had not begun."""
-        counts = self.books.counts
-        elapsed_s = 0.0 if self._measured_at is None else now - self._measured_at
+        elapsed_s = now - self._measured_at if self._measured_at is not None else 0.0
         self._measured_at = now
-        counts.uptime_s += elapsed_s
-        counts.idle_while_queued_s += elapsed_s * self._idle_while_queued
-        counts.slot_s += elapsed_s * self._slots
+        if elapsed_s:
+            counts = self.books.counts
+            counts.uptime_s += elapsed_s
+            counts.idle_while_queued_s += elapsed_s * self._idle_while_queued
+            counts.slot_s += elapsed_s * self._slots
 
     def _note_idle(self) -> None:
+        """Count slots, and those that idle although a task has not begun that they could run."""
         self._idle_while_queued = self._slots = 0
         for pool in self.books.pools.values():
-            slots, idle = pool.roster.slots, pool.roster.idle
-            self._slots += slots
+            roster = pool.roster
+            self._slots += roster.slots
+            idle = roster.idle
             if idle:
-                begun = slots - idle
-                waiting = pool.queue.pending + max(0, pool.leased - begun)
-                self._idle_while_queued += min(idle, waiting)
+                begun = min(pool.leased, roster.slots - idle)
+                self._idle_while_queued += min(idle, pool.queue.pending + pool.leased - begun)

@@ -28,9 +28,7 @@ def _nothing_gets_out_of_sight() -> None:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left(
-    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[None]:
+def nothing_left(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Fail a test after which a process, a descriptor or a temporary file is left."""
     if sys.platform != "linux":
         yield
@@ -38,14 +36,14 @@ def nothing_left(
     temporary = tmp_path_factory.mktemp("tmp")
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    processes, files = set(children(os.getpid())), descriptors()
+    processes, files = set(children(os.getpid())), descriptors(os.getpid())
     yield
 
     def new_processes() -> list[str]:
         return [command_line(pid) for pid in children(os.getpid()) if pid not in processes]
 
     def new_files() -> list[str]:
-        return [what for number, what in descriptors().items() if files.get(number) != what]
+        return [what for number, what in descriptors(os.getpid()).items() if files.get(number) != what]
 
     gc.collect()
     try:

@@ -48,19 +48,21 @@ def command_line(pid: int) -> str:
     return _read(pid, "cmdline").replace("\0", " ").strip()
 
 
-def descriptors() -> dict[int, str]:
-    """The open descriptors of this process, and what they lead to."""
-    found = {}
-    for entry in os.listdir("/proc/self/fd"):
-        try:
-            found[int(entry)] = os.readlink(f"/proc/self/fd/{entry}")
-        except FileNotFoundError:  # the one that listed the folder
-            continue
-    return found
+def descriptors(pid: int) -> dict[int, str]:
+    """The open descriptors of a process, and what they lead to."""
+    leads = {int(entry.name): _leads_to(entry) for entry in (PROC / str(pid) / "fd").iterdir()}
+    return {number: what for number, what in leads.items() if what}
+
+
+def _leads_to(entry: Path) -> str:
+    try:
+        return str(entry.readlink())
+    except FileNotFoundError:  # the one by which the folder was listed
+        return ""
 
 
 def _processes() -> dict[int, tuple[str, int]]:
-    return {int(entry): _stat(int(entry)) for entry in os.listdir(PROC) if entry.isdigit()}
+    return {int(entry.name): _stat(int(entry.name)) for entry in PROC.glob("[0-9]*")}
 
 
 def _stat(pid: int) -> tuple[str, int]:

@@ -140,7 +140,8 @@ def _settle_in(host: Host, name: str, ip: str, hosts_file: Path) -> None:
 
 
 def _install(host: Host) -> subprocess.Popen[bytes]:
-    steps = f"{sys.executable} -m venv {host.home}/env && {host.home}/env/bin/pip install --quiet {ROOT}"
+    pip = f"{sys.executable} -m pip --python {host.home}/env/bin/python --quiet --disable-pip-version-check"
+    steps = f"{sys.executable} -m venv --without-pip {host.home}/env && {pip} install --no-compile {ROOT}"
     return subprocess.Popen(["sh", "-c", steps], stderr=subprocess.DEVNULL)
 
 

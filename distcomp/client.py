@@ -17,6 +17,7 @@ from concurrent.futures import TimeoutError as StandardTimeoutError
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from distcomp import discovery
+from distcomp.bound_client import Batch, BoundClient
 from distcomp.client_program import ClientProgram
 from distcomp.config import ClientSettings
 from distcomp.core.client_effects import Introduction
@@ -29,7 +30,8 @@ from distcomp.errors import (
     WindowFullError,
 )
 from distcomp.feeder import Feeder, columns_of, order_by_cost
-from distcomp.futures import Future, FutureGroup, gather, wait_until
+from distcomp.futures import Future, FutureGroup, gather
+from distcomp.handles import wait_until
 from distcomp.options import Options
 from distcomp.payload import FunctionCache, dump_call, dump_environment, function_name, pack_calls
 from distcomp.protocol import StatusReported, Versions, WorkerRow
@@ -45,10 +47,9 @@ if TYPE_CHECKING:
     from distcomp.access import Access
     from distcomp.core.client_effects import ClientEffects
     from distcomp.core.client_state import ClientState
-    from distcomp.futures import Sink
+    from distcomp.handles import Sink
     from distcomp.ids import FunctionId
     from distcomp.options import OptionValues
-    from distcomp.protocol import TaskOptions
 
 __all__ = ["BoundClient", "Client", "connect", "default_client"]
 
@@ -59,52 +60,6 @@ POLL_S = 0.05
 MAX_BOUND = 256
 MAX_NOTICES = 100
 _log = logging.getLogger("distcomp")
-
-
-class Batch:
-    """Single submits of one function with the same options, waiting for the next turn."""
-
-    __slots__ = ("calls", "function", "group", "options")
-
-    def __init__(
-        self, function: tuple[FunctionId, str, bytes], options: TaskOptions, group: FutureGroup
-    ) -> None:
-        self.function = function
-        self.options = options
-        self.group = group
-        self.calls: list[Any] = []
-
-
-class BoundClient:
-    """A client with task options; made by `Client.options`.
-
-    Example:
-        `client.options(timeout_s=5, retries=2).submit(fetch, url)`
-    """
-
-    def __init__(self, client: Client, options: Options) -> None:
-        self.on_wire = options.on_wire()
-        self.retry_types = options.retry_types
-        self._client = client
-        self._options = options
-
-    def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Have `function(*args, **kwargs)` run in the cluster; see `Client.submit`."""
-        return self._client.submit_with(self, function, args, kwargs)
-
-    def map(
-        self,
-        function: Callable[..., T],
-        /,
-        *iterables: Iterable[Any],
-        cost: Callable[..., Any] | Sequence[Any] | None = None,
-    ) -> TaskArray[T]:
-        """Have `function` run for the items of `iterables`; see `Client.map`."""
-        return self._client.map_with(self, function, iterables, cost)
-
-    def options(self, **values: Unpack[OptionValues]) -> BoundClient:
-        """This client with more options, or other ones."""
-        return self._client.bind(self._options.replace(**values))
 
 
 class Client:

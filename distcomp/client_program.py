@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
     from distcomp.core.client_effects import ClientEffects, Introduction
     from distcomp.discovery import Target
-    from distcomp.futures import Sink, Woken
+    from distcomp.futures import Woken
+    from distcomp.handles import Sink
     from distcomp.protocol import Message, Refused
     from distcomp.transport import Connection
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 
     from distcomp.core.client_state import ClientState
-    from distcomp.futures import Sink, Woken
+    from distcomp.futures import Woken
+    from distcomp.handles import Sink
     from distcomp.ids import FunctionId
     from distcomp.protocol import TaskOptions
     from distcomp.task_arrays import Leg

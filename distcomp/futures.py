@@ -19,134 +19,34 @@ import concurrent.futures
 import contextlib
 import logging
 import threading
-import time
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, CancelledError
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
-from distcomp.core.client_effects import Returned
-from distcomp.errors import PayloadTooLargeError, SchedulerLostError, SubmitRefusedError
-from distcomp.payload import load_failure, open_results
+from distcomp.handles import (
+    CANCELLED,
+    OPEN,
+    PENDING,
+    RUNNING,
+    ResultRun,
+    entry_of,
+    error_of,
+    slices,
+    wait_until,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Generator, Iterable, Iterator
     from concurrent.futures._base import DoneAndNotDoneFutures
 
-    from distcomp.core.client_effects import Failed
+    from distcomp.core.client_effects import Failed, Returned
+    from distcomp.handles import Book, Host
     from distcomp.protocol import Failure
 
 __all__ = ["Future", "as_completed", "gather", "wait"]
 
 T = TypeVar("T")
 
-PENDING = "PENDING"
-RUNNING = "RUNNING"
-CANCELLED = "CANCELLED_AND_NOTIFIED"
-FINISHED = "FINISHED"
-_OPEN = frozenset({PENDING, RUNNING})
-_HERE = {
-    "refused": SubmitRefusedError,
-    "scheduler_lost": SchedulerLostError,
-    "too_large": PayloadTooLargeError,
-}
-"""Kinds of failures that this side makes, and the errors they are raised as."""
-
 _log = logging.getLogger("distcomp")
-
-
-class Host(Protocol):
-    """What a handle needs of its client."""
-
-    lock: threading.Lock
-    patience_s: float
-
-    def check_may_wait(self) -> None:
-        """Raise if the calling thread or process must not wait for outcomes."""
-
-    def explain_wait(self) -> None:
-        """Have it said why nothing runs, if that has been so for long; takes no lock."""
-
-    def cancel_tasks(self, sink: Sink, spans: tuple[tuple[int, int], ...]) -> None:
-        """Have tasks of an array cancelled in the cluster; no spans means all of them."""
-
-
-class Sink(Protocol):
-    """What takes in the outcomes of one array of the cluster: a `FutureGroup`, or a leg of a `TaskArray`."""
-
-    counter: int
-    open_tasks: int
-
-    def settle(self, outcome: Returned | Failed, woken: list[Woken]) -> None:
-        """Take in what came of some tasks, with the host's lock held."""
-
-    def began(self, indexes: Iterable[int], woken: list[Woken]) -> None:
-        """Take in that tasks were said to run, with the host's lock held."""
-
-
-class Book(Protocol):
-    """What a future needs of the array that its task belongs to."""
-
-    host: Host
-
-    def cancel_task(self, index: int) -> None:
-        """Have the task cancelled in the cluster; its future has settled already."""
-
-
-def error_of(failure: Failure) -> BaseException:
-    """The exception that a failure is raised as."""
-    here = _HERE.get(failure.kind)
-    return load_failure(failure) if here is None else here(failure.text)
-
-
-class ResultRun:
-    """The results of neighbouring tasks, unpacked when the first is asked for.
-
-    Args:
-        base: the index to which the blob's first result belongs.
-        blob: the packed results.
-    """
-
-    __slots__ = ("_blob", "_opened", "base")
-
-    def __init__(self, base: int, blob: bytes) -> None:
-        self.base = base
-        self._blob = blob
-        self._opened: Sequence[Any] | None = None
-
-    def value(self, index: int) -> Any:
-        """The result of one task; what is unpacked for it is kept for its neighbours."""
-        opened = self._opened
-        if opened is None:
-            opened = self._opened = open_results(self._blob)
-            self._blob = b""
-        return opened[index - self.base]
-
-    def values(self, start: int, stop: int) -> Sequence[Any]:
-        """The results of several tasks; nothing is kept."""
-        opened = self._opened
-        if opened is None:
-            opened = open_results(self._blob)
-        first, behind = start - self.base, stop - self.base
-        return opened if first == 0 and behind == len(opened) else opened[first:behind]
-
-
-class MovedRun(ResultRun):
-    """One result of a run whose task has another index in its `TaskArray` than in its run."""
-
-    __slots__ = ("_place", "_run")
-
-    def __init__(self, run: ResultRun, place: int) -> None:
-        self._run = run
-        self._place = place
-
-    def value(self, index: int) -> Any:
-        """The one result, whatever its index."""
-        del index
-        return self._run.value(self._place)
-
-    def values(self, start: int, stop: int) -> Sequence[Any]:
-        """The one result in a list."""
-        del start, stop
-        return [self._run.value(self._place)]
 
 
 class Watch:
@@ -211,7 +111,7 @@ class Future(concurrent.futures.Future[T], Generic[T]):
             BlockingCallError: the call would have to wait, on the client's own loop thread.
             Exception: whatever the task raised, with the remote traceback as its cause.
         """
-        if self._state in _OPEN:
+        if self._state in OPEN:
             self._wait(timeout)
         if self._state == CANCELLED:
             raise CancelledError
@@ -227,7 +127,7 @@ class Future(concurrent.futures.Future[T], Generic[T]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The exception that the task raised, or None; waits and raises like `result`."""
-        if self._state in _OPEN:
+        if self._state in OPEN:
             self._wait(timeout)
         if self._state == CANCELLED:
             raise CancelledError
@@ -238,7 +138,7 @@ class Future(concurrent.futures.Future[T], Generic[T]):
 
     def done(self) -> bool:
         """Whether there is an outcome: a result, an exception, or a cancellation."""
-        return self._state not in _OPEN
+        return self._state not in OPEN
 
     def running(self) -> bool:
         """Whether the worker last said that the task runs."""
@@ -265,10 +165,10 @@ class Future(concurrent.futures.Future[T], Generic[T]):
         The call is made by the client's loop thread, which must not block: a blocking call of
         distcomp raises `BlockingCallError` there.
         """
-        if self._state in _OPEN:
+        if self._state in OPEN:
             watch = self._watched()
             with watch.condition:
-                if self._state in _OPEN:
+                if self._state in OPEN:
                     watch.callbacks.append(fn)
                     return
         self._call(fn)
@@ -311,7 +211,7 @@ class Future(concurrent.futures.Future[T], Generic[T]):
 
     def enter(self, state: str, outcome: ResultRun | Failure | None, woken: list[Woken]) -> None:
         """Take in news with the host's lock held; a watched future goes to `woken` instead."""
-        if self._state not in _OPEN:
+        if self._state not in OPEN:
             return
         if outcome is not None:
             self._outcome = outcome
@@ -324,7 +224,7 @@ class Future(concurrent.futures.Future[T], Generic[T]):
         """Enter a state without the host's lock, and tell everyone who waits for it."""
         watch = self._watched()
         with watch.condition:
-            if self._state not in _OPEN:
+            if self._state not in OPEN:
                 return
             self._state = state
             if state == RUNNING:
@@ -356,7 +256,7 @@ class Future(concurrent.futures.Future[T], Generic[T]):
         """Settle from a user's thread; whether this call did it."""
         woken: list[Woken] = []
         with self._book.host.lock:
-            if self._state not in _OPEN:
+            if self._state not in OPEN:
                 return False
             self.enter(state, outcome, woken)
         wake_all(woken)
@@ -438,24 +338,10 @@ class FutureGroup:
         self.host.cancel_tasks(self, ((index, index + 1),))
 
 
-def entry_of(outcome: Returned | Failed) -> tuple[str, ResultRun | Failure]:
-    """The state that an outcome leads to, and what its futures keep of it."""
-    if isinstance(outcome, Returned):
-        return FINISHED, ResultRun(outcome.base, outcome.blob)
-    return CANCELLED if outcome.failure.kind == "cancelled" else FINISHED, outcome.failure
-
-
 def wake_all(woken: Iterable[Woken]) -> None:
     """Have watched futures enter their states, with the host's lock free."""
     for future, state in woken:
         future.wake(state)
-
-
-def wait_until(
-    host: Host, condition: threading.Condition, done: Callable[[], bool], timeout_s: float | None
-) -> bool:
-    """Wait on a held condition until `done()`; returns whether that came in time."""
-    return any(condition.wait_for(done, slice_s) for slice_s in _slices(host, timeout_s))
 
 
 def _first_host(futures: Collection[Any]) -> Host | None:
@@ -473,19 +359,6 @@ def _handles(futures: Iterable[Any]) -> Any:
 def _cancel_all(futures: Iterable[Any]) -> None:
     for future in futures:
         future.cancel()
-
-
-def _slices(host: Host | None, timeout_s: float | None) -> Iterator[float | None]:
-    """Times to wait, one after the other, until `timeout_s` is over; says why nothing runs in between."""
-    if host is None:
-        yield timeout_s
-        return
-    host.check_may_wait()
-    deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    while deadline is None or (left_s := deadline - time.monotonic()) > host.patience_s:
-        yield host.patience_s
-        host.explain_wait()
-    yield max(left_s, 0.0)
 
 
 def wait(
@@ -506,7 +379,7 @@ def wait(
     """
     futures = set(_handles(fs))
     try:
-        for slice_s in _slices(_first_host(futures), timeout):
+        for slice_s in slices(_first_host(futures), timeout, len(futures)):
             ended = concurrent.futures.wait(futures, slice_s, return_when)
             if _satisfied(ended, return_when):
                 break
@@ -534,7 +407,7 @@ def as_completed(fs: Iterable[Future[T]], timeout: float | None = None) -> Itera
     """
     left: set[Any] = set(_handles(fs))
     try:
-        for slice_s in _slices(_first_host(left), timeout):
+        for slice_s in slices(_first_host(left), timeout, len(left)):
             with contextlib.suppress(concurrent.futures.TimeoutError):
                 for future in concurrent.futures.as_completed(tuple(left), slice_s):
                     left.discard(future)

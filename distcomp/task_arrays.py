@@ -19,24 +19,16 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, ov
 
 from distcomp.core.ranges import RangeSet
 from distcomp.errors import UsageError
-from distcomp.futures import (
-    CANCELLED,
-    RUNNING,
-    Future,
-    MovedRun,
-    ResultRun,
-    entry_of,
-    error_of,
-    wait_until,
-    wake_all,
-)
+from distcomp.futures import Future, wake_all
+from distcomp.handles import CANCELLED, RUNNING, MovedRun, ResultRun, entry_of, error_of, wait_until
 from distcomp.protocol import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from distcomp.core.client_effects import Failed, Returned
-    from distcomp.futures import Host, Woken
+    from distcomp.futures import Woken
+    from distcomp.handles import Host
 
 __all__ = ["TaskArray"]
 

@@ -34,11 +34,13 @@ FLOORS: dict[str, int] = {
     "template": 3,
     "transfers": 3,
     "transport": 3,
+    "bound_client": 4,
     "client": 4,
     "client_program": 4,
     "discovery": 4,
     "feeder": 4,
     "futures": 4,
+    "handles": 4,
     "scheduler": 4,
     "task_arrays": 4,
     "worker": 4,
@@ -53,7 +55,7 @@ FAMILIES: list[set[str]] = [
     {"wire", "config", "protocol", "slot_protocol", "page", "options", "payload"},
     {"slot", "slot_output", "slot_process", "slots", "template"},
     {"transfers", "transport"},
-    {"client", "client_program", "discovery", "feeder", "futures", "task_arrays"},
+    {"bound_client", "client", "client_program", "discovery", "feeder", "futures", "handles", "task_arrays"},
 ]
 """Modules of one floor that make one thing together and may import each other, without cycles."""
 

@@ -15,7 +15,7 @@ from distcomp.task_arrays import Leg, TaskArray
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from distcomp.futures import Sink
+    from distcomp.handles import Sink
 
 
 class RecordingState:

@@ -24,7 +24,8 @@ from distcomp.protocol import Failure
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from distcomp.futures import Future, Sink
+    from distcomp.futures import Future
+    from distcomp.handles import Sink
 
 
 class PlainHost:

@@ -17,7 +17,7 @@ from distcomp.wire import MAX_COUNTER
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from distcomp.futures import Sink
+    from distcomp.handles import Sink
 
 BAD = dump_failure(ValueError("bad"))
 

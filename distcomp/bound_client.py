@@ -1,0 +1,66 @@
+"""`BoundClient`: a client with task options, and what it gathers between two turns of the loop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from typing_extensions import Unpack
+
+    from distcomp.client import Client
+    from distcomp.futures import Future, FutureGroup
+    from distcomp.ids import FunctionId
+    from distcomp.options import Options, OptionValues
+    from distcomp.protocol import TaskOptions
+    from distcomp.task_arrays import TaskArray
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Batch:
+    """Single submits of one function with the same options, waiting for the next turn."""
+
+    __slots__ = ("calls", "function", "group", "options")
+
+    def __init__(
+        self, function: tuple[FunctionId, str, bytes], options: TaskOptions, group: FutureGroup
+    ) -> None:
+        self.function = function
+        self.options = options
+        self.group = group
+        self.calls: list[Any] = []
+
+
+class BoundClient:
+    """A client with task options; made by `Client.options`.
+
+    Example:
+        `client.options(timeout_s=5, retries=2).submit(fetch, url)`
+    """
+
+    def __init__(self, client: Client, options: Options) -> None:
+        self.on_wire = options.on_wire()
+        self.retry_types = options.retry_types
+        self._client = client
+        self._options = options
+
+    def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Have `function(*args, **kwargs)` run in the cluster; see `Client.submit`."""
+        return self._client.submit_with(self, function, args, kwargs)
+
+    def map(
+        self,
+        function: Callable[..., T],
+        /,
+        *iterables: Iterable[Any],
+        cost: Callable[..., Any] | Sequence[Any] | None = None,
+    ) -> TaskArray[T]:
+        """Have `function` run for the items of `iterables`; see `Client.map`."""
+        return self._client.map_with(self, function, iterables, cost)
+
+    def options(self, **values: Unpack[OptionValues]) -> BoundClient:
+        """This client with more options, or other ones."""
+        return self._client.bind(self._options.replace(**values))

@@ -1,0 +1,171 @@
+"""What futures and task arrays have in common: what they need of a client, outcomes, and waiting."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+from distcomp.core.client_effects import Returned
+from distcomp.errors import PayloadTooLargeError, SchedulerLostError, SubmitRefusedError
+from distcomp.payload import load_failure, open_results
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from distcomp.core.client_effects import Failed
+    from distcomp.futures import Woken
+    from distcomp.protocol import Failure
+
+SIGNAL_S = 0.1
+"""Longest wait of the main thread without a look at signals."""
+WAITER_S = 1e-4
+"""What each of many futures adds to it, because beginning another wait takes time for each."""
+
+PENDING = "PENDING"
+RUNNING = "RUNNING"
+CANCELLED = "CANCELLED_AND_NOTIFIED"
+FINISHED = "FINISHED"
+OPEN = frozenset({PENDING, RUNNING})
+_HERE = {
+    "refused": SubmitRefusedError,
+    "scheduler_lost": SchedulerLostError,
+    "too_large": PayloadTooLargeError,
+}
+"""Kinds of failures that this side makes, and the errors they are raised as."""
+
+
+class Host(Protocol):
+    """What a handle needs of its client."""
+
+    lock: threading.Lock
+    patience_s: float
+
+    def check_may_wait(self) -> None:
+        """Raise if the calling thread or process must not wait for outcomes."""
+
+    def explain_wait(self) -> None:
+        """Have it said why nothing runs, if that has been so for long; takes no lock."""
+
+    def cancel_tasks(self, sink: Sink, spans: tuple[tuple[int, int], ...]) -> None:
+        """Have tasks of an array cancelled in the cluster; no spans means all of them."""
+
+
+class Sink(Protocol):
+    """What takes in the outcomes of one array of the cluster: a `FutureGroup`, or a leg of a `TaskArray`."""
+
+    counter: int
+    open_tasks: int
+
+    def settle(self, outcome: Returned | Failed, woken: list[Woken]) -> None:
+        """Take in what came of some tasks, with the host's lock held."""
+
+    def began(self, indexes: Iterable[int], woken: list[Woken]) -> None:
+        """Take in that tasks were said to run, with the host's lock held."""
+
+
+class Book(Protocol):
+    """What a future needs of the array that its task belongs to."""
+
+    host: Host
+
+    def cancel_task(self, index: int) -> None:
+        """Have the task cancelled in the cluster; its future has settled already."""
+
+
+def error_of(failure: Failure) -> BaseException:
+    """The exception that a failure is raised as."""
+    here = _HERE.get(failure.kind)
+    return load_failure(failure) if here is None else here(failure.text)
+
+
+class ResultRun:
+    """The results of neighbouring tasks, unpacked when the first is asked for.
+
+    Args:
+        base: the index to which the blob's first result belongs.
+        blob: the packed results.
+    """
+
+    __slots__ = ("_blob", "_opened", "base")
+
+    def __init__(self, base: int, blob: bytes) -> None:
+        self.base = base
+        self._blob = blob
+        self._opened: Sequence[Any] | None = None
+
+    def value(self, index: int) -> Any:
+        """The result of one task; what is unpacked for it is kept for its neighbours."""
+        opened = self._opened
+        if opened is None:
+            opened = self._opened = open_results(self._blob)
+            self._blob = b""
+        return opened[index - self.base]
+
+    def values(self, start: int, stop: int) -> Sequence[Any]:
+        """The results of several tasks; nothing is kept."""
+        opened = self._opened
+        if opened is None:
+            opened = open_results(self._blob)
+        first, behind = start - self.base, stop - self.base
+        return opened if first == 0 and behind == len(opened) else opened[first:behind]
+
+
+class MovedRun(ResultRun):
+    """One result of a run whose task has another index in its `TaskArray` than in its run."""
+
+    __slots__ = ("_place", "_run")
+
+    def __init__(self, run: ResultRun, place: int) -> None:
+        self._run = run
+        self._place = place
+
+    def value(self, index: int) -> Any:
+        """The one result, whatever its index."""
+        del index
+        return self._run.value(self._place)
+
+    def values(self, start: int, stop: int) -> Sequence[Any]:
+        """The one result in a list."""
+        del start, stop
+        return [self._run.value(self._place)]
+
+
+def entry_of(outcome: Returned | Failed) -> tuple[str, ResultRun | Failure]:
+    """The state that an outcome leads to, and what its futures keep of it."""
+    if isinstance(outcome, Returned):
+        return FINISHED, ResultRun(outcome.base, outcome.blob)
+    return CANCELLED if outcome.failure.kind == "cancelled" else FINISHED, outcome.failure
+
+
+def wait_until(
+    host: Host, condition: threading.Condition, done: Callable[[], bool], timeout_s: float | None
+) -> bool:
+    """Wait on a held condition until `done()`; returns whether that came in time."""
+    return any(condition.wait_for(done, slice_s) for slice_s in slices(host, timeout_s))
+
+
+def slices(host: Host | None, timeout_s: float | None, futures: int = 1) -> Iterator[float | None]:
+    """Times to wait, one after the other, until `timeout_s` is over; says why nothing runs in between.
+
+    On the main thread they are short: a signal that arrives just before a lock is waited for does not
+    interrupt that wait, and Ctrl-C is not to be slow even then.
+    """
+    if host is None:
+        yield timeout_s
+        return
+    host.check_may_wait()
+    slice_s = host.patience_s
+    if threading.current_thread() is threading.main_thread():
+        slice_s = min(slice_s, max(SIGNAL_S, futures * WAITER_S))
+    now = time.monotonic()
+    deadline = math.inf if timeout_s is None else now + timeout_s
+    explain_at = now + host.patience_s
+    while deadline - now > slice_s:
+        yield slice_s
+        now = time.monotonic()
+        if now >= explain_at:
+            host.explain_wait()
+            explain_at = now + host.patience_s
+    yield max(deadline - now, 0.0)

@@ -1,0 +1,219 @@
+"""A client's program and its user, as `distcomp.client_program` is and as people are."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import TYPE_CHECKING
+
+from distcomp.config import ClientSettings
+from distcomp.core.client_effects import Failed, Introduction
+from distcomp.core.client_state import ClientState
+from distcomp.ids import Peer, SessionId
+from distcomp.protocol import Accepted, Versions
+from simulator.clock import Host
+from simulator.ledger import demand
+from simulator.tasks import make_chunk
+from simulator.wire import connect
+
+if TYPE_CHECKING:
+    from distcomp.protocol import Message
+    from simulator.ledger import Book
+    from simulator.tasks import Plan
+    from simulator.weather import ClientPlan
+    from simulator.wire import End
+    from simulator.world import World
+
+SETTINGS = ClientSettings(under_way_bytes=1 << 17)
+GRACE_SLACK_S = 1.0
+
+
+class SimClient(Host):
+    """One client; its user submits arrays by plan, waits for all of them, and closes it.
+
+    Attributes:
+        ending: `close` after all is done, `hasty` (closed early), or `vanish` (gone without a word).
+        grounds: the session may have been lost by now, so its tasks may fail for that.
+    """
+
+    def __init__(self, world: World, number: int, plan: ClientPlan) -> None:
+        super().__init__(world.clock, f"client-{number}")
+        self.world = world
+        self.owner, self.python, self.ending = plan.owner, plan.python, plan.ending
+        self.grounds = self.over = False
+        self._sessions = (SessionId(b"%08d%08d" % (number, life)) for life in count())
+        versions = Versions("0", plan.python, "3")
+        self.state = ClientState(SETTINGS, self._sessions, Introduction(versions, "host", 1, "sim", b"env"))
+        self.end: End | None = None
+        self.books: dict[int, Book] = {}
+        self._planned = len(plan.arrays)
+        self._peers = self._wakes = 0
+        self._away_until = 0.0
+        self._backoff_s = SETTINGS.backoff_first_s
+        self._plans = plan.arrays
+        self._dial()
+
+    # --- the user ---
+
+    def _submit(self, plan: Plan) -> None:
+        if self.over:
+            return
+        self._planned -= 1
+        array = self.state.submit(plan.function_id, plan.function.decode(), plan.function, plan.options)
+        session = self.state.session
+        book = self.world.ledger.opened(f"{self.name}/{array}", (session, array), plan, self.python)
+        self.books[array] = book
+        self._extend(array, book)
+        for delay_s, start, stop in plan.cancels:
+            self.after(delay_s, self._cancel, array, book, start, stop)
+
+    def _extend(self, counter: int, book: Book) -> None:
+        """Hand in the next chunk; with a pause between them the array is a stream."""
+        plan = book.plan
+        while book.submitted < plan.tasks and not self.over and not self._is_dead(book):
+            start = book.submitted
+            tasks = min(plan.chunk_tasks, plan.tasks - start)
+            self.world.ledger.submitted(book, tasks)
+            chunk = make_chunk(book.array, start, plan)
+            self.state.extend(counter, tasks, chunk, last=start + tasks == plan.tasks)
+            if plan.pause_s:
+                self.after(plan.pause_s, self._extend, counter, book)
+                break
+        self._turn()
+
+    def _is_dead(self, book: Book) -> bool:
+        """Whether the array was ended before its user had handed in all of it."""
+        return book.submitted > 0 and book.array[1] not in self.state.arrays
+
+    def _cancel(self, counter: int, book: Book, start: int, stop: int) -> None:
+        if self.over:
+            return
+        whole = stop > book.plan.tasks
+        self.world.ledger.cancelled(book, start, stop)
+        self.state.cancel(counter, () if whole else ((start, stop),))
+        self._turn()
+
+    @property
+    def settled(self) -> bool:
+        """Whether every future has ended, and none is to come."""
+        complete = all(
+            book.ended == book.submitted and (book.submitted == book.plan.tasks or self._is_dead(book))
+            for book in self.books.values()
+        )
+        return not self._planned and complete
+
+    def close(self) -> None:
+        """The user is done, or done waiting."""
+        if self.over:
+            return
+        if not self.settled:
+            self.grounds = True
+        self.over = True
+        self.world.users -= 1
+        self.state.close()
+        self._turn()
+        if self.end is not None:
+            self.end.close()
+        self._check_empty()
+
+    def vanish(self) -> None:
+        """The process is killed."""
+        if self.over:
+            return
+        self.over = True
+        self.world.users -= 1
+        self.alive = False
+        for book in self.books.values():
+            self.world.ledger.abandoned(book)
+        if self.end is not None:
+            self.end.far.arrive(None)
+            self.end.broken = True
+
+    def _check_empty(self) -> None:
+        demand(not self.state.arrays, "a closed client has arrays", self.name)
+        demand(not self.state._functions, "a closed client holds functions", self.name)
+        demand(self.state._under_way_bytes == 0, "a closed client counts bytes under way", self.name)
+
+    # --- the connection ---
+
+    def go_away(self, seconds: float) -> None:
+        """No network for a while."""
+        self._away_until = self.clock.now + seconds
+        if seconds + GRACE_SLACK_S > self.world.weather.scheduler.client_grace_s:
+            self.grounds = True
+        if self.end is not None:
+            self.end.reset()
+
+    def stop(self, seconds: float) -> None:
+        """The process does nothing for a while, as in a sleeping laptop."""
+        self.freeze(seconds)
+        if seconds + GRACE_SLACK_S > self.world.weather.scheduler.client_grace_s:
+            self.grounds = True
+        if self.end is not None:
+            self.end.far.miss(self.frozen_until)
+
+    def _dial(self) -> None:
+        self.after(2 * self.world.air.draw_delay_s(), self._reach)
+
+    def _reach(self) -> None:
+        scheduler = self.world.scheduler
+        if self.over:
+            return
+        if scheduler.down or scheduler.frozen or self.clock.now < self._away_until:
+            self.state.dial_failed(self.clock.now, refused=scheduler.down)
+            self._turn()
+            self._dial_later()
+            return
+        self.end, far = connect(self.world.air, self, scheduler)
+        self._peers += 1
+        self.end.peer = Peer(self._peers)
+        scheduler.accept(far, "client", self.owner)
+        self.state.connect(self.end.peer, self.clock.now)
+        self._turn()
+
+    def _dial_later(self) -> None:
+        self.after(self._backoff_s * self.world.air.rng.uniform(0.5, 1.0), self._dial)
+        self._backoff_s = min(2 * self._backoff_s, SETTINGS.backoff_most_s)
+
+    def on_messages(self, end: End, messages: list[Message]) -> None:
+        for message in messages:
+            self.state.receive(end.peer, message, self.clock.now)
+            if type(message) is Accepted and message.array in self.world.ledger.books:
+                self.world.ledger.accepted(self.world.ledger.books[message.array], message.tasks)
+        self._turn()
+
+    def on_closed(self, end: End) -> None:
+        self.state.disconnect(end.peer, self.clock.now)
+        self.end = None
+        self._turn()
+        if not self.over:
+            self._dial_later()
+
+    # --- turns ---
+
+    def _turn(self) -> None:
+        self.state.tick(self.clock.now)
+        effects = self.state.take_effects()
+        if self.end is not None:
+            self.end.send(effects.sends.get(self.end.peer, ()))
+            if effects.closes:
+                self.end.close()
+        if effects.opened:
+            self._backoff_s = SETTINGS.backoff_first_s
+            plans, self._plans = self._plans, []
+            for plan in plans:
+                self.after(plan.at_s, self._submit, plan)
+        for outcome in effects.outcomes:
+            book = self.books[outcome.array]
+            if type(outcome) is Failed:
+                self.world.ledger.failed(book, outcome, grounds=self.grounds)
+            else:
+                self.world.ledger.returned(book, outcome)
+        if effects.wake_at is not None:
+            self._wakes += 1
+            self.after(max(0.0, effects.wake_at - self.clock.now), self._wake, self._wakes)
+        if self.ending == "close" and self.settled:
+            self.after(0.0, self.close)
+
+    def _wake(self, number: int) -> None:
+        if number == self._wakes:
+            self._turn()

@@ -1,0 +1,209 @@
+"""The oracle: what clients were told and what slots ran, and nothing of what the machines believe.
+
+It raises `BrokenPromiseError` at the first thing that distcomp's promise does not allow:
+
+    a task has one outcome, and if that is a value, it is the right one and some slot has computed it
+    a failure is one that happened, as often as its limits say
+    a task begins again only for a reason: it ended badly, or its slot process or its worker was lost
+    no task begins more often than `max_attempts`, nor after its crash limit, nor where it does not fit
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from simulator.tasks import expected_values
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from distcomp.config import SchedulerSettings
+    from distcomp.core.client_effects import Failed, Returned
+    from distcomp.ids import ArrayId
+    from simulator.tasks import Plan
+
+OPEN, VALUE, FAILED, CANCELLED, LEFT = range(5)
+
+
+class BrokenPromiseError(AssertionError):
+    """A promise was broken."""
+
+
+def demand(holds: object, words: str, *where: object) -> None:
+    if not holds:
+        raise BrokenPromiseError(f"{words}: {' '.join(map(str, where))}")
+
+
+class Book:
+    """All that is known of one array."""
+
+    def __init__(self, name: str, array: ArrayId, plan: Plan, python: str) -> None:
+        self.name, self.array, self.plan, self.python = name, array, plan, python
+        self.submitted = self.accepted = self.ended = 0
+        self.outcomes = bytearray(plan.tasks)
+        self.starts = bytearray(plan.tasks)
+        self.finishes = bytearray(plan.tasks)
+        self.reasons: Counter[int] = Counter()
+        self.ends: Counter[tuple[int, str]] = Counter()
+        self.cancelled = bytearray(plan.tasks)
+
+    def had(self, index: int, kind: str) -> int:
+        return self.ends[index, kind]
+
+
+class Ledger:
+    """The books of all arrays of a world; rings once more tasks than `alarm_at` have begun."""
+
+    def __init__(self, settings: SchedulerSettings, ring: Callable[[], None]) -> None:
+        self.settings = settings
+        self.alarm_at: int | None = None
+        self._ring = ring
+        self.books: dict[ArrayId, Book] = {}
+        self.begun = 0
+        self.open = 0
+        self.waiting: Counter[str] = Counter()
+        self.unbegun_deaths = 0
+
+    # --- what users do ---
+
+    def opened(self, name: str, array: ArrayId, plan: Plan, python: str) -> Book:
+        book = self.books[array] = Book(name, array, plan, python)
+        return book
+
+    def submitted(self, book: Book, tasks: int) -> None:
+        book.submitted += tasks
+        self.open += tasks
+
+    def cancelled(self, book: Book, start: int, stop: int) -> None:
+        for index in range(start, min(stop, book.submitted)):
+            book.cancelled[index] = 1
+
+    def abandoned(self, book: Book) -> None:
+        """The client is gone; nobody is told of what is open."""
+        for index in range(book.submitted):
+            if not book.outcomes[index]:
+                self._end(book, index, LEFT)
+
+    # --- what clients were told ---
+
+    def returned(self, book: Book, told: Returned) -> None:
+        start, stop, size = told.start, told.stop, book.plan.result_bytes
+        demand(0 <= start < stop <= book.submitted, "a value for a task that is none", book.name, told[:4])
+        blob = told.blob[(start - told.base) * size : (stop - told.base) * size]
+        demand(
+            blob == expected_values(book.array, start, stop, size), "a wrong value", book.name, start, stop
+        )
+        demand(
+            book.finishes.find(0, start, stop) < 0, "a value that no slot computed", book.name, start, stop
+        )
+        demand(not any(book.outcomes[start:stop]), "a second outcome", book.name, start, stop)
+        book.outcomes[start:stop] = bytes([VALUE]) * (stop - start)
+        book.ended += stop - start
+        self.open -= stop - start
+
+    def failed(self, book: Book, told: Failed, *, grounds: bool) -> None:
+        """`grounds` says that the session may have been lost or closed."""
+        for index in range(told.start, min(told.stop, book.submitted)):
+            demand(not book.outcomes[index], "a second outcome", book.name, index, told.failure.kind)
+            kind = told.failure.kind
+            if kind == "cancelled":
+                demand(book.cancelled[index] or grounds, "cancelled by nobody", book.name, index)
+            elif kind in ("scheduler_lost", "expired"):
+                demand(grounds, "the session was lost without a reason", book.name, index, told.failure.text)
+            else:
+                self._check_failure(book, index, kind)
+            self._end(book, index, CANCELLED if kind == "cancelled" else FAILED)
+
+    def _check_failure(self, book: Book, index: int, kind: str) -> None:
+        options, settings, where = book.plan.options, self.settings, (book.name, index)
+        begun = max(book.starts[index], book.had(index, "crashes"))  # a page may say so too early
+        bounded = options.max_attempts > 0 and begun >= options.max_attempts
+        late_crashes = book.had(index, "crashes late")
+        if kind == "exception":
+            raised, final = book.had(index, "raises"), book.had(index, "refuses")
+            demand(final or raised > options.retries or (raised and bounded), "a failure early", *where)
+        elif kind == "timeout":
+            timeouts = book.had(index, "timeout") + late_crashes
+            bad = timeouts + book.had(index, "raises")
+            demand(bad > options.retries or (bad and bounded), "a timeout early", *where)
+            demand(timeouts, "a timeout that was none", *where)
+        elif kind == "crashed":
+            crashes = book.had(index, "crashes") + late_crashes + self.unbegun_deaths
+            demand(crashes >= settings.crash_limit or (crashes and bounded), "a crash early", *where)
+        elif kind == "lost":
+            losses = book.had(index, "lost")
+            demand(losses >= (1 if options.max_attempts else settings.loss_limit), "lost early", *where)
+        else:
+            raise BrokenPromiseError(f"an outcome of another kind: {kind} {where}")
+
+    def _end(self, book: Book, index: int, outcome: int) -> None:
+        book.outcomes[index] = outcome
+        book.ended += 1
+        self.open -= 1
+        if index < book.accepted and not book.starts[index]:
+            self.waiting[book.python] -= 1
+
+    def accepted(self, book: Book, tasks: int) -> None:
+        demand(tasks <= book.submitted, "more was accepted than submitted", book.name, tasks)
+        for index in range(book.accepted, tasks):
+            if not book.starts[index] and not book.outcomes[index]:
+                self.waiting[book.python] += 1
+        book.accepted = max(book.accepted, tasks)
+
+    # --- what slots run ---
+
+    def began(self, book: Book, start: int, stop: int, python: str) -> None:
+        demand(python == book.python, "a task where it does not fit", book.name, start, python)
+        demand(stop <= book.submitted, "a task that is none", book.name, start, stop)
+        self.begun += stop - start
+        if self.alarm_at is not None and self.begun > self.alarm_at:
+            self.alarm_at = None
+            self._ring()
+        if not any(book.starts[start:stop]):
+            book.starts[start:stop] = b"\1" * (stop - start)
+            self.waiting[book.python] -= sum(
+                1 for index in range(start, min(stop, book.accepted)) if not book.outcomes[index]
+            )
+            return
+        for index in range(start, stop):
+            self._began_again(book, index)
+
+    def _began_again(self, book: Book, index: int) -> None:
+        options, where = book.plan.options, (book.name, index)
+        if book.starts[index]:
+            demand(book.reasons[index] > 0, "a task ran again without a reason", *where)
+            book.reasons[index] -= 1
+        elif index < book.accepted and not book.outcomes[index]:
+            self.waiting[book.python] -= 1
+        book.starts[index] += 1
+        if options.max_attempts:
+            demand(book.starts[index] <= options.max_attempts, "too many attempts", *where)
+        unheard = book.had(index, "lost") + book.had(index, "untold")  # how a try ended may be lost, too
+        crashes = book.had(index, "crashes") - unheard
+        demand(crashes < self.settings.crash_limit, "a start after the crash limit", *where)
+        bad = book.had(index, "raises") + book.had(index, "timeout") - unheard
+        demand(bad <= options.retries, "a start after the last retry", *where)
+
+    def finished(self, book: Book, start: int, stop: int) -> None:
+        book.finishes[start:stop] = b"\1" * (stop - start)
+
+    def ended_badly(self, book: Book, index: int, kind: str) -> None:
+        book.ends[index, kind] += 1
+        if kind != "refuses":
+            book.reasons[index] += 1
+
+    def results_lost(self, book: Book, start: int, stop: int) -> None:
+        """What a slot process had finished and not told died with it."""
+        for index in range(start, stop):
+            book.reasons[index] += 1
+
+    def failure_lost(self, book: Book, index: int) -> None:
+        """How a task had failed was not told when its slot process died."""
+        book.ends[index, "untold"] += 1
+        book.reasons[index] += 1
+
+    def worker_lost(self, book: Book, start: int, stop: int) -> None:
+        for index in range(start, stop):
+            book.ends[index, "lost"] += 1
+            book.reasons[index] += 1

@@ -1,0 +1,66 @@
+"""A thousand worlds, one a seed, and a large one. `simulator.world` says what is demanded of each.
+
+A world that breaks a promise is named with the line that replays it, transcript and all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import NamedTuple
+
+import pytest
+from simulator.weather import FAULTS, RARE, draw, draw_bulk
+from simulator.world import World
+
+SEEDS = int(os.environ.get("SIMULATION_SEEDS", "1000"))
+FIRST_SEED = int(os.environ.get("SIMULATION_FIRST_SEED", "0"))
+BLOCK = 50
+INVALID_AT_MOST = 0.25
+"""The part of all worlds in which more faults found nothing to hurt than did. They prove nothing."""
+
+
+class Outcome(NamedTuple):
+    happened: Counter[str]
+    invalid: int
+    broken: list[str]
+
+
+def run_block(first: int) -> Outcome:
+    """Run the worlds of neighbouring seeds; what is wrong with them comes as lines to read."""
+    happened: Counter[str] = Counter()
+    invalid = 0
+    broken: list[str] = []
+    for seed in range(first, first + BLOCK):
+        world = World(draw(seed))
+        try:
+            world.run()
+        except Exception as error:  # noqa: BLE001 - whatever a world does wrong is its finding
+            broken.append(f"{type(error).__name__}: {error}\n    python tests/simulation/replay.py {seed}")
+        happened += world.storm.happened
+        invalid += not world.storm.is_proof
+    return Outcome(happened, invalid, broken)
+
+
+def test_a_thousand_worlds_keep_every_promise() -> None:
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+        outcomes = list(pool.map(run_block, range(FIRST_SEED, FIRST_SEED + SEEDS, BLOCK)))
+    broken = [line for outcome in outcomes for line in outcome.broken]
+    if broken:
+        pytest.fail("\n".join([f"{len(broken)} worlds broke a promise", *broken[:20]]), pytrace=False)
+    happened = sum((outcome.happened for outcome in outcomes), Counter())
+    rarest = min(happened[kind] for kind in FAULTS if kind not in RARE)
+    assert rarest >= SEEDS // 50, f"too little went wrong: {happened}"
+    assert BLOCK * len(FAULTS) > SEEDS or all(happened[kind] for kind in RARE), (
+        f"never went wrong: {happened}"
+    )
+    assert sum(outcome.invalid for outcome in outcomes) <= INVALID_AT_MOST * SEEDS
+
+
+def test_two_thousand_workers_and_a_million_tasks() -> None:
+    world = World(draw_bulk())
+    world.run()
+    assert sum(world.storm.happened.values()) >= 40
+    assert world.ledger.begun >= 1_000_000

@@ -140,13 +140,16 @@ class Connection(asyncio.Protocol):
 
     def _send_now(self) -> None:
         messages, self._patient = self._patient, []
+        frame = None if self._outgoing.parked else codec.small_frame(messages)
+        if frame is not None:
+            self._write(frame)
+            return
         try:
             frames = codec.frames(self._outgoing.pack(messages))
         except ProtocolError as error:
             self._break(error)
             return
-        if frames:
-            self._write(frames[0] if len(frames) == 1 else b"".join(frames))
+        self._write(b"".join(frames))
         if self._outgoing.parked:
             self._pump()
 

@@ -368,6 +368,14 @@ class Codec:
         head = b"".join((*heads, *packed, _BLOB_HEAD.pack(0xC6, len(blob))))
         return _LENGTH.pack(len(head) + len(blob)) + head, blob
 
+    def small_frame(self, messages: Sequence[Message]) -> bytes | None:
+        """One frame of all `messages`, packed at once; None if a blob is large or they fit no one frame."""
+        if any(map(self.is_large, messages)):
+            return None
+        tags = self._tags
+        body: bytes = msgpack.packb([(tags[type(message)], *message) for message in messages])
+        return _LENGTH.pack(len(body)) + body if len(body) <= self.max_frame_bytes else None
+
     def frames(self, packed: list[bytes]) -> list[bytes]:
         """As few frames as the limit allows, in order."""
         if packed and sum(map(len, packed)) <= self.max_frame_bytes - _MAX_HEAD_BYTES:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, NamedTuple
 import msgpack
 import pytest
 
+from distcomp import protocol
 from distcomp.errors import FrameTooLargeError, MalformedMessageError
 from distcomp.wire import (
     INLINE_BLOB_BYTES,
@@ -280,3 +281,16 @@ def test_the_splitter_refuses_a_long_frame_at_its_head() -> None:
             splitter.feed(struct.pack(">I", 4))
     with pytest.raises(FrameTooLargeError):
         FrameSplitter().feed(struct.pack(">I", MAX_FRAME_BYTES + 1))
+
+
+def test_a_small_frame_is_what_frames_would_give() -> None:
+    messages = [protocol.AckSettles((1, 2)), protocol.Heartbeat()]
+    packed = [protocol.codec.pack(message) for message in messages]
+    assert protocol.codec.small_frame(messages) == protocol.codec.frame(packed)
+
+
+def test_a_small_frame_holds_no_large_blob_and_not_too_much() -> None:
+    large = protocol.DefineFunction(b"f" * 32, "f", bytes(INLINE_BLOB_BYTES + 1))
+    assert protocol.codec.small_frame([large]) is None
+    small = protocol.DefineFunction(b"f" * 32, "f", bytes(INLINE_BLOB_BYTES))
+    assert protocol.codec.small_frame([small] * 17) is None

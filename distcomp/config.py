@@ -177,7 +177,7 @@ class SchedulerSettings(Settings):
     listen_backlog: int = setting(1024, "connections that wait to be taken in", low=1)
     reconnect_grace_s: float = setting(2.0, "seconds that a worker without connection keeps its leases")
     client_grace_s: float = setting(60.0, "seconds that a client without connection keeps its session")
-    lease_target_s: float = setting(0.002, "seconds of work in a lease", low=0.0001)
+    lease_target_s: float = setting(0.010, "seconds of work in a lease", low=0.0001)
     lease_rate: float = setting(20_000.0, "leases settled in a second, at most, by design", low=1)
     lease_horizon_s: float = setting(0.05, "a second lease waits at a slot that is free within these seconds")
     crash_limit: int = setting(3, "slot processes that a task may end before it fails", low=1)

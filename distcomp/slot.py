@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from distcomp.ids import FunctionId
     from distcomp.payload import LoadedFunction
 
-SEND_AFTER_NS = 1_000_000
+SEND_AFTER_NS = 5_000_000
 """Before it begins a task, a slot sends what is finished if it sent nothing for so long."""
 
 SEND_LATE_S = 0.05

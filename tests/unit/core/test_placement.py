@@ -14,7 +14,7 @@ def test_tasks_of_unknown_length_are_granted_one_by_one() -> None:
 
 
 def test_leases_hold_the_target_and_leave_enough_for_others() -> None:
-    world = SchedulerWorld()
+    world = SchedulerWorld(lease_target_s=0.002)
     worker, client = world.worker(), world.client()
     world.teach(worker, client, 0.0005)
     world.submit(client, 0, 100, last=False)

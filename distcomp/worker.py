@@ -19,6 +19,7 @@ from distcomp import transport
 from distcomp.auth import ClientHandshake
 from distcomp.config import Address, parse_address
 from distcomp.core.worker_effects import (
+    Command,
     Departure,
     Discard,
     DumpStacks,
@@ -282,7 +283,7 @@ class WorkerProgram:
             effects = self._state.take_effects(now)
             answered = False
             for command in effects.commands:
-                answered = self._carry_out[type(command)](command, now) or answered
+                answered = self._obey(command, now) or answered
             for messages in effects.sends.values():
                 outgoing += messages
             closes += effects.closes
@@ -325,6 +326,12 @@ class WorkerProgram:
 
     # --- commands: each says whether it told the state machine something ---------------------------
 
+    def _obey(self, command: Command, now: float) -> bool:
+        """Carry out a command, unless it is for a slot process whose end came in between."""
+        if not isinstance(command, TakeProcess | ForgetSession) and command.process not in self._stints:
+            return False
+        return self._carry_out[type(command)](command, now)
+
     def _take_process(self, command: TakeProcess, now: float) -> bool:
         try:
             process = self._pool.take(command.session.session, command.session.environment)
@@ -349,18 +356,16 @@ class WorkerProgram:
 
     def _start_run(self, command: StartRun, now: float) -> bool:
         del now
-        stint = self._stints.get(command.process)
-        if stint is not None:
-            grant = command.grant
-            number = stint.process.start_run(
-                command.function,
-                command.start,
-                command.stop,
-                grant.chunk_start,
-                grant.chunk,
-                eager=grant.eager,
-            )
-            stint.runs_before = number - command.run
+        stint, grant = self._stints[command.process], command.grant
+        number = stint.process.start_run(
+            command.function,
+            command.start,
+            command.stop,
+            grant.chunk_start,
+            grant.chunk,
+            eager=grant.eager,
+        )
+        stint.runs_before = number - command.run
         return False
 
     def _lower_stop(self, command: LowerStop, now: float) -> bool:

@@ -513,8 +513,13 @@ def _forget(client: Client) -> None:
 
 
 def _close_all() -> None:
-    for client in _open_clients:
-        client.close()
+    for client in tuple(_open_clients):
+        client.close(cancel=_ends_badly())
+
+
+def _ends_badly() -> bool:
+    """Whether the interpreter ends by an exception; at a prompt the last one was long ago."""
+    return getattr(sys, "last_value", None) is not None and not hasattr(sys, "ps1")
 
 
 def _mark_forked() -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def running_cluster(workers: int, slots: int) -> Iterator[Client]:
     """A scheduler and `workers` workers of `slots` slots each, and a client of them; all gone afterwards."""
     with tempfile.TemporaryDirectory() as home, contextlib.ExitStack() as stack:
-        environment = {**os.environ, "DISTCOMP_HOME": home}
+        environment = {**os.environ, "DISTCOMP_HOME": home, "DISTCOMP_LOG_LEVEL": "warning"}
         environment.pop("DISTCOMP_ADDRESS", None)
         scheduler = stack.enter_context(
             _program("scheduler", "--port", "0", "--name", "bench", env=environment)

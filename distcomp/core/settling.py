@@ -120,7 +120,7 @@ def on_lease_returned(books: Books, link: Link, message: LeaseReturned, now: flo
         worker.overdue = True
         if worker.enrolled:
             worker.pool.roster.update(worker, now)
-    elif message.reason in ("unprepared", "refused"):
+    elif spans and message.reason in ("unprepared", "refused"):
         rest(books, worker, now)
 
 

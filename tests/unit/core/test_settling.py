@@ -110,6 +110,17 @@ def test_a_return_from_a_worker_that_drains_changes_no_place() -> None:
     assert world.pool.queue.pending == 1
 
 
+def test_a_worker_that_gives_back_what_was_cancelled_needs_no_rest() -> None:
+    world = SchedulerWorld()
+    worker, client = world.worker(), world.client()
+    world.submit(client, 0, 1)
+    (grant,) = world.grants(worker)
+    world.cancel(client, 0)
+    world.give_back(worker, grant.token, (0, 1), reason="unprepared")
+    world.submit(client, 1, 1)
+    assert len(world.grants(worker)) == 1
+
+
 def test_a_worker_that_cannot_prepare_rests() -> None:
     world = SchedulerWorld()
     worker, client = world.worker(), world.client()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from simulator.ledger import BrokenPromiseError
 from simulator.weather import draw
 from simulator.world import World
 
@@ -39,7 +40,11 @@ def main() -> int:
 
     world.air.tap = hear
     sys.stdout.write(f"seed {seed}: {weather}\n\n")
-    world.run()
+    try:
+        world.run()
+    except BrokenPromiseError as error:
+        sys.stdout.write(f"\nbroken at {world.clock.now:g} s: {error}\n")
+        return 1
     sys.stdout.write(f"\nended well at {world.clock.now:g} s: {dict(world.storm.happened)}\n")
     return 0
 

@@ -18,7 +18,7 @@ from simulator.world import World
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "1000"))
 FIRST_SEED = int(os.environ.get("SIMULATION_FIRST_SEED", "0"))
 BLOCK = 50
-INVALID_AT_MOST = 0.25
+INVALID_AT_MOST = 0.2
 """The part of all worlds in which more faults found nothing to hurt than did. They prove nothing."""
 
 
@@ -44,23 +44,38 @@ def run_block(first: int) -> Outcome:
     return Outcome(happened, invalid, broken)
 
 
-def test_a_thousand_worlds_keep_every_promise() -> None:
+def run_bulk() -> tuple[int, int]:
+    """Run the large world; returns how many faults came about, and how many tasks began."""
+    world = World(draw_bulk())
+    world.run()
+    return sum(world.storm.happened.values()), world.ledger.begun
+
+
+@pytest.fixture(scope="module")
+def results() -> tuple[list[Outcome], tuple[int, int]]:
+    """All worlds, run on all cores; the large one takes longest, so it begins first."""
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+        bulk = pool.submit(run_bulk)
         outcomes = list(pool.map(run_block, range(FIRST_SEED, FIRST_SEED + SEEDS, BLOCK)))
+        return outcomes, bulk.result()
+
+
+def test_a_thousand_worlds_keep_every_promise(results: tuple[list[Outcome], tuple[int, int]]) -> None:
+    outcomes, _ = results
     broken = [line for outcome in outcomes for line in outcome.broken]
     if broken:
         pytest.fail("\n".join([f"{len(broken)} worlds broke a promise", *broken[:20]]), pytrace=False)
+
+
+def test_enough_went_wrong_while_work_was_under_way(results: tuple[list[Outcome], tuple[int, int]]) -> None:
+    outcomes, _ = results
     happened = sum((outcome.happened for outcome in outcomes), Counter())
-    rarest = min(happened[kind] for kind in FAULTS if kind not in RARE)
-    assert rarest >= SEEDS // 50, f"too little went wrong: {happened}"
-    assert BLOCK * len(FAULTS) > SEEDS or all(happened[kind] for kind in RARE), (
-        f"never went wrong: {happened}"
-    )
+    for kind in FAULTS:
+        assert happened[kind] >= SEEDS // (200 if kind in RARE else 50), happened
     assert sum(outcome.invalid for outcome in outcomes) <= INVALID_AT_MOST * SEEDS
 
 
-def test_two_thousand_workers_and_a_million_tasks() -> None:
-    world = World(draw_bulk())
-    world.run()
-    assert sum(world.storm.happened.values()) >= 40
-    assert world.ledger.begun >= 1_000_000
+def test_two_thousand_workers_and_a_million_tasks(results: tuple[list[Outcome], tuple[int, int]]) -> None:
+    _, (faults, begun) = results
+    assert faults >= 40
+    assert begun >= 1_000_000

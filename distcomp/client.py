@@ -525,6 +525,7 @@ def _ends_badly() -> bool:
 def _mark_forked() -> None:
     for client in _open_clients:
         client.forked = True
+        client._program.let_go()  # noqa: SLF001 - the same module
 
 
 def _end_cluster(target: discovery.Target) -> None:

@@ -156,6 +156,11 @@ class ClientProgram:
             if not self._opened.done():
                 self._opened.set_exception(ClientClosedError("the client was closed while it connected"))
 
+    def let_go(self) -> None:
+        """Leave the connection to the parent, in a forked child: an open copy would keep it from ending."""
+        if self._connection is not None:
+            self._connection.let_go()
+
     def _close(self, state: ClientState) -> None:
         state.close()
         self._stopping = True

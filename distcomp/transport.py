@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -170,6 +171,11 @@ class Connection(asyncio.Protocol):
         self.reason = self.reason or reason
         if self._transport is not None and not self._lost:
             self._transport.abort()
+
+    def let_go(self) -> None:
+        """Close this process's copy of the socket, in a forked child whose parent goes on with it."""
+        self.closed = True
+        os.close(self._transport.get_extra_info("socket").fileno())
 
     # --- what the event loop calls ---
 

@@ -303,6 +303,31 @@ print(future.result(), client.submit(abs, -3).result())
     assert done.stdout.split() == ["refused"] * 3 + ["None", "3"], done.stderr
 
 
+def test_a_forked_child_keeps_no_connection_open(shared: Programs) -> None:
+    done = run_script(
+        """
+import os, time, distcomp
+client = distcomp.Client()
+ours, childs = os.pipe()
+child = os.fork()
+if child == 0:
+    os.close(childs)
+    os.read(ours, 1)
+    os._exit(0)
+client.close()
+with distcomp.Client() as other:
+    deadline = time.monotonic() + 5
+    while other.status().totals.sessions > 1 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    print(other.status().totals.sessions)
+os.close(childs)
+os.waitpid(child, 0)
+""",
+        shared.home,
+    )
+    assert done.stdout.split() == ["1"], done.stderr
+
+
 def test_a_long_wait_is_explained_once(own: Programs, capfd: pytest.CaptureFixture[str]) -> None:
     own.scheduler()
     with Client(settings=ClientSettings(explain_after_s=0.2)) as client:

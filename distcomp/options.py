@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
+from distcomp.errors import TaskTimeoutError
 from distcomp.protocol import TaskOptions
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Options:
     Attributes:
         retries: how often a task is tried again after an exception of its own or a timeout.
         retry_on: the exception type, or a tuple of them, that `retries` are for; None means any `Exception`.
+            A timeout is a `TaskTimeoutError`, which is a `TimeoutError`.
         retry_delay_s: seconds between a failed try and the next.
         timeout_s: seconds after which a running task is stopped; None means never.
         priority: tasks of higher priority start first; from -1000 to 1000.
@@ -97,6 +99,7 @@ class Options:
 
     def on_wire(self) -> TaskOptions:
         """Give what the scheduler has to know of these options; `retry_on` travels with the function."""
+        types = self.retry_types
         return TaskOptions(
             retries=self.retries,
             retry_delay_s=self.retry_delay_s,
@@ -104,6 +107,7 @@ class Options:
             priority=self.priority,
             max_attempts=self.max_attempts or 0,
             detach=self.detach,
+            retries_timeouts=types is None or issubclass(TaskTimeoutError, types),
         )
 
 

@@ -89,7 +89,8 @@ class Versions(NamedTuple):
 class TaskOptions(NamedTuple):
     """How the tasks of one array are to be treated; see the user's words in `distcomp.options`.
 
-    `max_attempts` 0 means no limit; `timeout_s` 0 means none.
+    `max_attempts` 0 means no limit; `timeout_s` 0 means none. `retries_timeouts` says whether `retries`
+    may be spent on a timeout.
     """
 
     retries: Count = 0
@@ -98,6 +99,7 @@ class TaskOptions(NamedTuple):
     priority: Annotated[int, Integer(-1000, 1000)] = 0
     max_attempts: Count = 0
     detach: Switch = False
+    retries_timeouts: Switch = True
 
 
 class Failure(NamedTuple):

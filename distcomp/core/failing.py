@@ -46,6 +46,8 @@ def _charge(books: Books, array: TaskArrayState, trial: Trial, failure: Failure)
     if failure.kind == "lost":
         trial.losses += 1
         return trial.losses < books.settings.loss_limit
+    if failure.kind == "timeout" and not array.options.retries_timeouts:
+        return False
     if failure.kind in RETRIED_KINDS and failure.retriable:
         trial.failures += 1
         return trial.failures <= array.options.retries

@@ -43,11 +43,6 @@ class LoadedFunction(NamedTuple):
             return False
         return isinstance(error, Exception if self.retry_on is None else self.retry_on)
 
-    @property
-    def retries_timeouts(self) -> bool:
-        """Whether a try that took longer than `timeout_s` may be followed by another."""
-        return self.retry_on is None or any(issubclass(TimeoutError, kind) for kind in self.retry_on)
-
 
 def dump_function(
     function: Callable[..., Any],

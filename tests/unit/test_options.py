@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from distcomp.errors import TaskTimeoutError
 from distcomp.options import Options
 from distcomp.protocol import TaskOptions
 
@@ -20,13 +21,28 @@ def test_every_option_but_retry_on_reaches_the_wire() -> None:
     options = Options(
         retries=2, retry_delay_s=1, timeout_s=60, priority=-5, max_attempts=3, detach=True, retry_on=OSError
     )
-    assert options.on_wire() == TaskOptions(2, 1.0, 60.0, -5, 3, True)
+    assert options.on_wire() == TaskOptions(2, 1.0, 60.0, -5, 3, True)  # a TimeoutError is an OSError
     assert options.retry_types == (OSError,)
 
 
 def test_retry_on_may_be_several_types() -> None:
     assert Options(retry_on=(OSError, KeyError)).retry_types == (OSError, KeyError)
     assert Options().retry_types is None
+
+
+@pytest.mark.parametrize(
+    ("retry_on", "retries_timeouts"),
+    [
+        (None, True),
+        (TimeoutError, True),
+        (TaskTimeoutError, True),
+        ((KeyError, Exception), True),
+        (KeyError, False),
+        ((KeyError, ConnectionError), False),
+    ],
+)
+def test_a_timeout_is_one_of_the_types_to_retry_on_or_not(retry_on: Any, *, retries_timeouts: bool) -> None:
+    assert Options(retries=1, retry_on=retry_on).on_wire().retries_timeouts is retries_timeouts
 
 
 def test_replace_keeps_the_rest_and_the_original() -> None:

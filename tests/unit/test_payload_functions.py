@@ -289,8 +289,6 @@ def test_retries_follow_the_types_that_travel_along() -> None:
     assert loaded.function is len
     assert loaded.is_retriable(FileNotFoundError())
     assert not loaded.is_retriable(ValueError())
-    assert loaded.retries_timeouts  # TimeoutError is an OSError
-    assert not load_function(dump_function(len, (KeyError,), shares_path=True)[1]).retries_timeouts
 
 
 def test_without_types_any_exception_but_no_exit_is_retried() -> None:
@@ -299,7 +297,6 @@ def test_without_types_any_exception_but_no_exit_is_retried() -> None:
     assert not loaded.is_retriable(SystemExit())
     assert not loaded.is_retriable(UnpicklableError("the same again"))
     assert not loaded.is_retriable(KeyboardInterrupt())
-    assert loaded.retries_timeouts
 
 
 def test_what_a_function_cannot_take_along_is_named() -> None:

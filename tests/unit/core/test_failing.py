@@ -28,6 +28,13 @@ def test_an_exception_that_is_not_to_be_retried_is_final() -> None:
     assert world.outcomes(client) == {0: "exception"}
 
 
+def test_a_timeout_is_final_if_retries_are_for_something_else() -> None:
+    world, worker, client = start(TaskOptions(retries=2, retries_timeouts=False))
+    world.fail(worker, world.grants(worker)[0].token, 0, "exception")
+    world.fail(worker, world.grants(worker)[0].token, 0, "timeout")
+    assert world.outcomes(client) == {0: "timeout"}
+
+
 def test_a_retry_waits_for_its_delay() -> None:
     world, worker, _ = start(TaskOptions(retries=1, retry_delay_s=5.0))
     world.fail(worker, world.grants(worker)[0].token, 0, "exception")

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from distcomp.access import Access
 
@@ -16,16 +16,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-DEADLINE_S = 20.0
+T = TypeVar("T")
+
+DEADLINE_S = 30.0
 ORDERLY_S = 2.0
 
 
-def until(condition: Callable[[], object], what: str, timeout_s: float = DEADLINE_S) -> None:
-    """Wait for a condition; fail with `what` if it does not come true."""
+def until(condition: Callable[[], T], what: str, timeout_s: float = DEADLINE_S) -> T:
+    """Wait for a condition, and give what it gave; fail with `what` if it does not come true."""
     deadline = time.monotonic() + timeout_s
-    while not condition():
+    while not (value := condition()):
         assert time.monotonic() < deadline, f"not in {timeout_s} s: {what}"
         time.sleep(0.01)
+    return value
 
 
 class Programs:

@@ -9,16 +9,17 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from clusters import until
+from processes import alive, family
 
 from distcomp.access import Access, saved
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 DEADLINE_S = 30.0
@@ -93,35 +94,6 @@ def _rest(process: subprocess.Popen[str]) -> str:
     return "".join(process.communicate())
 
 
-def eventually(condition: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + DEADLINE_S
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not in time: {what}"
-        time.sleep(0.02)
-    return value
-
-
-def gone(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123 - a process, not a path
-            return file.read().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
-def descendants(pid: int) -> list[int]:
-    """The children of a process, theirs, and so on."""
-    out = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-    pairs = [tuple(map(int, line.split())) for line in out.splitlines()]
-    found, waiting = [], [pid]
-    while waiting:
-        parent = waiting.pop()
-        children = [child for child, its_parent in pairs if its_parent == parent]
-        found += children
-        waiting += children
-    return found
-
-
 @pytest.fixture
 def console(tmp_path: Path) -> Iterator[Console]:
     with ExitStack() as stack:
@@ -131,7 +103,7 @@ def console(tmp_path: Path) -> Iterator[Console]:
 def test_a_worker_of_the_same_user_needs_no_join_string(console: Console) -> None:
     scheduler, _ = console.scheduler("--name", "lab")
     worker = console.start("worker", "--slots", "2", "--name", "left")
-    eventually(lambda: console.status()["totals"]["workers"] == 1, "the worker registers")
+    until(lambda: console.status()["totals"]["workers"] == 1, "the worker registers")
     (row,) = console.status()["workers"]
     assert (row["name"], row["slots"], row["pid"]) == ("left", 2, worker.pid)
     shown = console.run("main", "status", COLUMNS="100").stdout
@@ -156,8 +128,8 @@ def test_a_worker_joins_by_join_string(console: Console, tmp_path: Path, way: st
         "file": lambda: elsewhere.start("worker", "--join", str(file), "--slots", "1"),
         "variable": lambda: elsewhere.start("worker", "--slots", "1", DISTCOMP_JOIN=join),
     }[way]()
-    eventually(lambda: console.status()["totals"]["workers"] == 1, "the worker registers")
-    assert join not in _command_lines([worker.pid, *descendants(worker.pid)])
+    until(lambda: console.status()["totals"]["workers"] == 1, "the worker registers")
+    assert join not in _command_lines(family(worker.pid))
 
 
 def _command_lines(pids: list[int]) -> str:
@@ -220,24 +192,24 @@ def test_a_restarted_scheduler_takes_old_join_strings(console: Console) -> None:
     assert again.stdout is not None
     again.stdout.readline()
     console.start("worker", "--join", "-", "--slots", "1", stdin=joins["worker"] + "\n")
-    eventually(lambda: console.status()["totals"]["workers"] == 1, "the worker registers")
+    until(lambda: console.status()["totals"]["workers"] == 1, "the worker registers")
 
 
 def test_local_slots_bring_a_worker_that_goes_with_its_scheduler(console: Console) -> None:
     scheduler, _ = console.scheduler("--local-slots", "2")
-    eventually(lambda: console.status()["totals"]["slots"] == 2, "the local worker registers")
-    family = descendants(scheduler.pid)
+    until(lambda: console.status()["totals"]["slots"] == 2, "the local worker registers")
+    theirs = family(scheduler.pid)
     scheduler.send_signal(signal.SIGTERM)
     assert scheduler.wait(DEADLINE_S) == 0
-    assert all(map(gone, family))
+    assert not any(map(alive, theirs))
 
 
 def test_a_local_worker_goes_even_if_its_scheduler_is_killed(console: Console) -> None:
     scheduler, _ = console.scheduler("--local-slots", "1")
-    eventually(lambda: console.status()["totals"]["workers"] == 1, "the local worker registers")
-    family = descendants(scheduler.pid)
+    until(lambda: console.status()["totals"]["workers"] == 1, "the local worker registers")
+    theirs = family(scheduler.pid)
     scheduler.kill()
-    eventually(lambda: all(map(gone, family)), "the worker and its slots end")
+    until(lambda: not any(map(alive, theirs)), "the worker and its slots end")
 
 
 def test_a_taken_port_is_one_line(console: Console) -> None:
@@ -326,7 +298,7 @@ def test_a_worker_waits_for_its_scheduler(console: Console) -> None:
     again = console.start("scheduler", "--port", port, "--name", "lab")
     assert again.stdout is not None
     again.stdout.readline()
-    eventually(lambda: console.status()["totals"]["workers"] == 1, "the worker registers")
+    until(lambda: console.status()["totals"]["workers"] == 1, "the worker registers")
 
 
 def test_status_without_a_scheduler_says_what_to_do(console: Console) -> None:
@@ -353,7 +325,7 @@ def test_two_running_schedulers_are_listed(console: Console) -> None:
 def test_secrets_stay_out_of_logs_and_status(console: Console) -> None:
     scheduler, joins = console.scheduler("--log-level", "debug", "--log-format", "json")
     worker = console.start("worker", "--slots", "1", "--log-level", "debug")
-    eventually(lambda: console.status()["totals"]["workers"] == 1, "the worker registers")
+    until(lambda: console.status()["totals"]["workers"] == 1, "the worker registers")
     shown = console.run("main", "status", "--json").stdout
     for process in (worker, scheduler):
         process.send_signal(signal.SIGTERM)

@@ -6,17 +6,18 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
+from clusters import until
+from processes import alive, family
 
 from distcomp.cluster import EmbeddedCluster
 from distcomp.errors import EmbeddedClusterError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 DEADLINE_S = 30.0
 JOB = """\
@@ -37,31 +38,6 @@ with Client() as client:
 """
 
 
-def eventually(condition: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + DEADLINE_S
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not in time: {what}"
-        time.sleep(0.02)
-    return value
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def family(pid: int) -> list[int]:
-    """A process and all that descend from it."""
-    out = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-    pairs = [tuple(map(int, line.split())) for line in out.splitlines()]
-    found = [pid]
-    for parent in found:
-        found += [child for child, its_parent in pairs if its_parent == parent]
-    return found
-
-
 @pytest.fixture
 def cluster() -> Iterator[EmbeddedCluster]:
     made = EmbeddedCluster.start(slots=2)
@@ -77,7 +53,7 @@ def test_it_serves_and_is_gone_after_close(cluster: EmbeddedCluster) -> None:
     pids = family(cluster.scheduler_pid) + family(cluster.worker_pid)
     assert all(map(alive, pids))
     cluster.close()
-    eventually(lambda: not any(map(alive, pids)), "everything ends")
+    until(lambda: not any(map(alive, pids)), "everything ends")
     cluster.close()
     assert cluster.failure() is None
 
@@ -107,7 +83,7 @@ def test_a_program_that_breaks_at_start_is_reported(monkeypatch: pytest.MonkeyPa
 def test_a_program_that_is_killed_later_is_reported(cluster: EmbeddedCluster) -> None:
     cluster.wait_ready()
     os.kill(cluster.scheduler_pid, signal.SIGKILL)
-    words = eventually(cluster.failure, "the end is noticed")
+    words = until(cluster.failure, "the end is noticed")
     assert "scheduler ended with exit code -9" in words
 
 
@@ -143,7 +119,7 @@ def test_it_is_gone_when_its_owner_is_killed(tmp_path: Path, *, holds_pipe: bool
         pids = family(scheduler) + family(worker)
         assert len(pids) > 2
         owner.kill()
-        eventually(lambda: not any(map(alive, pids)), "everything ends")
+        until(lambda: not any(map(alive, pids)), "everything ends")
         if holds_pipe:
             os.kill(child, signal.SIGKILL)
 

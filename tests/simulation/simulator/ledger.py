@@ -118,6 +118,7 @@ class Ledger:
     def _check_failure(self, book: Book, index: int, kind: str) -> None:
         options, settings, where = book.plan.options, self.settings, (book.name, index)
         begun = max(book.starts[index], book.had(index, "crashes"))  # a page may say so too early
+        begun += book.had(index, "lost")  # where it may have begun
         bounded = options.max_attempts > 0 and begun >= options.max_attempts
         late_crashes = book.had(index, "crashes late")
         if kind == "exception":
@@ -126,7 +127,8 @@ class Ledger:
         elif kind == "timeout":
             timeouts = book.had(index, "timeout") + late_crashes
             bad = timeouts + book.had(index, "raises")
-            demand(bad > options.retries or (bad and bounded), "a timeout early", *where)
+            final = bad > options.retries or not options.retries_timeouts
+            demand(final or (bad and bounded), "a timeout early", *where)
             demand(timeouts, "a timeout that was none", *where)
         elif kind == "crashed":
             crashes = book.had(index, "crashes") + late_crashes + self.unbegun_deaths
@@ -182,8 +184,10 @@ class Ledger:
         unheard = book.had(index, "lost") + book.had(index, "untold")  # how a try ended may be lost, too
         crashes = book.had(index, "crashes") - unheard
         demand(crashes < self.settings.crash_limit, "a start after the crash limit", *where)
-        bad = book.had(index, "raises") + book.had(index, "timeout") - unheard
-        demand(bad <= options.retries, "a start after the last retry", *where)
+        raised, timeouts = book.had(index, "raises"), book.had(index, "timeout")
+        demand(raised + timeouts - unheard <= options.retries, "a start after the last retry", *where)
+        final = timeouts > unheard and not options.retries_timeouts
+        demand(not final, "a start after a timeout that is final", *where)
 
     def finished(self, book: Book, start: int, stop: int) -> None:
         book.finishes[start:stop] = b"\1" * (stop - start)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from distcomp.core.worker_effects import ProcessEnd
 from distcomp.page import LANES
 from distcomp.protocol import Failure
+from distcomp.slot import SEND_AFTER_NS, SEND_LATE_S
 from distcomp.slot_protocol import RunProgressed
 from distcomp.wire import MAX_COUNTER
 from simulator.ledger import demand
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
     from simulator.tasks import Special
     from simulator.worker import SimWorker
 
-SEND_AFTER_S = 0.001
-SEND_LATE_S = 0.05
+SEND_AFTER_S = SEND_AFTER_NS / 1e9
 SIGNAL_S = 0.0005
 SOCKET_S = 0.00005
 EXIT_S = 0.001

@@ -139,6 +139,7 @@ def _draw_plan(rng: Random, mood: str) -> Plan:
         priority=rng.choice((0, 0, 0, 5, -5)),
         max_attempts=rng.choice((0, 0, 0, 0, 1, 2)),
         detach=rng.random() < 0.1,
+        retries_timeouts=rng.random() < 0.7,
     )
     large = rng.random() < 0.08
     return Plan(

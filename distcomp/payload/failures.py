@@ -28,6 +28,7 @@ from distcomp.payload.plain import dump_plain
 from distcomp.protocol import Failure
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
 MAX_NAME_LENGTH = 256
@@ -115,7 +116,7 @@ def _kind(error: BaseException) -> str:
 def _text(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception as problem:  # noqa: BLE001 - user code; the failure must be told all the same
+    except BaseException as problem:  # noqa: BLE001 - user code; the failure must be told all the same
         return f"<its text cannot be had: {type(problem).__name__}>"
 
 
@@ -133,7 +134,7 @@ def _format(error: BaseException) -> str:
     begin = _skip_runner(error.__traceback__)
     try:
         return "".join(traceback.format_exception(type(error), error, begin))
-    except Exception as problem:  # noqa: BLE001 - user code in the exception; see `_text`
+    except BaseException as problem:  # noqa: BLE001 - user code in the exception; see `_text`
         frames = "".join(traceback.format_tb(begin))
         return f"{frames}{type(error).__qualname__}: <its text cannot be had: {type(problem).__name__}>\n"
 
@@ -159,6 +160,14 @@ class _Remake:
         return remake_exception, self._parts
 
 
+class _Bare(_Remake):
+    """Becomes an exception of the same type that has kept nothing but its text."""
+
+    def __init__(self, error: BaseException) -> None:
+        args = (_cut(_text(error), MAX_TEXT_LENGTH),)
+        self._parts = (type(error), args, args, {})
+
+
 def _dump_chain(error: BaseException) -> bytes:
     """The exception and what it was raised from, as far as they can travel; empty if the first cannot."""
     exception = _dump_exception(error)
@@ -167,16 +176,20 @@ def _dump_chain(error: BaseException) -> bytes:
 
 
 def _dump_exception(error: BaseException) -> bytes:
-    blob = _dump_same(error, type(error))
-    return blob or _dump_same(_Remake(error), type(error))
+    """As much of an exception as travels: all, the parts that do, or its type with its text."""
+    for made in (lambda: error, lambda: _Remake(error), lambda: _Bare(error)):
+        blob = _dump_same(made, type(error))
+        if blob:
+            return blob
+    return b""
 
 
-def _dump_same(value: Any, cls: type) -> bytes:
-    """The pickle of an exception, if one of the same type comes out of it; else nothing."""
+def _dump_same(made: Callable[[], Any], cls: type) -> bytes:
+    """The pickle of what stands for an exception, if one of the same type comes out of it; else nothing."""
     try:
-        blob = dumps(value, shares_path=True)
+        blob = dumps(made(), shares_path=True)
         comes_back = len(blob) <= MAX_EXCEPTION_BYTES and type(loads(blob, "an exception")) is cls
-    except Exception:  # noqa: BLE001 - user code in the exception; the failure goes without it
+    except BaseException:  # noqa: BLE001 - user code in the exception; the failure goes without it
         return b""
     return blob if comes_back else b""
 
@@ -185,7 +198,7 @@ def _portable(value: Any, depth: int = 0) -> Any:
     """The value itself if it travels, else as much of it as does, and texts for the rest."""
     try:
         loads(dumps(value, shares_path=True), "a part")
-    except Exception:  # noqa: BLE001 - user code; see below
+    except BaseException:  # noqa: BLE001 - user code; see below
         if isinstance(value, BaseException) and depth < MAX_DEPTH:
             return _Remake(value, depth)
         if type(value) in {list, tuple} and depth < MAX_DEPTH:

@@ -163,13 +163,14 @@ def remake_exception(
     cls: type[BaseException], given: tuple[Any, ...], args: tuple[Any, ...], state: dict[str, Any]
 ) -> BaseException:
     """Build an exception from its parts."""
-    error = cls.__new__(cls, *given)
-    builtin = next(base for base in cls.__mro__ if base.__module__ == "builtins" and "__init__" in vars(base))
+    bases = [base for base in cls.__mro__ if base.__module__ == "builtins"]
+    error: BaseException = bases[0].__new__(cls, *given)
+    builtin = next(base for base in bases if "__init__" in vars(base))
     try:
         vars(builtin)["__init__"](error, *given)
     except TypeError:  # its args are not what the built-in type takes, which the user's own type allows
         BaseException.__init__(error, *given)
-    error.args = args
+    vars(BaseException)["args"].__set__(error, args)  # whatever the type has made of the name
     BaseException.__setstate__(error, state)
     return error
 

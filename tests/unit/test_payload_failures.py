@@ -82,6 +82,30 @@ class OwnWayError(Exception):
         super().__init__(only)
 
 
+class NewKeywordError(Exception):
+    def __new__(cls, *, detail: int) -> Any:
+        return super().__new__(cls, detail)
+
+    def __init__(self, *, detail: int) -> None:
+        self.detail = detail
+
+
+class ExitingTextError(Exception):
+    def __str__(self) -> str:
+        raise SystemExit("no text")
+
+
+class ExitingPickleError(Exception):
+    def __reduce__(self) -> Any:
+        raise SystemExit("no pickle")
+
+
+class NoArgsError(Exception):
+    @property
+    def args(self) -> Any:  # type: ignore[override]
+        raise RuntimeError("no args")
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -98,6 +122,7 @@ class OwnWayError(Exception):
         PathError("/nowhere"),
         KeywordError(detail=[1, 2]),
         OwnWayError("only"),
+        NewKeywordError(detail=3),
     ],
     ids=lambda error: type(error).__name__,
 )
@@ -183,6 +208,19 @@ def test_an_exception_without_a_text_still_travels() -> None:
     arrived = travelled(BadTextError())
     assert type(arrived) is BadTextError
     assert "BadTextError" in str(arrived.__cause__)
+
+
+@pytest.mark.parametrize(
+    "error", [ExitingTextError("a"), ExitingPickleError("a"), NoArgsError("a")], ids=repr
+)
+def test_an_exception_that_raises_when_it_is_looked_at_keeps_its_type(error: BaseException) -> None:
+    assert type(travelled(error)) is type(error)
+
+
+def test_an_exception_that_is_too_large_keeps_its_type() -> None:
+    arrived = travelled(PrefixedError("x" * (20 << 20)))
+    assert type(arrived) is PrefixedError
+    assert "characters left out" in str(arrived)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="exception groups came with 3.11")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 PROBE_TIMEOUT_S = 0.5
 
 
-class Watched(NamedTuple):
+class Reach(NamedTuple):
     """A scheduler to look at, and as whom. Without a cluster id any cluster will do."""
 
     role: str
@@ -66,19 +66,19 @@ def find_running(roles: Sequence[str]) -> Access:
     return running[0]
 
 
-def watched(address: str | None, roles: Sequence[str]) -> Watched:
+def watched(address: str | None, roles: Sequence[str]) -> Reach:
     """What an `--address` means, or, without one, the running scheduler.
 
     For an address that no access file names, the connection is tried without a secret.
     """
     if address is None:
         found = find_running(roles)
-        return Watched(found.role, found.owner, found.cluster_id, found.secret, found.addresses)
+        return Reach(found.role, found.owner, found.cluster_id, found.secret, found.addresses)
     wanted = str(parse_address(address))
     for access in accesses(roles):
         if wanted in {str(parse_address(each)) for each in access.addresses}:
-            return Watched(access.role, access.owner, access.cluster_id, access.secret, (wanted,))
-    return Watched(roles[0], this_user(), None, None, (wanted,))
+            return Reach(access.role, access.owner, access.cluster_id, access.secret, (wanted,))
+    return Reach(roles[0], this_user(), None, None, (wanted,))
 
 
 def is_running(access: Access) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from distcomp import transport
 from distcomp.auth import ClientHandshake
 from distcomp.cli.flags import EXIT_ENDED, Flags, run
-from distcomp.cli.reach import Watched, watched
+from distcomp.cli.reach import Reach, watched
 from distcomp.cli.status_page import Observation, as_json, screen
 from distcomp.cli.table import is_coloured
 from distcomp.config import WireLimits, parse_address
@@ -53,7 +53,7 @@ def _show(flags: argparse.Namespace) -> int:
     return EXIT_ENDED
 
 
-async def observe(where: Watched) -> Observation:
+async def observe(where: Reach) -> Observation:
     """Look at a cluster twice, `APART_S` apart.
 
     Raises:
@@ -68,7 +68,7 @@ async def observe(where: Watched) -> Observation:
     raise failures[0]
 
 
-async def _observe_at(address: str, where: Watched) -> Observation:
+async def _observe_at(address: str, where: Reach) -> Observation:
     watch = _Watch(where)
     connection = await transport.dial(parse_address(address), watch.connection, timeout_s=ANSWER_TIMEOUT_S)
     try:
@@ -83,7 +83,7 @@ async def _observe_at(address: str, where: Watched) -> Observation:
 class _Watch:
     """The reports that come by one connection."""
 
-    def __init__(self, where: Watched) -> None:
+    def __init__(self, where: Reach) -> None:
         self._where = where
         self._parts: StatusReported | None = None
         self._reports: asyncio.Queue[StatusReported | Exception] = asyncio.Queue()

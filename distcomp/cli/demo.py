@@ -71,7 +71,7 @@ def _demo(flags: argparse.Namespace) -> int:
         found = investigate(contents, watch.map)
         cluster_s = time.perf_counter() - began_at
         watch.look()
-    show = Progress()
+    show = ProgressLine()
     began_at = time.perf_counter()
     expected = investigate(contents, show.plain_map)
     slots = sum(row.slots for row in watch.rows.values())
@@ -122,7 +122,7 @@ def _client(cluster: DemoCluster | None, address: str | None) -> Client:
     return Client(address if cluster is None else cluster.access())
 
 
-class Progress:
+class ProgressLine:
     """One line on stderr that says how far a stage is; on a terminal it is written over itself."""
 
     def __init__(self) -> None:
@@ -159,7 +159,7 @@ class WatchedRun:
         self._client = client
         self._to_kill = to_kill
         self._kill_at = kill_at
-        self._progress = Progress()
+        self._progress = ProgressLine()
         self.rows: dict[bytes, WorkerRow] = {}
         self.killed = ""
 

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 from distcomp.access import Access
+from distcomp.ids import ROLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,7 +55,7 @@ class Programs:
         """Start a scheduler and wait until its access files are there."""
         path = self.home / "access" / name
         process = self.start("scheduler", "--quiet", "--port", str(port), "--name", name, *flags, **variables)
-        until(lambda: list(path.glob("client-*.json")) or process.poll() is not None, "access files")
+        until(lambda: _has_all_roles(path) or process.poll() is not None, "access files")
         assert process.poll() is None, self.said(process)
         return process
 
@@ -111,6 +112,10 @@ class Programs:
                     with contextlib.suppress(subprocess.TimeoutExpired):
                         process.wait(0 if number == signal.SIGCONT else ORDERLY_S)
             process.wait()
+
+
+def _has_all_roles(folder: Path) -> bool:
+    return all(any(folder.glob(f"{role}-*.json")) for role in ROLES)
 
 
 @contextlib.contextmanager

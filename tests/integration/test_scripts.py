@@ -128,6 +128,7 @@ def test_it_works_at_the_prompt_through_ctrl_c(scripts: Scripts) -> None:
     os.close(theirs)
     mark = scripts.folder / "mark"
     try:
+        answer(ours)
         typed(ours, "import distcomp, time, pathlib")
         typed(
             ours, "def work(seconds, mark): pathlib.Path(mark).touch(); time.sleep(seconds); return 6 * 7", ""

@@ -33,7 +33,7 @@ from distcomp.feeder import Feeder, columns_of, order_by_cost
 from distcomp.futures import Future, FutureGroup, gather
 from distcomp.handles import wait_until
 from distcomp.options import Options
-from distcomp.payload import FunctionCache, dump_call, dump_environment, function_name, pack_calls
+from distcomp.payload import Boxed, FunctionCache, dump_call, dump_environment, function_name, pack_calls
 from distcomp.protocol import StatusReported, Versions, WorkerRow
 from distcomp.task_arrays import Leg, TaskArray
 from distcomp.versions import installed_versions
@@ -281,9 +281,10 @@ class Client:
         self.check_usable()
         digest, blob = self._cache.dump(function, bound.retry_types)
         call = dump_call(args, kwargs, shares_path=self.shares_path)
-        if type(call) is bytes and len(call) > self.max_payload_bytes:
+        size_bytes = len(call.blob) if type(call) is Boxed else 0
+        if size_bytes > self.max_payload_bytes:
             raise PayloadTooLargeError(
-                f"the arguments take {len(call)} bytes; max_payload_bytes is {self.max_payload_bytes}"
+                f"the arguments take {size_bytes} bytes; max_payload_bytes is {self.max_payload_bytes}"
             )
         key = (bound, digest)
         with self.lock:
@@ -295,9 +296,8 @@ class Client:
                 batch = self._batches[key] = Batch(named, bound.on_wire, FutureGroup(self))
             batch.calls.append(call)
             self._open_tasks += 1
-            if type(call) is bytes:
-                self._open_bytes += len(call)
-                self._batch_bytes += len(call)
+            self._open_bytes += size_bytes
+            self._batch_bytes += size_bytes
             future = batch.group.add()
         self._program.wake()
         return future

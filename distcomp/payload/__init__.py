@@ -21,10 +21,9 @@ from distcomp.payload.environment import dump_environment, enter_environment
 from distcomp.payload.failures import dump_failure, load_failure
 from distcomp.payload.function_cache import FunctionCache
 from distcomp.payload.functions import LoadedFunction, dump_function, function_name, load_function
-from distcomp.payload.pickler import stands_under_its_name, travels_as_function
+from distcomp.payload.pickler import Boxed, stands_under_its_name, travels_as_function
 from distcomp.payload.plain import PLAIN_TYPES
 from distcomp.payload.results import (
-    Boxed,
     Results,
     ResultWriter,
     dump_result,

@@ -2,31 +2,35 @@
 
 A chunk is the pickle of one of two tuples of plain values:
 
-    (count, names, plan, plain, shared, own)    calls of one shape, column by column
-    (count, entries)                            calls of any shape: `(args, kwargs)`, or its pickle as bytes
+    (count, definitions, names, plan, plain, shared, own)    calls of one shape, column by column
+    (count, definitions, entries)    calls of any shape: `(args, kwargs)`, or its pickle as bytes
 
 `plan` says for each column where its values are: a list or range of plain values in `plain`, the same
 pickle `shared` by all tasks, or the pickle that each task has of its `own`. The last `len(names)` columns
 are keyword arguments. What is not plain stays pickled until its task's turn, so that a task that cannot
-be rebuilt fails alone, and no two tasks share an object.
+be rebuilt fails alone, and no two tasks share an object. The pickles of a chunk share the `definitions` of
+classes that travel by value.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from distcomp.errors import UnpicklableError
 from distcomp.payload.classes import unchanged_classes
 from distcomp.payload.culprit import unpicklable
-from distcomp.payload.pickler import dumps, loads
+from distcomp.payload.pickler import NO_DEFINITIONS, Boxed, box, definitions_of, loads
 from distcomp.payload.plain import PLAIN_TYPES, dump_plain
+
+if TYPE_CHECKING:
+    from distcomp.payload.classes import Definitions
 
 CHUNK_BYTES = 64 << 10
 CHUNK_TASKS = 4096
 
-Call: TypeAlias = "tuple[tuple[Any, ...], dict[str, Any]] | bytes"
+Call: TypeAlias = "tuple[tuple[Any, ...], dict[str, Any]] | Boxed"
 """One call's arguments: `(args, kwargs)` of plain values, or the pickle of such a pair."""
 
 _PLAIN, _SHARED, _OWN = 0, 1, 2
@@ -101,7 +105,7 @@ def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any], *, shares_path: boo
     if PLAIN_TYPES.issuperset(map(type, args)) and PLAIN_TYPES.issuperset(map(type, kwargs.values())):
         return args, kwargs
     try:
-        return dumps((args, kwargs), shares_path=shares_path)
+        return box((args, kwargs), shares_path=shares_path)
     except Exception as error:
         raise unpicklable((args, kwargs), error, shares_path=shares_path) from error
 
@@ -124,7 +128,10 @@ def pack_calls(
         return _pack_alike(calls, max_bytes, max_tasks)
 
     def encode(start: int, stop: int) -> bytes:
-        return dump_plain((stop - start, list(calls[start:stop])))
+        chosen = calls[start:stop]
+        definitions = definitions_of(call for call in chosen if type(call) is Boxed)
+        entries = [call.blob if type(call) is Boxed else call for call in chosen]
+        return dump_plain((stop - start, definitions, entries))
 
     return pack(len(calls), encode, max_bytes, max_tasks)
 
@@ -137,7 +144,8 @@ def _pack_alike(calls: Sequence[Any], max_bytes: int, max_tasks: int) -> list[Pa
     plan = (_PLAIN,) * len(columns)
 
     def encode(start: int, stop: int) -> bytes:
-        return dump_plain((stop - start, names, plan, [c[start:stop] for c in columns], b"", ()))
+        parts = [column[start:stop] for column in columns]
+        return dump_plain((stop - start, NO_DEFINITIONS, names, plan, parts, b"", ()))
 
     return pack(len(calls), encode, max_bytes, max_tasks)
 
@@ -176,14 +184,17 @@ def pack_columns(
     plan = tuple(map(_kind, columns))
     plain = [_as_plain(column) for column, kind in zip(columns, plan, strict=True) if kind == _PLAIN]
     shared = tuple(column[0] for column, kind in zip(columns, plan, strict=True) if kind == _SHARED and count)
-    shared_blob = _dump_or_poison(shared, plan, _SHARED, shares_path=shares_path) if shared else b""
+    shared_box = _box_or_poison(shared, plan, _SHARED, shares_path=shares_path) if shared else Boxed(b"")
     rows = zip(*(column for column, kind in zip(columns, plan, strict=True) if kind == _OWN), strict=True)
     with unchanged_classes():
-        own = [_dump_or_poison(row, plan, _OWN, shares_path=shares_path) for row in rows]
+        own = [_box_or_poison(row, plan, _OWN, shares_path=shares_path) for row in rows]
 
     def encode(start: int, stop: int) -> bytes:
         parts = [column[start:stop] for column in plain]
-        return dump_plain((stop - start, names, plan, parts, shared_blob, own[start:stop]))
+        boxes = own[start:stop]
+        definitions = definitions_of((shared_box, *boxes))
+        blobs = [each.blob for each in boxes]
+        return dump_plain((stop - start, definitions, names, plan, parts, shared_box.blob, blobs))
 
     return pack(count, encode, max_bytes, max_tasks)
 
@@ -202,14 +213,14 @@ def _as_plain(column: Sequence[Any]) -> Any:
     return column if type(column) is range else list(column)
 
 
-def _dump_or_poison(values: tuple[Any, ...], plan: Sequence[int], kind: int, *, shares_path: bool) -> bytes:
+def _box_or_poison(values: tuple[Any, ...], plan: Sequence[int], kind: int, *, shares_path: bool) -> Boxed:
     """Pickle some arguments of one task; what cannot be pickled becomes an error at the task's turn."""
     try:
-        return dumps(values, shares_path=shares_path)
+        return box(values, shares_path=shares_path)
     except Exception as error:  # noqa: BLE001 - it is raised where the task would run
         places = [position for position, other in enumerate(plan) if other == kind]
         problem = unpicklable((_spread(values, places), {}), error, shares_path=shares_path)
-        return dump_plain(_Poison(str(problem)))
+        return Boxed(dump_plain(_Poison(str(problem))))
 
 
 def _spread(values: tuple[Any, ...], places: Sequence[int]) -> tuple[Any, ...]:
@@ -240,8 +251,9 @@ def _raise_unpicklable(text: str) -> None:
 class Chunk:
     """The calls of a chunk. `count` is how many."""
 
-    def __init__(self, count: int, entries: Any) -> None:
+    def __init__(self, count: int, definitions: Definitions, entries: Any) -> None:
         self.count = count
+        self._definitions = definitions
         self._entries = entries
 
     def calls(self, start: int, stop: int) -> Iterator[tuple[Sequence[Any], dict[str, Any]]]:
@@ -257,11 +269,13 @@ class Chunk:
         Returns:
             Pairs of positional and keyword arguments.
         """
-        return map(_open_entry, self._entries[start:stop])
+        return map(self._open_entry, self._entries[start:stop])
 
+    def _open_entry(self, entry: Any) -> Any:
+        return self._loads(entry) if type(entry) is bytes else entry
 
-def _open_entry(entry: Any) -> Any:
-    return loads(entry, "its arguments") if type(entry) is bytes else entry
+    def _loads(self, blob: bytes) -> Any:
+        return loads(blob, "its arguments", self._definitions)
 
 
 class ColumnChunk(Chunk):
@@ -270,13 +284,14 @@ class ColumnChunk(Chunk):
     def __init__(  # noqa: PLR0917 - in the order in which they stand in the bytes
         self,
         count: int,
+        definitions: Definitions,
         names: tuple[str, ...],
         plan: tuple[int, ...],
         plain: list[Sequence[Any]],
         shared: bytes,
         own: Sequence[bytes],
     ) -> None:
-        super().__init__(count, ())
+        super().__init__(count, definitions, ())
         self._names = names
         self._plan = plan
         self._plain = plain
@@ -287,7 +302,7 @@ class ColumnChunk(Chunk):
         """See `Chunk.calls`."""
         kinds = set(self._plan)
         if kinds == {_OWN} and not self._names:
-            return map(_open_row, self._own[start:stop])
+            return zip(map(self._loads, self._own[start:stop]), repeat(_NO_KEYWORDS))
         if not kinds <= {_PLAIN}:
             return map(self._open, range(start, stop))
         columns = [column[start:stop] for column in self._plain]
@@ -299,8 +314,8 @@ class ColumnChunk(Chunk):
         return zip(rows, map(dict, map(zip, repeat(self._names), values)), strict=True)
 
     def _open(self, position: int) -> tuple[Sequence[Any], dict[str, Any]]:
-        own = iter(loads(self._own[position], "its arguments") if self._own else ())
-        shared = iter(loads(self._shared, "its arguments") if self._shared else ())
+        own = iter(self._loads(self._own[position]) if self._own else ())
+        shared = iter(self._loads(self._shared) if self._shared else ())
         plain = (column[position] for column in self._plain)
         sources = (plain, shared, own)
         values = [next(sources[kind]) for kind in self._plan]
@@ -308,10 +323,6 @@ class ColumnChunk(Chunk):
             return values, _NO_KEYWORDS
         split = len(values) - len(self._names)
         return values[:split], dict(zip(self._names, values[split:], strict=True))
-
-
-def _open_row(blob: bytes) -> tuple[Sequence[Any], dict[str, Any]]:
-    return loads(blob, "its arguments"), _NO_KEYWORDS
 
 
 def open_chunk(blob: bytes) -> Chunk:
@@ -327,4 +338,4 @@ def open_chunk(blob: bytes) -> Chunk:
         UnloadableTaskError: the chunk itself cannot be read.
     """
     content = loads(blob, "a chunk of arguments")
-    return Chunk(*content) if len(content) == 2 else ColumnChunk(*content)  # noqa: PLR2004 - see the top
+    return Chunk(*content) if len(content) == 3 else ColumnChunk(*content)  # noqa: PLR2004 - see the top

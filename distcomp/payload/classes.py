@@ -2,7 +2,8 @@
 
 Pickling a class takes cloudpickle longer than a thousand small values, so a class of arguments and results
 is pickled once for each state it is in; its *definition* rides along with what needs it, and is opened
-once in each process. A class that came back to the process that made it is that very class: what travelled
+once in each process. Neighbouring values share definitions: each names them by digest, and they travel
+once beside all of them. A class that came back to the process that made it is that very class: what travelled
 never overwrites it. cloudpickle gives each class an identity of its own for that.
 """
 
@@ -16,7 +17,7 @@ from collections import OrderedDict
 from contextlib import contextmanager
 from hashlib import blake2b
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from cloudpickle import cloudpickle
 
@@ -29,71 +30,107 @@ MAX_DEFINITIONS = 1024
 DIGEST_BYTES = 16
 
 
+Definitions: TypeAlias = "dict[bytes, tuple[str, bytes]]"
+"""Classes by digest: their identity and their bytes."""
+
+
 class _Trusted(threading.local):
     """The classes of which this thread knows for a while that they are unchanged."""
 
-    classes: frozenset[type] | set[type] = frozenset()
+    classes: dict[type, ClassDefinition] | None = None
 
-    def add(self, cls: type) -> None:
-        if isinstance(self.classes, set):
-            self.classes.add(cls)
+
+class _Beside(threading.local):
+    """The definitions that came beside what this thread unpickles."""
+
+    definitions: Definitions | None = None
 
 
 _trusted = _Trusted()
+_beside = _Beside()
 _lock = threading.RLock()
 _foreign: weakref.WeakSet[type] = weakref.WeakSet()
 """Classes that were made here from bytes of another process."""
 
 
-class _Definition(NamedTuple):
+class ClassDefinition(NamedTuple):
     """The bytes of a class, and what they depend on."""
 
     members: tuple[tuple[str, Any], ...]
     watched: tuple[Watched, ...]
-    reduced: tuple[Any, ...]
+    digest: bytes
+    identity: str
+    blob: bytes
 
 
-_definitions: weakref.WeakKeyDictionary[type, _Definition] = weakref.WeakKeyDictionary()
+_definitions: weakref.WeakKeyDictionary[type, ClassDefinition] = weakref.WeakKeyDictionary()
 _opened: OrderedDict[bytes, type] = OrderedDict()
 
 
 @contextmanager
 def unchanged_classes() -> Iterator[None]:
     """Look only once whether a class has changed while neighbouring values are pickled."""
-    _trusted.classes = set()
+    _trusted.classes = {}
     try:
         yield
     finally:
-        _trusted.classes = frozenset()
+        _trusted.classes = None
 
 
 # --- leaving --------------------------------------------------------------------------------------
 
 
-def reduce_by_definition(cls: type, dump: Callable[[type], bytes]) -> tuple[Any, ...]:
-    """Give what a class is in a pickle: its identity and its definition.
+def sure_definition(cls: type) -> ClassDefinition | None:
+    """The definition of a class that travels by value, if it is known without a look at the class."""
+    if _trusted.classes is not None and cls in _trusted.classes:
+        return _trusted.classes[cls]
+    return _definitions.get(cls) if cls in _foreign else None
+
+
+def definition_of(cls: type, dump: Callable[[type], bytes]) -> ClassDefinition:
+    """The definition of a class that travels by value.
 
     Args:
-        cls: a class that travels by value.
+        cls: the class.
         dump: pickles a class whole.
+
+    Returns:
+        The one made last time if the class is what it was, else a new one.
+    """
+    known = _definitions.get(cls)
+    if known is None or not _is_as_known(cls, known):
+        known = _definitions[cls] = _defined(cls, dump)
+    if _trusted.classes is not None:
+        _trusted.classes[cls] = known
+    return known
+
+
+def reduce_by_definition(definition: ClassDefinition, shared: Definitions | None) -> tuple[Any, ...]:
+    """Give what a class is in a pickle: its definition, or only the digest of that.
+
+    Args:
+        definition: of a class.
+        shared: where to put the definition, if it is to travel beside the pickle; None if inside.
 
     Returns:
         For a Pickler's `reducer_override`.
     """
-    known = _definitions.get(cls)
-    if known is not None and (cls in _foreign or cls in _trusted.classes or _is_as_known(cls, known)):
-        _trusted.add(cls)
-        return known.reduced
+    digest, identity, blob = definition.digest, definition.identity, definition.blob
+    if shared is None:
+        return open_class, (identity, digest, blob)
+    shared[digest] = identity, blob
+    return class_beside, (digest,)
+
+
+def _defined(cls: type, dump: Callable[[type], bytes]) -> ClassDefinition:
     members = tuple((name, hold(value)) for name, value in _members(cls))
     watched = tuple(each for function in _functions(cls) for each in watch(function))
     blob = zlib.compress(dump(cls))
     digest = blake2b(blob, digest_size=DIGEST_BYTES).digest()
-    reduced = open_class, (identity_of(cls), digest, blob)
-    _definitions[cls] = _Definition(members, watched, reduced)
-    return reduced
+    return ClassDefinition(members, watched, digest, identity_of(cls), blob)
 
 
-def _is_as_known(cls: type, known: _Definition) -> bool:
+def _is_as_known(cls: type, known: ClassDefinition) -> bool:
     members = list(_members(cls))
     return (
         len(members) == len(known.members)
@@ -135,6 +172,24 @@ def identity_of(cls: type) -> str:
 
 def _known_as(identity: str) -> type | None:
     return cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.get(identity)  # type: ignore[no-any-return]  # noqa: SLF001 - see above
+
+
+def loads_beside(blob: bytes, definitions: Definitions) -> Any:
+    """Unpickle a value whose classes are defined beside it."""
+    before = _beside.definitions
+    _beside.definitions = definitions
+    try:
+        return pickle.loads(blob)  # noqa: S301 - only slots and clients of one owner get here
+    finally:
+        _beside.definitions = before
+
+
+def class_beside(digest: bytes) -> type:
+    """Find a class whose definition travels beside what is being unpickled."""
+    if _beside.definitions is None or digest not in _beside.definitions:
+        raise LookupError("the definition of its class is not with it")
+    identity, blob = _beside.definitions[digest]
+    return open_class(identity, digest, blob)
 
 
 def open_class(identity: str, digest: bytes, blob: bytes) -> type:

@@ -13,26 +13,40 @@ from __future__ import annotations
 
 import copyreg
 import importlib
-import io
 import pickle
 import sys
 import sysconfig
 from types import CodeType, FunctionType, ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import cloudpickle
 
 from distcomp.errors import DistcompError, UnloadableTaskError
-from distcomp.payload.classes import identity_of, protect, reduce_by_definition
+from distcomp.payload.classes import (
+    Definitions,
+    class_beside,
+    definition_of,
+    identity_of,
+    loads_beside,
+    protect,
+    reduce_by_definition,
+    sure_definition,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _INSTALLED, _LOCAL, _DYNAMIC = "installed", "local", "dynamic"
 _OWN_PACKAGE = __name__.partition(".")[0]
 _SITE_FOLDERS = ("site-packages", "dist-packages")
 _SKIPPED_NAMES = frozenset({"__builtins__", "__loader__", "__spec__", "__cached__"})
 
+NO_DEFINITIONS: Definitions = {}
+"""What nearly every pickle needs beside it; never filled."""
+
 _reducers: dict[type, Any] = dict(cloudpickle.Pickler.dispatch_table)
 _known_reducers: dict[type, Any] = {}
-_homes: dict[str, str] = {}
+_homes: dict[str, str] = {"__main__": _DYNAMIC, "__mp_main__": _DYNAMIC}
 _wrappers: set[type] = set()
 
 
@@ -69,7 +83,7 @@ def _home(name: str | None) -> str:
 def _find_home(name: str) -> str:
     root = name.partition(".")[0]
     module = sys.modules.get(name)
-    if name in {"__main__", "__mp_main__"} or module is None:
+    if module is None:
         return _DYNAMIC
     if root == _OWN_PACKAGE or root in sys.stdlib_module_names or root in sys.builtin_module_names:
         return _INSTALLED
@@ -190,22 +204,24 @@ class TaskPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle shi
 
     Attributes:
         inlines_classes: whether classes that go by value stand in the pickle itself, or their definitions.
+        definitions: collects the definitions that are to travel beside the pickle; None if within it.
         codes: the code of the functions that went by value.
     """
 
     dispatch_table = _reducers
 
-    def __init__(self, file: io.BytesIO, *, shares_path: bool) -> None:
+    def __init__(self, file: Any, *, shares_path: bool) -> None:
         super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
         self.shares_path = shares_path
         self.inlines_classes = False
+        self.definitions: Definitions | None = None
         self.codes: list[CodeType] = []
 
     def reducer_override(self, obj: Any) -> Any:
         """Decide how a class, function, module or exception travels; leave the rest to pickle."""
         kind = type(obj)
         if kind is FunctionType:
-            return self._reduce_function(obj)
+            return NotImplemented if obj is class_beside else self._reduce_function(obj)
         if issubclass(kind, type):
             return self._reduce_class(obj)
         if issubclass(kind, BaseException):
@@ -235,12 +251,15 @@ class TaskPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle shi
         return self._by_value(function)
 
     def _reduce_class(self, cls: type) -> Any:
+        sure = None if self.inlines_classes else sure_definition(cls)
+        if sure is not None:
+            return reduce_by_definition(sure, self.definitions)
         module = sys.modules.get(cls.__module__)
         if module and vars(module).get(cls.__qualname__) is cls and self._is_referable(cls.__module__):
             return NotImplemented
         if self.inlines_classes or cls.__module__ == "builtins":
             return self._class_by_value(cls)
-        return reduce_by_definition(cls, self._define)
+        return reduce_by_definition(definition_of(cls, self._define), self.definitions)
 
     def _class_by_value(self, cls: type) -> Any:
         reduced = self._by_value(cls)
@@ -270,34 +289,60 @@ class TaskPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle shi
                 cloudpickle.unregister_pickle_by_value(module)
 
 
+_Pressed: TypeAlias = "tuple[bytes, list[CodeType]]"
+
+
+class Boxed:
+    """The pickle of a value, and the definitions of classes that have to travel beside it."""
+
+    __slots__ = ("blob", "definitions")
+
+    def __init__(self, blob: bytes, definitions: Definitions = NO_DEFINITIONS) -> None:
+        self.blob = blob
+        self.definitions = definitions
+
+
+class _Parts:
+    """What a Pickler writes to: it writes a small pickle at once, and of a large one large parts."""
+
+    __slots__ = ("parts", "write")
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self.write = self.parts.append
+
+
 class _Press:
-    """A Pickler with its buffer, used again and again: making one costs more than most arguments do."""
+    """A Pickler with what it writes to, used again: making one costs more than most arguments do."""
+
+    __slots__ = ("_parts", "_pickler")
 
     def __init__(self, *, shares_path: bool) -> None:
-        self._file = io.BytesIO()
-        self._pickler = TaskPickler(self._file, shares_path=shares_path)
+        parts = _Parts()
+        self._parts = parts.parts
+        self._pickler = TaskPickler(parts, shares_path=shares_path)
 
-    def dump(self, value: Any, *, inlines_classes: bool) -> tuple[bytes, list[CodeType]]:
-        self._pickler.inlines_classes = inlines_classes
-        self._pickler.dump(value)
-        return self._file.getvalue(), self._pickler.codes
+    def dump(self, value: Any, *, inlines_classes: bool, definitions: Definitions | None) -> _Pressed:
+        pickler = self._pickler
+        pickler.inlines_classes = inlines_classes
+        pickler.definitions = definitions
+        pickler.dump(value)
+        parts = self._parts
+        return parts[0] if len(parts) == 1 else b"".join(parts), pickler.codes
 
-    def clean(self) -> bool:
-        """Forget what was pickled; say whether the press is worth keeping."""
-        file, pickler = self._file, self._pickler
-        is_small = file.tell() < _MAX_BUFFER_BYTES
-        file.seek(0)
-        file.truncate()
+    def clean(self) -> None:
+        """Forget what was pickled."""
+        pickler = self._pickler
+        self._parts.clear()
         pickler.clear_memo()
         if pickler.globals_ref:
             pickler.globals_ref.clear()
-        pickler.codes = []
-        return is_small
+        if pickler.codes:
+            pickler.codes = []
 
 
 _FULL_REDUCTION = 6
 _MAX_IDLE_PRESSES = 8
-_MAX_BUFFER_BYTES = 1 << 20
 _idle_presses: dict[bool, list[_Press]] = {True: [], False: []}
 
 
@@ -317,12 +362,41 @@ def dumps(value: Any, *, shares_path: bool) -> bytes:
     return _dump(value, shares_path=shares_path, inlines_classes=False)[0]
 
 
+def box(value: Any, *, shares_path: bool) -> Boxed:
+    """Pickle one of several values that travel together, and share the definitions of their classes.
+
+    Args:
+        value: anything.
+        shares_path: whether who loads it can import this process's local modules.
+
+    Returns:
+        The pickle, and what has to travel beside it.
+
+    Raises:
+        Exception: as `dumps`.
+    """
+    definitions: Definitions = {}
+    blob = _dump(value, shares_path=shares_path, inlines_classes=False, definitions=definitions)[0]
+    return Boxed(blob, definitions) if definitions else Boxed(blob)
+
+
+def definitions_of(boxes: Iterable[Boxed]) -> Definitions:
+    """What has to travel beside all of these."""
+    found: Definitions = {}
+    for each in boxes:
+        if each.definitions is not NO_DEFINITIONS:
+            found.update(each.definitions)
+    return found
+
+
 def dumps_with_codes(value: Any, *, shares_path: bool) -> tuple[bytes, list[CodeType]]:
     """Pickle a function or class with all it needs, and name the code of the functions that went by value."""
     return _dump(value, shares_path=shares_path, inlines_classes=True)
 
 
-def _dump(value: Any, *, shares_path: bool, inlines_classes: bool) -> tuple[bytes, list[CodeType]]:
+def _dump(
+    value: Any, *, shares_path: bool, inlines_classes: bool, definitions: Definitions | None = None
+) -> _Pressed:
     if len(copyreg.dispatch_table) != len(_known_reducers):
         _known_reducers.update(copyreg.dispatch_table)
         _reducers.update(_known_reducers)
@@ -331,25 +405,28 @@ def _dump(value: Any, *, shares_path: bool, inlines_classes: bool) -> tuple[byte
         press = idle.pop()
     except IndexError:
         press = _Press(shares_path=shares_path)
-    pickled = press.dump(
-        value, inlines_classes=inlines_classes
-    )  # after an error the press is dropped: it may have stopped halfway
-    if press.clean() and len(idle) < _MAX_IDLE_PRESSES:
+    # After an error the press is dropped: it may have stopped halfway.
+    pickled = press.dump(value, inlines_classes=inlines_classes, definitions=definitions)
+    press.clean()
+    if len(idle) < _MAX_IDLE_PRESSES:
         idle.append(press)
     return pickled
 
 
-def loads(blob: bytes, what: str) -> Any:
+def loads(blob: bytes, what: str, definitions: Definitions | None = None) -> Any:
     """Unpickle one value.
 
     Args:
         blob: the pickle.
         what: what it is, for the error's text: `the arguments`, `the function` ….
+        definitions: of classes, that came beside it.
 
     Raises:
         UnloadableTaskError: it cannot be rebuilt here.
     """
     try:
+        if definitions:
+            return loads_beside(blob, definitions)
         return pickle.loads(blob)  # noqa: S301 - only slots and clients of one owner get here
     except DistcompError:
         raise

@@ -1,33 +1,28 @@
 """The results of neighbouring tasks as one blob of bytes, and back.
 
-A blob is the pickle of `(values, boxed)`: a list of plain values, in which those whose positions `boxed`
-lists are pickles of their own. These are made as soon as a task ends and opened when a result is asked
-for, so that a bad one costs only itself, and no two results share an object.
+A blob is the pickle of `(values, boxed, definitions)`: a list of plain values, in which those whose
+positions `boxed` lists are pickles of their own, which share the definitions of their classes. These are
+made as soon as a task ends and opened when a result is asked for, so that a bad one costs only itself, and
+no two results share an object.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distcomp.errors import UnpicklableResultError
 from distcomp.payload.chunks import Packed, pack
 from distcomp.payload.culprit import describe
-from distcomp.payload.pickler import dumps, loads
+from distcomp.payload.pickler import Boxed, box, definitions_of, loads
 from distcomp.payload.plain import PLAIN_TYPES, dump_plain
+
+if TYPE_CHECKING:
+    from distcomp.payload.classes import Definitions
 
 RUN_BYTES = 1 << 20
 RUN_RESULTS = 1 << 16
 _SMALL_BYTES = 16
-
-
-class Boxed:
-    """The pickle of a result that is not plain."""
-
-    __slots__ = ("blob",)
-
-    def __init__(self, blob: bytes) -> None:
-        self.blob = blob
 
 
 def dump_result(value: Any) -> Any:
@@ -45,7 +40,7 @@ def dump_result(value: Any) -> Any:
     if type(value) in PLAIN_TYPES:
         return value
     try:
-        return Boxed(dumps(value, shares_path=True))
+        return box(value, shares_path=True)
     except Exception as error:
         raise UnpicklableResultError(describe(value, "result", error, shares_path=True)) from error
 
@@ -75,9 +70,10 @@ def pack_results(kept: Sequence[Any], start: int = 0, *, max_bytes: int = RUN_BY
     def encode(first: int, stop: int) -> bytes:
         values = list(kept[first:stop])
         boxed = [i for i, value in enumerate(values) if type(value) is Boxed] if any_boxed else []
+        definitions = definitions_of(values[i] for i in boxed)
         for i in boxed:
             values[i] = values[i].blob
-        return dump_plain((values, boxed))
+        return dump_plain((values, boxed, definitions))
 
     packed = pack(len(kept), encode, max_bytes, RUN_RESULTS)
     return [Packed(start + part.start, start + part.stop, part.blob) for part in packed] if start else packed
@@ -114,10 +110,11 @@ class ResultWriter:
 class Results(Sequence[Any]):
     """Results from a blob; what is not plain is unpickled anew at each access."""
 
-    __slots__ = ("_boxed", "_values")
+    __slots__ = ("_boxed", "_definitions", "_values")
 
-    def __init__(self, values: list[Any], boxed: Sequence[int]) -> None:
+    def __init__(self, values: list[Any], boxed: Sequence[int], definitions: Definitions) -> None:
         self._values = values
+        self._definitions = definitions
         self._boxed = frozenset(boxed)
 
     def __len__(self) -> int:
@@ -129,7 +126,7 @@ class Results(Sequence[Any]):
         value = self._values[index]
         if not self._boxed or index % len(self._values) not in self._boxed:
             return value
-        return loads(value, "the result")
+        return loads(value, "the result", self._definitions)
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._values) if not self._boxed else map(self.__getitem__, range(len(self._values)))

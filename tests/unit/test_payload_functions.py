@@ -24,6 +24,7 @@ from distcomp.payload import (
     enter_environment,
     function_name,
     load_function,
+    pack_calls,
 )
 
 if TYPE_CHECKING:
@@ -226,10 +227,14 @@ def test_a_class_is_pickled_again_when_it_has_changed(change: str, is_new: bool)
             def p(self): return K
         a = A()
     """)
-    first = dump_call((names["a"],), {}, shares_path=False)
-    assert dump_call((names["a"],), {}, shares_path=False) == first
+
+    def packed() -> bytes:
+        return pack_calls([dump_call((names["a"],), {}, shares_path=False)])[0].blob
+
+    first = packed()
+    assert packed() == first
     exec(change, names)  # noqa: S102 - the test's own text
-    assert (dump_call((names["a"],), {}, shares_path=False) != first) == is_new
+    assert (packed() != first) == is_new
 
 
 def test_pickling_keeps_no_class_alive() -> None:

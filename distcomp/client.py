@@ -321,7 +321,10 @@ class Client:
             self._feed(Feeder(self, leg, named, bound.on_wire, columns))
             return leg
 
-        array: TaskArray[Any] = TaskArray(self, tasks, lambda indexes: travel(indexes, len(indexes)))
+        def resubmit(indexes: Sequence[int]) -> Leg:
+            return travel(indexes, len(indexes))
+
+        array: TaskArray[Any] = TaskArray(self, tasks, resubmit, in_order=order is None)
         if tasks:
             array.begin(travel(order, tasks))
         return array

@@ -3,8 +3,9 @@
 Outcomes are kept as they came, in runs; nothing is made for a single task until it is asked for.
 
 Law of the outcomes, all under the host's lock: `_entries` holds runs of neighbouring indexes that
-neither overlap nor are empty, by their first index, and `_open` is exactly what they do not cover. An
-index that `retry` opens again can only be settled by the leg that it then travels in.
+neither overlap nor are empty, by their first index; `_starts` holds, in order, the first indexes of those
+that are longer than one; `_open` is exactly what they do not cover. An index that `retry` opens again can
+only be settled by the leg that it then travels in.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, overload
 
-from distcomp.core.ranges import RangeSet
+from distcomp.core.ranges import FlagSet, RangeSet
 from distcomp.errors import UsageError
 from distcomp.futures import Future, wake_all
 from distcomp.handles import CANCELLED, RUNNING, MovedRun, ResultRun, entry_of, error_of, wait_until
@@ -127,13 +128,15 @@ class TaskArray(Generic[T]):
         `sum(client.map(abs, [-1, -2, -3]))` gives 6.
     """
 
-    def __init__(self, host: Host, tasks: int, resubmit: Callable[[Sequence[int]], Leg]) -> None:
+    def __init__(
+        self, host: Host, tasks: int, resubmit: Callable[[Sequence[int]], Leg], *, in_order: bool = True
+    ) -> None:
         self.host = host
         self._tasks = tasks
         self._resubmit = resubmit
         self._legs: list[Leg] = []
-        self._open = RangeSet()
-        if tasks:
+        self._open: RangeSet | FlagSet = RangeSet() if in_order else FlagSet(tasks)
+        if tasks and in_order:
             self._open.add(0, tasks)
         self._starts: list[int] = []
         self._entries: dict[int, Entry] = {}
@@ -291,10 +294,8 @@ class TaskArray(Generic[T]):
             )
             self._entries[start] = part
             self._arrived.append(part)
-            if self._starts and start < self._starts[-1]:
+            if stop - start > 1:
                 insort(self._starts, start)
-            else:
-                self._starts.append(start)
             if self._handles:
                 for index in range(start, stop):
                     future = self._handles.get(index)
@@ -334,7 +335,8 @@ class TaskArray(Generic[T]):
     # --- inside -----------------------------------------------------------------------------------
 
     def _entry_of(self, index: int) -> Entry:
-        return self._entries[self._starts[bisect_right(self._starts, index) - 1]]
+        entry = self._entries.get(index)
+        return entry or self._entries[self._starts[bisect_right(self._starts, index) - 1]]
 
     def _entry_at(self, index: int) -> Entry:
         """The outcome that covers one index, waiting for it if need be."""
@@ -360,12 +362,12 @@ class TaskArray(Generic[T]):
 
     def _reopen(self, entries: list[Entry], indexes: list[int]) -> None:
         """Open settled indexes again, with the host's lock held; no leg there is can settle them."""
-        for entry in entries:
+        for entry in reversed(entries):  # ranges grow at their low end
             del self._entries[entry.start]
             self._open.add(entry.start, entry.stop)
-        self._starts = sorted(self._entries)
+        self._starts = [start for start in self._starts if start in self._entries]
         self._arrived = [entry for entry in self._arrived if entry.start in self._entries]
-        for index in indexes:
+        for index in reversed(indexes):
             self._handles.pop(index, None)
             for leg in self._legs:
                 place = leg.place_of(index)

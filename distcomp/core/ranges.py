@@ -1,7 +1,7 @@
-"""Sets of indexes as ranges: what costs nothing per task, however many tasks there are.
+"""Sets of indexes: as ranges, which cost nothing per task however many there are, and as one byte each.
 
-The spans are kept from high to low, disjoint and never touching, so that taking from the low end, where
-work is granted, and putting back there, where work returns, is a change at the end of a list.
+The spans of a `RangeSet` are kept from high to low, disjoint and never touching, so that taking from the
+low end, where work is granted, and putting back there, where work returns, is a change at the end of a list.
 """
 
 from __future__ import annotations
@@ -116,3 +116,56 @@ class RangeSet:
         self._spans.clear()
         self.count = 0
         return taken
+
+
+class FlagSet:
+    """A set of indexes that come in any order, as a flag for each; with all of them at first.
+
+    A `RangeSet` of as many fragments would take longer for each the more there are.
+
+    Args:
+        size: all indexes lie below it.
+
+    Attributes:
+        count: how many indexes are in the set.
+    """
+
+    __slots__ = ("_flags", "count")
+
+    def __init__(self, size: int) -> None:
+        self._flags = bytearray(b"\1") * size
+        self.count = size
+
+    def __iter__(self) -> Iterator[Span]:
+        """The spans from low to high."""
+        return self._spans(0, len(self._flags))
+
+    def __contains__(self, index: int) -> bool:
+        return self._flags[index] == 1
+
+    def add(self, start: int, stop: int) -> None:
+        """Put in the indexes `start` to `stop`; none of them is in the set."""
+        self._flags[start:stop] = b"\1" * (stop - start)
+        self.count += stop - start
+
+    def cut(self, start: int, stop: int) -> list[Span]:
+        """Take out what lies between `start` and `stop`; return it from low to high."""
+        if stop - start == 1:
+            taken = [(start, stop)] if self._flags[start] else []
+        else:
+            taken = list(self._spans(start, stop))
+        for low, high in taken:
+            self._flags[low:high] = bytes(high - low)
+            self.count -= high - low
+        return taken
+
+    def _spans(self, start: int, stop: int) -> Iterator[Span]:
+        flags = self._flags
+        stop = min(stop, len(flags))
+        while start < stop:
+            low = flags.find(1, start, stop)
+            if low < 0:
+                return
+            high = flags.find(0, low, stop)
+            start = high if high >= 0 else stop
+            yield low, start

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -46,7 +47,7 @@ class World:
     def __init__(self, tasks: int, order: Sequence[int] | None = None) -> None:
         self.host = LoneHost()
         self.legs: list[Leg] = []
-        self.array: TaskArray[Any] = TaskArray(self.host, tasks, self.travel)
+        self.array: TaskArray[Any] = TaskArray(self.host, tasks, self.travel, in_order=order is None)
         self.array.begin(Leg(self.array, tasks, order))
         self.leg = self.array._legs[0]
 
@@ -280,3 +281,20 @@ def test_a_failure_made_here_is_still_to_come_from_the_cluster() -> None:
     assert (world.leg.open_tasks, world.array.done_count) == (2, 1)
     world.fail(1, failure=Failure("cancelled"))
     assert "too large" in str(world.array.failures()[1])
+
+
+def seconds_for(tasks: int, order: list[int]) -> float:
+    """Processor time to settle tasks that travel in `order`."""
+    world = World(tasks, order)
+    begun = time.process_time()
+    for start in range(0, tasks, 1000):
+        world.give(start, *order[start : start + 1000])
+    seconds = time.process_time() - begun
+    assert list(world.array) == list(range(tasks))
+    return seconds
+
+
+def test_outcomes_in_any_order_cost_about_what_those_in_order_do() -> None:
+    tasks = 200_000
+    shuffled = sorted(range(tasks), key=lambda index: pow(index, 3, 1_000_003))
+    assert seconds_for(tasks, shuffled) < 3 * seconds_for(tasks, list(range(tasks)))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distcomp.core.ranges import RangeSet
+from distcomp.core.ranges import FlagSet, RangeSet
 
 
 def test_neighbours_become_one_span() -> None:
@@ -54,3 +54,18 @@ def test_it_behaves_as_a_set(steps: list[tuple[bool, int, int]]) -> None:
         assert {index for index in range(60) if index in ranges} == model
         spans = list(ranges)
         assert all(spans[at][1] < spans[at + 1][0] for at in range(len(spans) - 1))
+
+
+@given(st.lists(st.tuples(st.integers(0, 31), st.integers(1, 8)), max_size=30))
+def test_flags_hold_what_ranges_hold(cuts: list[tuple[int, int]]) -> None:
+    flags, ranges = FlagSet(32), RangeSet()
+    ranges.add(0, 32)
+    for start, length in cuts:
+        taken = ranges.cut(start, start + length)
+        assert flags.cut(start, start + length) == taken
+        assert list(flags) == list(ranges)
+        assert flags.count == ranges.count
+        assert [each in flags for each in range(32)] == [each in ranges for each in range(32)]
+        for low, high in taken[:1]:
+            flags.add(low, high)
+            ranges.add(low, high)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar,
 
 from distcomp.client import Client, default_client
 from distcomp.options import Options
-from distcomp.payload import Constant, stands_under_its_name, travels_as_function
+from distcomp.payload import Constant, check_runnable, stands_under_its_name, travels_as_function
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -77,6 +77,7 @@ class ComputeFunction(Generic[P, T]):
         options: how its tasks are to be treated.
         client: the client to use; None takes the default client at each use.
         given: arguments that come before the caller's: the object of a method.
+        kind: `staticmethod` or `classmethod` for what such a one was made of.
     """
 
     __name__: str
@@ -89,6 +90,7 @@ class ComputeFunction(Generic[P, T]):
         options: Options,
         client: Client | None = None,
         given: tuple[Any, ...] = (),
+        kind: type | None = None,
     ) -> None:
         functools.update_wrapper(self, function)
         if not hasattr(self, "__name__"):  # callable objects need not have one
@@ -96,6 +98,7 @@ class ComputeFunction(Generic[P, T]):
         self._options = options
         self._client = client
         self._given = given
+        self._kind = kind
         self._bound: tuple[Client, BoundClient] | None = None
 
     # --- on the cluster ---------------------------------------------------------------------------
@@ -144,7 +147,8 @@ class ComputeFunction(Generic[P, T]):
         Example:
             `fetch.options(timeout_s=5).submit(url)`
         """
-        return ComputeFunction(self.__wrapped__, self._options.replace(**values), self._client, self._given)
+        options = self._options.replace(**values)
+        return ComputeFunction(self.__wrapped__, options, self._client, self._given, self._kind)
 
     # --- here -------------------------------------------------------------------------------------
 
@@ -190,13 +194,14 @@ class ComputeFunction(Generic[P, T]):
     ) -> ComputeFunction[Q, T]: ...
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """The function itself on a class; on an object, the function with that object given."""
-        if instance is None:
+        given = owner if self._kind is classmethod else instance
+        if given is None or self._kind is staticmethod:
             return self
-        return ComputeFunction(self.__wrapped__, self._options, self._client, (*self._given, instance))
+        return ComputeFunction(self.__wrapped__, self._options, self._client, (*self._given, given))
 
     def take_apart(self) -> tuple[Any, ...]:
         """How to make this object again where it cannot be found by its name."""
-        return ComputeFunction, (self.__wrapped__, self._options, None, self._given)
+        return ComputeFunction, (self.__wrapped__, self._options, None, self._given, self._kind)
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         return self.__qualname__ if stands_under_its_name(self) else self.take_apart()
@@ -219,7 +224,8 @@ def compute_this(
 def compute_this(function: Any = None, /, *, client: Client | None = None, **options: Any) -> Any:
     """Let a function run on the cluster: `func.compute(...)`, `func.submit(...)`, `func.map(...)`.
 
-    Used as a decorator, with or without parentheses. Nothing is connected or started before first use.
+    Used as a decorator, with or without parentheses, above `@classmethod` and `@staticmethod`. Nothing is
+    connected or started before first use.
 
     Args:
         function: what to decorate.
@@ -244,15 +250,14 @@ def compute_this(function: Any = None, /, *, client: Client | None = None, **opt
         raise TypeError(f"client must be a distcomp.Client, not {client!r:.80}")
     checked = Options().replace(**options)
     if function is None:
-        return lambda function: ComputeFunction(_checked(function), checked, client)
-    return ComputeFunction(_checked(function), checked, client)
+        return lambda function: _decorated(function, checked, client)
+    return _decorated(function, checked, client)
 
 
-def _checked(function: Any) -> Any:
-    """Refuse what cannot be run by calling it."""
-    if isinstance(function, staticmethod | classmethod):
-        kind = type(function).__name__
-        raise TypeError(f"put @{kind} above @compute_this, not below")
+def _decorated(function: Any, options: Options, client: Client | None) -> ComputeFunction[Any, Any]:
+    kind = type(function) if isinstance(function, staticmethod | classmethod) else None
+    function = function.__func__ if kind else function
     if not callable(function):
         raise TypeError(f"compute_this decorates functions, not {function!r:.80}; options go by name")
-    return function
+    check_runnable(function)
+    return ComputeFunction(function, options, client, kind=kind)

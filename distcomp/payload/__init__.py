@@ -20,7 +20,13 @@ from distcomp.payload.chunks import (
 from distcomp.payload.environment import dump_environment, enter_environment
 from distcomp.payload.failures import dump_failure, load_failure
 from distcomp.payload.function_cache import FunctionCache
-from distcomp.payload.functions import LoadedFunction, dump_function, function_name, load_function
+from distcomp.payload.functions import (
+    LoadedFunction,
+    check_runnable,
+    dump_function,
+    function_name,
+    load_function,
+)
 from distcomp.payload.pickler import Boxed, stands_under_its_name, travels_as_function
 from distcomp.payload.plain import PLAIN_TYPES
 from distcomp.payload.results import (
@@ -45,6 +51,7 @@ __all__ = [
     "Packed",
     "ResultWriter",
     "Results",
+    "check_runnable",
     "dump_call",
     "dump_environment",
     "dump_failure",

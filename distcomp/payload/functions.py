@@ -6,6 +6,7 @@ so that the source lines are in place before any code runs.
 
 from __future__ import annotations
 
+import inspect
 import linecache
 from hashlib import blake2b
 from pathlib import Path
@@ -44,6 +45,22 @@ class LoadedFunction(NamedTuple):
         return isinstance(error, Exception if self.retry_on is None else self.retry_on)
 
 
+def check_runnable(function: Any) -> None:
+    """Refuse what cannot be run by calling it.
+
+    Raises:
+        TypeError: it cannot be called, or a call only makes a coroutine.
+    """
+    if not callable(function):
+        raise TypeError(f"a task is a function and its arguments; {function!r:.80} cannot be called")
+    if any(map(inspect.iscoroutinefunction, (function, type(function).__call__))):
+        name = function_name(function)
+        raise TypeError(
+            f"{name} is a coroutine function, and tasks are plain calls; let one run it: "
+            f"def task(*args): return asyncio.run({name}(*args))"
+        )
+
+
 def dump_function(
     function: Callable[..., Any],
     retry_on: tuple[type[BaseException], ...] | None = None,
@@ -61,6 +78,7 @@ def dump_function(
         The id of the bytes, and the bytes.
 
     Raises:
+        TypeError: it is no function; see `check_runnable`.
         UnpicklableError: naming the path to what cannot be pickled.
 
     Example:
@@ -68,6 +86,7 @@ def dump_function(
         1
     """
     function = as_task(function)
+    check_runnable(function)
     try:
         pickled, codes = dumps_with_codes((function, retry_on), shares_path=shares_path)
     except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import pickle
@@ -281,6 +282,29 @@ def test_a_remote_traceback_shows_lines_that_only_this_side_has(tmp_path: Path) 
 
 
 # --- loading --------------------------------------------------------------------------------------
+
+
+async def a_coroutine() -> None:
+    pass
+
+
+class AsyncCall:
+    async def __call__(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (5, "5 cannot be called"),
+        (a_coroutine, "a_coroutine is a coroutine function"),
+        (functools.partial(a_coroutine), "a_coroutine is a coroutine function"),
+        (AsyncCall(), "AsyncCall is a coroutine function"),
+    ],
+)
+def test_what_a_plain_call_does_not_run_is_refused(function: Any, words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        FunctionCache(shares_path=False).dump(function)
 
 
 def test_bytes_that_are_no_function_are_told_as_such() -> None:

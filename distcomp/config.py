@@ -233,6 +233,9 @@ class WorkerSettings(Settings):
     process_retry_s: float = setting(
         1.0, "seconds between two attempts to have a slot process, if none can be"
     )
+    process_attempts: int = setting(
+        5, "attempts in a row to have a slot process after which a worker that had none ends", low=1
+    )
     interrupt_after_s: float = setting(0.02, "seconds from the stacks of a task to be ended to its interrupt")
     kill_after_s: float = setting(0.3, "seconds from the stacks of a task to be ended to its kill")
     settle_window_bytes: int = setting(

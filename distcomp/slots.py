@@ -186,7 +186,9 @@ class SlotPool:
         self._last_number = 0
         self._starts: deque[float] = deque(maxlen=settings.template_restarts + 1)
         self._spare_timer: asyncio.TimerHandle | None = None
+        self._template_gone = True
         self._answered = asyncio.Event()
+        self._unavailable: SlotsUnavailableError | None = None
         self._closed = False
 
     @property
@@ -197,12 +199,17 @@ class SlotPool:
     async def start(self) -> None:
         """Start the template and one spare process, on the thread that ends last: the main one."""
         self._loop = asyncio.get_running_loop()
-        self._start_template()
         self._start_spare()
 
     async def ready(self) -> None:
-        """Wait until the template has forked a process, or has shown that it cannot."""
+        """Wait until a template has tried to fork a process.
+
+        Raises:
+            SlotsUnavailableError: none did: they keep ending before.
+        """
         await self._answered.wait()
+        if self._unavailable is not None:
+            raise self._unavailable
 
     def take(self, session: SessionId, environment: bytes) -> SlotProcess:
         """Have a process of `session`: an idle one, else the spare, else a new one. Never waits.
@@ -269,7 +276,8 @@ class SlotPool:
         full = len(self._starts) == self._starts.maxlen
         if full and now - self._starts[0] < RESTART_WINDOW_S:
             raise SlotsUnavailableError(
-                f"the template process ended {len(self._starts)} times within {RESTART_WINDOW_S:g} s"
+                f"the template that slot processes are forked from ended {len(self._starts)} times "
+                f"within {RESTART_WINDOW_S:g} s; what it wrote to standard error may say why"
             )
         self._starts.append(now)
         self._template = TemplateProcess(self._environ, self._on_news, self._on_template_gone, self._loop)
@@ -293,8 +301,12 @@ class SlotPool:
     def _start_spare(self) -> None:
         self._spare_timer = None
         if self._spare is None and not self._closed:
-            with suppress(SlotsUnavailableError):  # whoever takes one is told
+            try:
                 self._spare = self._new()
+            except SlotsUnavailableError as error:  # who waits to be ready is told, and who takes one
+                if not self._answered.is_set():
+                    self._unavailable = error
+                    self._answered.set()
 
     def _on_news(self, what: bytes, number: int, value: int) -> None:
         self._answered.set()
@@ -309,7 +321,6 @@ class SlotPool:
             self._end(process, f"could not be started: {os.strerror(value)}")
 
     def _on_template_gone(self) -> None:
-        self._answered.set()
         self._template_gone = True
         for process in list(self._processes.values()):
             if process.pid:

@@ -159,6 +159,8 @@ class WorkerProgram:
             await self._leave(connecting)
         if departure.refused is not None:
             raise REFUSALS[departure.refused.code](departure.text)
+        if departure.unable:
+            raise SlotsUnavailableError(departure.text)
         return departure.text
 
     def request_drain(self) -> None:

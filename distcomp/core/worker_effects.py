@@ -124,10 +124,12 @@ class Departure(NamedTuple):
     Attributes:
         text: why, in one line.
         refused: set if the scheduler would not have it.
+        unable: whether it ends because it cannot have slot processes.
     """
 
     text: str
     refused: Refused | None = None
+    unable: bool = False
 
 
 @dataclass(slots=True)

@@ -279,6 +279,7 @@ class Runs:
         if process is None:
             return
         runs = process.runs
+        reason = "unprepared" if process.stalled >= self._stalled_most else "neighbour"
         self.crew.release(process)
         self._ending.pop(number, None)
         begun = next((place for place, run in enumerate(runs) if run.number == end.run), 0)
@@ -291,7 +292,7 @@ class Runs:
                 self._charge(run, end)
             elif not end.run and spans and (run.lease.grant.eager or not end.killed):
                 self._count_death(run, spans[0][0], end)
-            self._give_back(run.lease, spans, "neighbour")
+            self._give_back(run.lease, spans, reason)
 
     def _charge(self, run: Run, end: ProcessEnd) -> None:
         lease, index, ending = run.lease, end.task_index, run.process.ending

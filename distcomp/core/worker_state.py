@@ -82,6 +82,8 @@ class WorkerState:
         self._reported: frozenset[tuple[Token, int]] = frozenset()
         self._leave_at: float | None = None
         self._left = False
+        self._attempts = 0
+        self._unable = ""
         self.nonsense = 0
 
     # --- the scheduler ----------------------------------------------------------------------------
@@ -236,6 +238,7 @@ class WorkerState:
 
     def run_progressed(self, process: int, progress: RunProgressed, now: float) -> None:
         """A run told outcomes, or that it is over."""
+        self._attempts = 0
         self._runs.progressed(process, progress, now)
 
     def stop_lowered(self, command: LowerStop, taken_from: int, now: float) -> None:
@@ -252,9 +255,13 @@ class WorkerState:
         self._runs.process_ended(process, end, now)
 
     def process_refused(self, process: int, text: str, now: float) -> None:
-        """No process could be had."""
+        """No process could be had; after too many attempts in a row this worker is of no use."""
         self._effects.log("error", "no slot process can be started", why=text)
         self._runs.process_refused(process, now)
+        self._attempts += 1
+        if self._attempts >= self._settings.process_attempts and self._leave_at is None:
+            self._unable = f"no slot process could be started {self._attempts} times in a row: {text}"
+            self.request_stop(now)
 
     # --- leaving ----------------------------------------------------------------------------------
 
@@ -310,7 +317,8 @@ class WorkerState:
             if not done:
                 effects.send(self._peer, SlotsReported(self._runs.running(now, 0.0)))
             effects.send(self._peer, WorkerLeft(self.held_leases()))
-        effects.departure = Departure("drained" if done else "stopped with tasks unfinished")
+        text = self._unable or ("drained" if done else "stopped with tasks unfinished")
+        effects.departure = Departure(text, unable=bool(self._unable))
 
     def _wake_at(self, now: float) -> float | None:
         if self._check_at is None and self._book:

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from distcomp import slots
 from distcomp.config import SLOT_VARIABLE, SlotSettings
+from distcomp.errors import SlotsUnavailableError
 from distcomp.payload import (
     dump_environment,
     dump_function,
@@ -787,6 +789,17 @@ def test_a_dead_template_takes_its_slots_along_and_is_replaced() -> None:
             await until(lambda: not is_alive(process.pid) and not is_alive(child))
             again = pool.take(SESSION, b"")
             assert await recorder.all_of(again, start(again, abs, (-4,))) == {0: 4}
+
+    run_async(main())
+
+
+def test_a_template_that_cannot_start_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "PROGRAM", "raise SystemExit(3)")
+
+    async def main() -> None:
+        async with pool_of(template_restarts=2, spare_delay_s=0.0) as (pool, _):
+            with pytest.raises(SlotsUnavailableError, match="ended 3 times within 60 s"):
+                await asyncio.wait_for(pool.ready(), 20)
 
     run_async(main())
 

@@ -11,9 +11,9 @@ import pytest
 from fake_scheduler import SESSION, FakeScheduler
 from processes import alive
 
-from distcomp import transport
+from distcomp import slots, transport
 from distcomp.config import WorkerSettings
-from distcomp.errors import AuthenticationError, RoleError
+from distcomp.errors import AuthenticationError, RoleError, SlotsUnavailableError
 from distcomp.protocol import (
     CancelLease,
     EndSession,
@@ -470,3 +470,30 @@ def test_asked_twice_a_worker_leaves_now_and_its_tasks_end(tmp_path: Path) -> No
         await until(lambda: not alive(int(mark.read_text())))
 
     on_bench(body)
+
+
+def test_a_worker_whose_template_cannot_start_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "PROGRAM", "raise SystemExit(3)")
+
+    async def main() -> None:
+        bench = Bench(1, {"template_restarts": 2, "spare_delay_s": 0.0})
+        async with bench:
+            with pytest.raises(SlotsUnavailableError, match="ended 3 times within 60 s"):
+                await bench.outcome()
+        assert bench.scheduler.messages == []
+
+    asyncio.run(main())
+
+
+def test_a_worker_whose_template_can_start_no_more_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(bench: Bench, scheduler: FakeScheduler) -> None:
+        monkeypatch.setattr(slots, "PROGRAM", "raise SystemExit(3)")
+        os.kill(bench.program._pool._template._process.pid, signal.SIGKILL)
+        while not bench.ended.done():
+            if scheduler.connection is not None:
+                scheduler.grant(square, [(1,)])
+            await asyncio.wait([bench.ended], timeout=0.02)
+        with pytest.raises(SlotsUnavailableError, match="no slot process could be started 2 times in a row"):
+            await bench.outcome()
+
+    on_bench(body, template_restarts=1, spare_delay_s=0.0, process_retry_s=0.01, process_attempts=2)

@@ -242,6 +242,31 @@ def test_a_lease_without_a_process_goes_back_and_processes_are_not_asked_for_at_
     assert started(world) == [(2, third, 0, 1)]
 
 
+def test_a_worker_that_can_have_no_process_ends_after_some_attempts() -> None:
+    world = World(process_retry_s=1.0, process_attempts=3)
+    world.refuses_processes = True
+    tokens = []
+    for _ in range(3):
+        assert world.departure is None
+        tokens.append(world.grant(1))
+        world.wait(1.0)
+    assert world.returned() == [(token, ((0, 1),), "unprepared") for token in tokens]
+    assert world.departure is not None
+    assert world.departure.unable
+    assert world.departure.text.startswith("no slot process could be started 3 times in a row: ")
+
+
+def test_attempts_to_have_a_process_count_only_in_a_row() -> None:
+    world = World(process_retry_s=1.0, process_attempts=2)
+    for session, refuses in ((SESSION, True), (SESSION, False), (OTHER, True)):
+        world.refuses_processes = refuses
+        world.grant(1, array=(session, 1))
+        if not refuses:
+            world.tell()
+        world.wait(1.0)
+    assert world.departure is None
+
+
 def test_a_refusal_of_a_process_that_is_gone_changes_nothing() -> None:
     world = World()
     world.state.process_refused(99, "why", world.now)
@@ -599,7 +624,7 @@ def test_a_process_that_begins_nothing_is_discarded_and_charges_nobody() -> None
     world.wait(2.0)
     assert world.discarded == [1]
     world.die(killed=True)
-    assert world.returned() == [(token, ((0, 2),), "neighbour")]
+    assert world.returned() == [(token, ((0, 2),), "unprepared")]
     assert world.settled() == []
 
 

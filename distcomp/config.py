@@ -196,6 +196,9 @@ class SchedulerSettings(Settings):
     retract_look_s: float = setting(5e-6, "such looks are as many times this apart as there are leases")
     retract_answer_s: float = setting(0.25, "seconds after which work is asked back again", low=0.001)
     rest_s: float = setting(1.0, "seconds without work for a worker that could not prepare a slot", low=0.01)
+    unprepared_limit: int = setting(
+        10, "times in a row that no slot process could be prepared for a session before its tasks fail", low=1
+    )
     max_status_arrays: int = setting(1_000, "unfinished task arrays that an observer is told of", low=1)
     status_interval_s: float = setting(0.1, "shortest time between two reports to one observer", low=0.01)
 

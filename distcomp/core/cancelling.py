@@ -1,4 +1,4 @@
-"""The end of tasks at the client's wish, wherever they are."""
+"""The end of tasks at the client's wish, or because nobody can run them, wherever they are."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from distcomp.protocol import CancelTasks
 
 TOLD_AT_ONCE = 4096
-"""Cancelled tasks in one message to a client that did not ask for their end itself."""
+"""Ended tasks in one message to a client that did not ask for their end itself."""
 
 
 def on_cancel_tasks(books: Books, link: Link, message: CancelTasks, now: float) -> None:
@@ -34,7 +34,7 @@ def on_cancel_tasks(books: Books, link: Link, message: CancelTasks, now: float) 
         array.changed_at = now
         taken = cancel(books, array, message.spans)
         if link.session is not session:
-            _tell(books, array, taken, f"cancelled by {link.owner}")
+            _tell(books, array, taken, Failure("cancelled", text=f"cancelled by {link.owner}"))
         if array.finished:
             finish(books, array)
 
@@ -48,6 +48,13 @@ def cancel(books: Books, array: TaskArrayState, spans: tuple[Span, ...]) -> list
     if not spans:
         array.closed = True
         spans = ((0, array.accepted),) if array.accepted else ()
+    taken = _end(books, array, spans)
+    books.counts.cancelled += sum(stop - start for start, stop in taken)
+    return taken
+
+
+def _end(books: Books, array: TaskArrayState, spans: tuple[Span, ...]) -> list[Span]:
+    """Settle what of the array is not, within `spans`; return what that was."""
     wanted = joined(spans)
     taken = _cut_pending(array, wanted)
     for index in sorted(array.delayed):
@@ -57,7 +64,6 @@ def cancel(books: Books, array: TaskArrayState, spans: tuple[Span, ...]) -> list
     for lease in list(array.leases.values()):
         taken += _cut_lease(books, lease, wanted)
     settle(books, array, taken)
-    books.counts.cancelled += sum(stop - start for start, stop in taken)
     return taken
 
 
@@ -96,9 +102,8 @@ def _cut_lease(books: Books, lease: OpenLease, wanted: list[Span]) -> list[Span]
     return taken
 
 
-def _tell(books: Books, array: TaskArrayState, taken: list[Span], text: str) -> None:
-    """Tell the client of cancelled tasks whose end it did not ask for."""
-    failure = Failure("cancelled", text=text)
+def _tell(books: Books, array: TaskArrayState, taken: list[Span], failure: Failure) -> None:
+    """Tell the client of tasks whose end it did not ask for."""
     indexes = [index for start, stop in taken for index in range(start, stop)]
     for position in range(0, len(indexes), TOLD_AT_ONCE):
         some = indexes[position : position + TOLD_AT_ONCE]
@@ -112,5 +117,14 @@ def cancel_session(books: Books, session: Session) -> None:
             array.closed = True
         else:
             cancel(books, array, ())
+        if array.finished:
+            finish(books, array)
+
+
+def fail_session(books: Books, session: Session, failure: Failure) -> None:
+    """Let all tasks of a session that are not settled fail."""
+    for array in list(session.arrays.values()):
+        if array.accepted:
+            _tell(books, array, _end(books, array, ((0, array.accepted),)), failure)
         if array.finished:
             finish(books, array)

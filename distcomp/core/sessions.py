@@ -48,6 +48,7 @@ class Session:
         unread_bytes: the size of their results.
         paused: too much is unread, so nothing of it is granted.
         told: workers that were told about the session.
+        unprepared: times in a row that no worker could prepare a slot for it.
         noticed: the user was told that nobody can run its tasks.
     """
 
@@ -68,6 +69,7 @@ class Session:
         "pool",
         "seq",
         "told",
+        "unprepared",
         "unread_bytes",
     )
 
@@ -88,4 +90,5 @@ class Session:
         self.unread_bytes = 0
         self.paused = False
         self.told: dict[WorkerId, WorkerEntry] = {}
+        self.unprepared = 0
         self.noticed = False

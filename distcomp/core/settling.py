@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from distcomp.core.cancelling import fail_session
 from distcomp.core.failing import retry
 from distcomp.core.flow import end_lease, finish, forward, leave, settle
 from distcomp.core.workforce import rest, unwind
 from distcomp.errors import MalformedMessageError
-from distcomp.protocol import TasksBegan
+from distcomp.protocol import Failure, TasksBegan
 
 if TYPE_CHECKING:
     from distcomp.core.books import Books, Link
     from distcomp.core.leases import OpenLease
     from distcomp.core.roster import WorkerEntry
-    from distcomp.protocol import Failure, LeaseReturned, LeaseSettled, SlotsReported
+    from distcomp.core.sessions import Session
+    from distcomp.protocol import LeaseReturned, LeaseSettled, SlotsReported
 
 PACE_WEIGHT = 0.3
 """How much one settle moves the measured time per task."""
@@ -39,6 +41,7 @@ def on_lease_settled(books: Books, link: Link, message: LeaseSettled, now: float
         taken += _take_failures(books, lease, message, now)
     books.counts.late += reported - taken
     worker.settled += taken
+    array.session.unprepared = 0
     worker.busy_s += message.busy_s
     worker.changed_at = array.changed_at = now
     if message.slot < worker.slots:
@@ -122,6 +125,34 @@ def on_lease_returned(books: Books, link: Link, message: LeaseReturned, now: flo
             worker.pool.roster.update(worker, now)
     elif spans and message.reason in ("unprepared", "refused"):
         rest(books, worker, now)
+        if message.reason == "unprepared":
+            _count_unprepared(books, lease.array.session, worker)
+
+
+def _count_unprepared(books: Books, session: Session, worker: WorkerEntry) -> None:
+    """Let the tasks of a session fail for which nobody could prepare a slot again and again."""
+    session.unprepared += 1
+    if session.unprepared < books.settings.unprepared_limit:
+        return
+    times, session.unprepared = session.unprepared, 0
+    if _runs(session):
+        return
+    text = (
+        f"no slot process could be prepared for this session {times} times in a row, "
+        f"at last by worker {worker.record.name} on {worker.record.host}, whose log may say why"
+    )
+    books.effects.log("error", "a session fails", owner=session.owner.name, why=text)
+    fail_session(books, session, Failure("unloadable", text=text, host=worker.record.host))
+
+
+def _runs(session: Session) -> bool:
+    """Whether some worker has said that it runs a task of the session."""
+    return any(
+        token in array.leases
+        for array in session.arrays.values()
+        for worker in {lease.worker for lease in array.leases.values()}
+        for token, _ in worker.running
+    )
 
 
 def on_slots_reported(books: Books, link: Link, message: SlotsReported, now: float) -> None:

@@ -156,3 +156,46 @@ def test_clients_hear_what_began_once() -> None:
     assert world.got(client, TasksBegan)[0].indexes == (0,)
     world.running(worker, (first.token, 0), (second.token, 1))
     assert world.got(client, TasksBegan)[0].indexes == (1,)
+
+
+def unprepared(world: SchedulerWorld, worker: int, times: int) -> None:
+    """Let a worker give back what it gets, so many times, as often as it is given something."""
+    for _ in range(times):
+        (grant,) = world.grants(worker)
+        world.give_back(worker, grant.token, (grant.start, grant.stop), reason="unprepared")
+        world.wait(1.0)
+
+
+def test_a_session_that_nobody_can_prepare_a_slot_for_fails() -> None:
+    world = SchedulerWorld(unprepared_limit=3, rest_s=1.0)
+    worker, client = world.worker(), world.client()
+    world.submit(client, 0, 5, TaskOptions(retries=9))
+    unprepared(world, worker, 2)
+    (grant,) = world.grants(worker)
+    world.give_back(worker, grant.token, (0, 1), reason="unprepared")
+    assert world.outcomes(client) == dict.fromkeys(range(5), "unloadable")
+    (message,) = world.got(client, TasksSettled)
+    assert "3 times in a row, at last by worker w1 on h" in message.failures[0][1].text
+    world.wait(1.0)
+    world.submit(client, 1, 1)
+    assert len(world.grants(worker)) == 1, "what is submitted later has a chance of its own"
+
+
+def test_only_times_in_a_row_count() -> None:
+    world = SchedulerWorld(unprepared_limit=3, rest_s=1.0)
+    worker, client = world.worker(), world.client()
+    world.submit(client, 0, 2)
+    unprepared(world, worker, 2)
+    world.settle(worker, world.grants(worker)[0].token, (0, 1))
+    unprepared(world, worker, 2)
+    assert len(world.grants(worker)) == 1
+
+
+def test_a_session_with_a_running_task_does_not_fail() -> None:
+    world = SchedulerWorld(unprepared_limit=3, rest_s=1.0)
+    good, client = world.worker(), world.client()
+    world.submit(client, 0, 2)
+    world.running(good, (world.grants(good)[0].token, 0))
+    bad = world.worker()
+    unprepared(world, bad, 7)
+    assert len(world.grants(bad)) == 1

@@ -89,7 +89,7 @@ class ClientProgram:
         self._connection: Connection | None = None
         self._main: asyncio.Task[None]
         self._over: asyncio.Future[None]
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = transport.Alarm(self._turn)
         self._opened: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._loop = transport.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="distcomp-client", daemon=True)
@@ -270,9 +270,7 @@ class ClientProgram:
             self._opened.set_result(None)
         if effects.refused is not None and not self._opened.done():
             self._opened.set_exception(_error_of(effects.refused))
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = None if effects.wake_at is None else self._loop.call_at(effects.wake_at, self._turn)
+        self._alarm.set(effects.wake_at, self._loop.time())
 
     def _settle(self, effects: ClientEffects) -> None:
         """Hand outcomes to their sinks, then wake who waits for them."""

@@ -64,7 +64,7 @@ class SchedulerProgram:
         self._listener: transport.Listener | None = None
         self._turn_comes = False
         self._stopping = False
-        self._wake: asyncio.TimerHandle | None = None
+        self._alarm = transport.Alarm(self._on_alarm)
         self._closed = asyncio.Event()
 
     # --- what the command line calls ---
@@ -104,8 +104,7 @@ class SchedulerProgram:
         self._stopping = True
         if self._listener is not None:
             self._listener.close()
-        if self._wake is not None:
-            self._wake.cancel()
+        self._alarm.cancel()
         for connection in list(self._open):
             connection.send([_STOPPING])
             if at_once:
@@ -196,7 +195,7 @@ class SchedulerProgram:
                 self._peers[peer].close(reason)
         for level, text, values in effects.events:
             self._log(level, text, **values)
-        self._sleep_until(effects.wake_at, now)
+        self._alarm.set(effects.wake_at, now)
 
     def _send(self, effects: Effects) -> None:
         """Let everything leave; acknowledgements too, as nothing is journalled that they would wait for."""
@@ -207,15 +206,7 @@ class SchedulerProgram:
             if connection is not None:
                 connection.send(messages)
 
-    def _sleep_until(self, wake_at: float | None, now: float) -> None:
-        if self._wake is not None:
-            self._wake.cancel()
-            self._wake = None
-        if wake_at is not None:
-            self._wake = self._loop.call_later(max(0.0, wake_at - now), self._on_wake)
-
-    def _on_wake(self) -> None:
-        self._wake = None
+    def _on_alarm(self) -> None:
         self._state.tick(time.monotonic())
         self._plan_turn()
 

@@ -334,6 +334,9 @@ class Connection(asyncio.Protocol):
         self._timer = None if action is None else self._loop.call_later(delay_s, action)
 
 
+ALARM_STEP_S = 0.001
+"""An alarm rings no sooner: a time that has just passed must not keep the loop spinning."""
+
 _OWN = frozenset({Heartbeat, SendPiece, PiecesStored})
 """Messages of the transport, which programs never see."""
 
@@ -345,6 +348,37 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     """A loop of uvloop where there is one. The event loop policy is left alone."""
     loop: asyncio.AbstractEventLoop = fastest.new_event_loop()
     return loop
+
+
+class Alarm:
+    """Calls `action` at a time that moves.
+
+    A call that is due too early is left to come, as it does no harm and making timers is dear; so each turn
+    of a program may set its alarm anew.
+    """
+
+    def __init__(self, action: Callable[[], None]) -> None:
+        self._action = action
+        self._timer: asyncio.TimerHandle | None = None
+        self._at = 0.0
+
+    def set(self, at: float | None, now: float) -> None:
+        """Call at the time `at`, which is `at - now` seconds away, at the latest; not at all for None."""
+        if at is None or (self._timer is not None and self._at <= at):
+            return
+        self.cancel()
+        self._at = at
+        self._timer = asyncio.get_running_loop().call_later(max(ALARM_STEP_S, at - now), self._ring)
+
+    def cancel(self) -> None:
+        """Call no more, unless it is set again."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _ring(self) -> None:
+        self._timer = None
+        self._action()
 
 
 async def dial(address: Address, make: Callable[[], Connection], *, timeout_s: float) -> Connection:

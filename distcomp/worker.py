@@ -52,9 +52,6 @@ if TYPE_CHECKING:
 REFUSALS: dict[str, type[ConnectError]] = {"role": RoleError, "versions": VersionMismatchError}
 """What a final refusal of the scheduler is raised as."""
 
-TIMER_STEP_S = 0.001
-"""The loop's own resolution: a timer asked for sooner would fire before its time, again and again."""
-
 
 class Stint:
     """A slot process from `take` to `give_back` or its end, under the number the state machine gave it.
@@ -120,8 +117,7 @@ class WorkerProgram:
         self._lost = asyncio.Event()
         self._peers = 0
         self._turn_is_due = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
+        self._alarm = transport.Alarm(self._tick)
         self._departed: asyncio.Future[Departure] | None = None
         self._carry_out: dict[type[Any], Callable[[Any, float], bool]] = {
             TakeProcess: self._take_process,
@@ -177,8 +173,7 @@ class WorkerProgram:
 
     async def _leave(self, connecting: asyncio.Future[None]) -> None:
         connecting.cancel()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._alarm.cancel()
         if self._connection is not None:
             self._connection.close()
             await self._lost.wait()
@@ -299,22 +294,11 @@ class WorkerProgram:
                 self._connection.send(outgoing)
             if closes:
                 self._connection.close(closes[0].reason)
-        self._wake_by(effects.wake_at, now)
+        self._alarm.set(effects.wake_at, now)
         if departure is not None and self._departed is not None and not self._departed.done():
             self._departed.set_result(departure)
 
-    def _wake_by(self, at: float | None, now: float) -> None:
-        if at is None:
-            return
-        if self._timer is not None:
-            if self._timer_at <= at:
-                return
-            self._timer.cancel()
-        self._timer_at = at
-        self._timer = asyncio.get_running_loop().call_later(max(TIMER_STEP_S, at - now), self._tick)
-
     def _tick(self) -> None:
-        self._timer = None
         self._look()
         self._state.tick(time.monotonic())
         self._turn()

@@ -601,3 +601,39 @@ def test_one_port_for_all_addresses_of_a_host() -> None:
     finally:
         for each in sockets:
             each.close()
+
+
+# --- alarms ---------------------------------------------------------------------------------------
+
+
+def test_an_alarm_rings_once_at_the_earliest_time_it_was_set_to(run: Any) -> None:
+    async def body() -> None:
+        rings: list[float] = []
+        alarm = transport.Alarm(lambda: rings.append(time.monotonic()))
+        begin = time.monotonic()
+        alarm.set(begin + 30.0, begin)
+        alarm.set(begin + 0.01, begin)
+        alarm.set(begin + 40.0, begin)
+        alarm.set(None, begin)
+        await until(lambda: rings)
+        assert rings[0] - begin >= 0.009
+        alarm.set(begin, time.monotonic())
+        await until(lambda: len(rings) == 2)
+
+    run(body())
+
+
+def test_a_cancelled_alarm_does_not_ring(run: Any) -> None:
+    async def body() -> None:
+        rings: list[str] = []
+        silent, heard = (
+            transport.Alarm(lambda name=name: rings.append(name)) for name in ("silent", "heard")
+        )
+        now = time.monotonic()
+        silent.set(now + 0.005, now)
+        silent.cancel()
+        heard.set(now + 0.02, now)
+        await until(lambda: rings)
+        assert rings == ["heard"]
+
+    run(body())

@@ -48,7 +48,7 @@ class Session:
         unread_bytes: the size of their results.
         paused: too much is unread, so nothing of it is granted.
         told: workers that were told about the session.
-        unprepared: times in a row that no worker could prepare a slot for it.
+        unprepared: times in a row that no worker could prepare a slot for it, the last `unprepared_at`.
         noticed: the user was told that nobody can run its tasks.
     """
 
@@ -70,6 +70,7 @@ class Session:
         "seq",
         "told",
         "unprepared",
+        "unprepared_at",
         "unread_bytes",
     )
 
@@ -91,4 +92,5 @@ class Session:
         self.paused = False
         self.told: dict[WorkerId, WorkerEntry] = {}
         self.unprepared = 0
+        self.unprepared_at = 0.0
         self.noticed = False

@@ -126,11 +126,17 @@ def on_lease_returned(books: Books, link: Link, message: LeaseReturned, now: flo
     elif spans and message.reason in ("unprepared", "refused"):
         rest(books, worker, now)
         if message.reason == "unprepared":
-            _count_unprepared(books, lease.array.session, worker)
+            _count_unprepared(books, lease.array.session, worker, now)
 
 
-def _count_unprepared(books: Books, session: Session, worker: WorkerEntry) -> None:
-    """Let the tasks of a session fail for which nobody could prepare a slot again and again."""
+def _count_unprepared(books: Books, session: Session, worker: WorkerEntry, now: float) -> None:
+    """Let the tasks of a session fail for which nobody could prepare a slot again and again.
+
+    What comes back within the rest of a worker counts once, however many slots and workers there are.
+    """
+    if session.unprepared and now - session.unprepared_at < books.settings.rest_s:
+        return
+    session.unprepared_at = now
     session.unprepared += 1
     if session.unprepared < books.settings.unprepared_limit:
         return

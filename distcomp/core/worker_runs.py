@@ -324,15 +324,21 @@ class Runs:
         if deaths >= UNBEGUN_DEATHS or run.lease.grant.eager:
             self._charge(run, end._replace(run=run.number, task_index=index))
 
-    def process_refused(self, number: int, now: float) -> None:
-        """No process could be had: its leases go back, and none is asked for within a while."""
+    def process_refused(self, number: int, now: float) -> bool:
+        """No process could be had: its leases go back, and none is asked for within a while.
+
+        Returns:
+            Whether this was the first of those that were asked for at the same time.
+        """
         process = self.crew.processes.get(number)
         if process is None:
-            return
+            return False
+        is_first = now >= self._refused_until
         self._refused_until = now + self._settings.process_retry_s
         self.crew.release(process)
         for run in process.runs:
             self._give_back(run.lease, overlap(run.lease.open, run.start, run.stop), "unprepared")
+        return is_first
 
     # --- what time tells --------------------------------------------------------------------------
 

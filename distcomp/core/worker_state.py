@@ -257,8 +257,8 @@ class WorkerState:
     def process_refused(self, process: int, text: str, now: float) -> None:
         """No process could be had; after too many attempts in a row this worker is of no use."""
         self._effects.log("error", "no slot process can be started", why=text)
-        self._runs.process_refused(process, now)
-        self._attempts += 1
+        if self._runs.process_refused(process, now):
+            self._attempts += 1
         if self._attempts >= self._settings.process_attempts and self._leave_at is None:
             self._unable = f"no slot process could be started {self._attempts} times in a row: {text}"
             self.request_stop(now)

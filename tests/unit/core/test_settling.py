@@ -181,6 +181,16 @@ def test_a_session_that_nobody_can_prepare_a_slot_for_fails() -> None:
     assert len(world.grants(worker)) == 1, "what is submitted later has a chance of its own"
 
 
+def test_what_comes_back_at_once_counts_once() -> None:
+    world = SchedulerWorld(unprepared_limit=3, rest_s=1.0)
+    workers, client = [world.worker(2), world.worker(2)], world.client()
+    world.submit(client, 0, 4)
+    for peer, grant in [(each, grant) for each in workers for grant in world.grants(each)]:
+        world.give_back(peer, grant.token, (grant.start, grant.stop), reason="unprepared")
+    world.wait(1.0)
+    assert sum(len(world.grants(peer)) for peer in workers) == 4
+
+
 def test_only_times_in_a_row_count() -> None:
     world = SchedulerWorld(unprepared_limit=3, rest_s=1.0)
     worker, client = world.worker(), world.client()

@@ -103,6 +103,11 @@ ROUTES: dict[tuple[str, str], Routes] = {
 """Who may say what when. Whatever is not here ends the connection."""
 
 
+def roles_for(kind: type[Any]) -> list[str]:
+    """The roles that may ever send messages of this kind."""
+    return sorted({role for (role, _), routes in ROUTES.items() if kind in routes})
+
+
 class SchedulerState:
     """All decisions of a scheduler.
 
@@ -130,12 +135,28 @@ class SchedulerState:
             return
         handler = ROUTES.get((link.role, link.phase), {}).get(type(message))
         if handler is None:
-            self._reject(link, f"{type(message).__name__} has no place here")
+            self._reject_kind(link, type(message))
             return
         try:
             handler(self.books, link, message, now)
         except MalformedMessageError as error:
             self._reject(link, str(error))
+
+    def _reject_kind(self, link: Link, kind: type[Any]) -> None:
+        """End a connection for a message out of place; one for which it has the wrong role hears which."""
+        roles = roles_for(kind)
+        if not roles or link.role in roles:
+            self._reject(link, f"{kind.__name__} has no place here")
+            return
+        needed = roles[-1]
+        text = (
+            f"{kind.__name__} takes the role {' or '.join(roles)}, and this connection has the role "
+            f"{link.role}: use a join string for the role {needed}; `distcomp access show --role {needed}` "
+            "prints it on the scheduler's host"
+        )
+        event = {"address": link.address, "role": link.role, "what": text}
+        self.books.effects.log("warning", "peer has the wrong role", **event)
+        self.books.refuse(link, "role", text)
 
     def _reject(self, link: Link, text: str) -> None:
         books = self.books

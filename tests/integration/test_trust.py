@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import random
@@ -18,8 +19,8 @@ from clusters import Programs, programs, until
 from processes import descriptors, family
 
 from distcomp import AuthenticationError, Client, VersionMismatchError, WrongClusterError, auth
-from distcomp.config import ClientSettings
-from distcomp.errors import ConnectError, ForeignProtocolError
+from distcomp.config import ClientSettings, WorkerSettings
+from distcomp.errors import ConnectError, ForeignProtocolError, RoleError
 from distcomp.ids import SessionId
 from distcomp.protocol import (
     PROTOCOL,
@@ -31,6 +32,7 @@ from distcomp.protocol import (
     Versions,
     codec,
 )
+from distcomp.worker import WorkerProgram
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,6 +100,27 @@ def test_a_secret_of_another_role_is_refused(shared: Programs) -> None:
     secret = shared.access("worker").secret
     with pytest.raises(AuthenticationError):
         Client(replace(shared.access(), secret=secret))
+
+
+def test_a_worker_with_a_client_s_secret_ends_and_says_what_it_needs(shared: Programs) -> None:
+    said: list[str] = []
+
+    def log(_level: str, text: str, **_values: Any) -> None:
+        said.append(text)
+
+    program = WorkerProgram(WorkerSettings(), shared.access("client"), name="w", slots=1, log=log)
+    with pytest.raises(RoleError, match="use a join string for the role worker"):
+        asyncio.run(asyncio.wait_for(program.run(), TIMEOUT_S))
+    assert said.count("connected") == 1
+
+
+def test_a_client_with_a_worker_s_secret_ends_and_says_what_it_needs(
+    shared: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shake = auth.ClientHandshake
+    monkeypatch.setattr(auth, "ClientHandshake", lambda _role, *rest: shake("worker", *rest))
+    with pytest.raises(RoleError, match="use a join string for the role client"):
+        Client(shared.access("worker"))
 
 
 def test_another_cluster_is_refused_and_said(shared: Programs) -> None:

@@ -179,12 +179,12 @@ def test_nonsense_closes_that_peer_and_nothing_else() -> None:
             bad.connection._transport.write(b"\xff" * 100)
             assert (await bad.receive(Refused)).code == "malformed"
             wrong.send(REGISTER)
-            assert (await wrong.receive(Refused)).code == "malformed"
+            assert (await wrong.receive(Refused)).code == "role"
             await until(lambda: bad.ends and wrong.ends)
             good.send(OPEN)
             await good.receive(SessionOpened)
             warnings = [text for level, text, _ in cluster.lines if level == "warning"]
-            assert sorted(warnings) == ["connection ended", "peer talked nonsense"], "one line for each"
+            assert sorted(warnings) == ["connection ended", "peer has the wrong role"], "one line for each"
 
     run(body())
 

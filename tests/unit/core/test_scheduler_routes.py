@@ -1,26 +1,59 @@
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 from scheduler_world import SchedulerWorld, versions
 
 from distcomp.protocol import (
     AckSettles,
     GrantLease,
     LeaseSettled,
+    OpenSession,
     Refused,
     RegisterWorker,
     Submit,
     TaskOptions,
+    WatchStatus,
 )
+
+SUBMIT = Submit((b"s" * 16, 0), b"f" * 32, TaskOptions(), 0, 1, b"", True)
+REGISTER = RegisterWorker(b"w" * 16, "w", "h", 1, 1, versions("3.11.4"), ())
 
 
 def test_a_first_message_out_of_place_ends_the_connection() -> None:
     world = SchedulerWorld()
-    for role in ("client", "worker", "observer", "stranger"):
+    for role in ("client", "admin"):
         peer = world.connect(role)
-        world.say(peer, Submit((b"s" * 16, 0), b"f" * 32, TaskOptions(), 0, 1, b"", True))
+        world.say(peer, SUBMIT)
         assert world.got(peer, Refused)[0].code == "malformed"
         assert world.closed == [peer]
-    assert world.books.counts.nonsense == 4
+    stranger = world.connect("client")
+    world.say(stranger, AckSettles(()))
+    assert world.got(stranger, Refused)[0].code == "malformed"
+    assert world.books.counts.nonsense == 3
+
+
+@pytest.mark.parametrize(
+    ("role", "message", "needed"),
+    [
+        ("client", REGISTER, "worker"),
+        ("admin", REGISTER, "worker"),
+        ("worker", OpenSession(b"s" * 16, versions("3.11.4"), "h", 1, "p", b"", False), "client"),
+        ("worker", WatchStatus(0.0), "observer"),
+        ("observer", SUBMIT, "client"),
+        ("stranger", SUBMIT, "client"),
+    ],
+)
+def test_a_connection_of_the_wrong_role_hears_which_it_needs(role: str, message: Any, needed: str) -> None:
+    world = SchedulerWorld()
+    peer = world.connect(role)
+    world.say(peer, message)
+    (refused,) = world.got(peer, Refused)
+    assert refused.code == "role"
+    assert f"this connection has the role {role}: use a join string for the role {needed}" in refused.text
+    assert world.closed == [peer]
+    assert world.books.counts.nonsense == 0
 
 
 def test_nonsense_within_a_message_ends_the_connection() -> None:

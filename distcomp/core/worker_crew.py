@@ -167,17 +167,21 @@ class Crew:
             del self.busy[process.number]
             self._rest(process)
 
-    def ahead_of(self, session: SessionId) -> Process | None:
+    def ahead_of(self, session: SessionId, *, urgent: bool) -> Process | None:
         """The busy process of this session behind whose run another one is likely to begin soonest.
 
-        That is one that was made to come to its next task border, else the one with least before it.
+        That is one that was made to come to its next task border, else the one with least before it. One
+        that makes way gets nothing but urgent runs: it may be making way for another session.
         """
         best = None
         fewest = 0
         for process in self.busy.values():
             if process.session == session and process.has_place_behind():
                 running = process.runs[0]
-                ahead = -1 if running.lowered == "urgent" else running.ahead()
+                makes_way = running.lowered == "urgent"
+                if makes_way and not urgent:
+                    continue
+                ahead = -1 if makes_way else running.ahead()
                 if best is None or ahead < fewest:
                     best, fewest = process, ahead
         return best

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from distcomp.config import WorkerSettings
     from distcomp.core.worker_leases import Lease, LeaseBook, Shelf
     from distcomp.core.worker_outbox import Failures, Outbox
-    from distcomp.ids import FunctionId, SessionId
+    from distcomp.ids import FunctionId
     from distcomp.slot_protocol import RunProgressed
 
 GIVEN_BACK = frozenset({"retracted", "waited", "drained"})
@@ -98,17 +98,17 @@ class Runs:
             return
         for lease in list(queue):
             function = self._shelf.function(lease.grant.function)
-            while function and lease.waiting and (process := self._process_for(lease.session, now)):
+            while function and lease.waiting and (process := self._process_for(lease, now)):
                 start, stop = lease.waiting.pop(0)
                 run = process.add(lease, start, stop)
                 self.crew.began(process)
                 self.commands.append(StartRun(process.number, run.number, function, lease.grant, start, stop))
             self._book.settle_place(lease)
 
-    def _process_for(self, session: SessionId, now: float) -> Process | None:
-        crew = self.crew
+    def _process_for(self, lease: Lease, now: float) -> Process | None:
+        crew, session = self.crew, lease.session
         if not crew.has_room:
-            return crew.ahead_of(session)
+            return crew.ahead_of(session, urgent=lease.grant.urgent)
         process = crew.idle(session)
         if process is not None or now < self._refused_until:
             return process

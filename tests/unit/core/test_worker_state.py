@@ -425,6 +425,19 @@ def test_an_urgent_lease_interrupts_the_run_with_most_before_it_and_no_urgent_on
     assert world.state.held_leases()[1] == HeldLease(long, ((0, 9),))
 
 
+def test_an_urgent_lease_of_another_session_gets_the_slot_that_makes_way() -> None:
+    world = World()
+    token = world.grant(10)
+    world.begin()
+    started(world)
+    urgent = world.grant(1, array=(OTHER, 1), urgent=True)
+    assert started(world) == [], "nothing goes behind a run that makes way for another session"
+    world.tell(ended=True)
+    assert started(world) == [(2, urgent, 0, 1)]
+    world.tell(ended=True)
+    assert started(world)[0] == (3, token, 1, 10)
+
+
 # --- cancel and timeout ---------------------------------------------------------------------------
 
 

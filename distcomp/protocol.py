@@ -189,7 +189,7 @@ class ArrayRow(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """The cluster in numbers, since the scheduler started."""
+    """The cluster in numbers, since the scheduler started; `nonsense` counts peers that talked some."""
 
     uptime_s: Seconds
     sessions: Count
@@ -207,6 +207,7 @@ class Totals(NamedTuple):
     late: Count
     idle_while_queued_s: Seconds
     slot_s: Seconds
+    nonsense: Count = 0
 
 
 # --- any two peers --------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from distcomp import transport
 from distcomp.auth import ServerHandshake
 from distcomp.config import Address, is_loopback, parse_address
 from distcomp.core.scheduler_state import SchedulerState
-from distcomp.errors import ConfigError
+from distcomp.errors import ConfigError, ProtocolError
 from distcomp.ids import Peer
 from distcomp.protocol import Refused
 from distcomp.transport import Connection
@@ -160,6 +160,8 @@ class SchedulerProgram:
     def _on_closed(self, connection: Connection, error: Exception | None) -> None:
         level = "debug" if error is None else "warning"
         self._log(level, "connection ended", peer=connection.address, reason=connection.reason)
+        if isinstance(error, ProtocolError):
+            self._state.note_nonsense()
         self._peers.pop(connection.peer, None)
         self._state.disconnect(connection.peer, time.monotonic())
         self._forget(connection)

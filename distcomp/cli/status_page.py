@@ -94,6 +94,7 @@ def _head(seen: Observation, *, coloured: bool) -> list[str]:
     report, totals = seen.last, seen.last.totals
     title = f"cluster {report.cluster} at {seen.address}, up {duration(totals.uptime_s)}"
     warning = "" if report.auth else "  " + paint("AUTH OFF", RED, coloured=coloured)
+    nonsense = f", {count(totals.nonsense)} peers talked nonsense" if totals.nonsense else ""
     idle = totals.idle_while_queued_s / totals.slot_s if totals.slot_s else 0.0
     return [
         paint(title, BOLD, coloured=coloured) + warning,
@@ -108,7 +109,7 @@ def _head(seen: Observation, *, coloured: bool) -> list[str]:
         (
             f"so far  {count(totals.accepted)} accepted, {count(totals.settled)} settled, "
             f"{count(totals.failed)} failed, {count(totals.retried)} retried, "
-            f"{count(totals.cancelled)} cancelled, {count(totals.lost)} lost"
+            f"{count(totals.cancelled)} cancelled, {count(totals.lost)} lost{nonsense}"
         ),
     ]
 

@@ -164,6 +164,10 @@ class SchedulerState:
         books.effects.log("warning", "peer talked nonsense", address=link.address, role=link.role, what=text)
         books.refuse(link, "malformed", text)
 
+    def note_nonsense(self) -> None:
+        """Count nonsense of a peer that its connection has been ended for already."""
+        self.books.counts.nonsense += 1
+
     def disconnect(self, peer: Peer, now: float) -> None:
         """A connection is gone; what it stood for is kept for a while."""
         link = self.books.links.pop(peer, None)

@@ -229,4 +229,5 @@ def totals_of(books: Books) -> Totals:
         late=counts.late,
         idle_while_queued_s=counts.idle_while_queued_s,
         slot_s=counts.slot_s,
+        nonsense=counts.nonsense,
     )

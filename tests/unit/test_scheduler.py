@@ -27,10 +27,12 @@ from distcomp.protocol import (
     Refused,
     RegisterWorker,
     SessionOpened,
+    StatusReported,
     Submit,
     TaskOptions,
     TasksSettled,
     Versions,
+    WatchStatus,
     WorkerRegistered,
 )
 from distcomp.scheduler import SchedulerProgram, check_exposure, reachable_at
@@ -183,8 +185,16 @@ def test_nonsense_closes_that_peer_and_nothing_else() -> None:
             await until(lambda: bad.ends and wrong.ends)
             good.send(OPEN)
             await good.receive(SessionOpened)
+            good.send(WatchStatus(0.0), AckSettles(()))
+            assert (await good.receive(StatusReported)).totals.nonsense == 1
+            await until(lambda: good.ends)
+            assert cluster.program._state.books.counts.nonsense == 2
             warnings = [text for level, text, _ in cluster.lines if level == "warning"]
-            assert sorted(warnings) == ["connection ended", "peer has the wrong role"], "one line for each"
+            assert sorted(warnings) == [
+                "connection ended",
+                "peer has the wrong role",
+                "peer talked nonsense",
+            ], "one line for each"
 
     run(body())
 

@@ -86,6 +86,13 @@ def test_switched_off_auth_is_red() -> None:
     assert "\x1b[1;31mAUTH OFF\x1b[0m" in shown
 
 
+def test_peers_that_talked_nonsense_are_shown_if_there_were_any() -> None:
+    seen = observation()
+    assert "nonsense" not in status_page.screen(seen, 120, 40, coloured=False)
+    last = seen.last._replace(totals=seen.last.totals._replace(nonsense=3))
+    assert "3 peers talked nonsense" in status_page.screen(seen._replace(last=last), 120, 40, coloured=False)
+
+
 def test_the_screen_fits_its_terminal() -> None:
     for width, height in [(80, 24), (60, 12), (200, 50)]:
         shown = status_page.screen(observation(workers=500, arrays=90), width, height, coloured=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from distcomp.core.spans import contains
 from distcomp.protocol import ArrayRow, RunningTask, StatusReported, Totals, WorkerRow
 
 if TYPE_CHECKING:
@@ -154,7 +155,9 @@ def worker_row(books: Books, worker: WorkerEntry) -> WorkerRow:
     """One worker as observers see it."""
     record = worker.record
     running = tuple(
-        RunningTask(token, index, running_s) for (token, index), running_s in worker.running.items()
+        RunningTask(token, index, running_s)
+        for (token, index), running_s in worker.running.items()
+        if token in worker.leases and contains(worker.leases[token].open, index)
     )
     return WorkerRow(
         worker.id,

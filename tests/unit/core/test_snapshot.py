@@ -130,3 +130,18 @@ def test_large_pictures_come_in_parts_that_fit() -> None:
     assert sum(len(message.workers) for message in messages) == 90
     assert sum(len(message.arrays) for message in messages) == 150
     assert all(len(codec.pack(message)) < 1 << 20 for message in messages)
+
+
+def test_what_has_settled_runs_no_more() -> None:
+    world = SchedulerWorld()
+    worker, client = world.worker(2), world.client()
+    world.teach(worker, client, 1e-6)
+    world.submit(client, 0, 40)
+    first, second, *_ = world.grants(worker)
+    world.running(worker, (first.token, 3), (second.token, second.start))
+    world.settle(worker, first.token, (0, 4))
+    (row,) = report(world, watch(world)).workers
+    assert [task[:2] for task in row.running] == [(second.token, second.start)]
+    world.settle(worker, second.token, (second.start, second.stop))
+    (row,) = report(world, watch(world)).workers
+    assert row.running == ()

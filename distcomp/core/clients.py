@@ -132,6 +132,7 @@ def notice_unfit(books: Books, pool: Pool) -> None:
             f"the workers run Python {', '.join(versions)}"
         )
         for session in pool.unnoticed.values():
-            session.noticed = True
-            books.send(session.peer, GaveNotice("unfit", text))
+            if session.arrays:
+                session.noticed = True
+                books.send(session.peer, GaveNotice("unfit", text))
         pool.unnoticed.clear()

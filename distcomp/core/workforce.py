@@ -182,8 +182,13 @@ def _forget(books: Books, worker: WorkerEntry) -> None:
     step_out(worker)
     worker.peer = None
     del books.workers[worker.id]
-    worker.pool.workers -= 1
+    pool = worker.pool
+    pool.workers -= 1
     _untell(books, worker)
+    if not pool.workers:
+        pool.unnoticed.update(
+            (session.id, session) for session in books.sessions.values() if session.pool is pool
+        )
 
 
 def _lose(books: Books, lease: OpenLease, running: list[int], now: float) -> None:

@@ -12,6 +12,7 @@ from distcomp.protocol import (
     SessionOpened,
     TaskOptions,
     TasksSettled,
+    WorkerLeft,
 )
 
 
@@ -174,6 +175,30 @@ def test_a_user_hears_once_that_nobody_fits() -> None:
     assert "3.11" in notice.text
     world.submit(client, 1, 1)
     assert world.got(client, GaveNotice) == []
+
+
+def test_a_user_hears_that_the_last_worker_that_fits_has_left() -> None:
+    world = SchedulerWorld()
+    fit, _, client, idle = world.worker(), world.worker(python="3.12.1"), world.client(), world.client()
+    for array in range(2):
+        world.submit(client, array, 1)
+    world.say(fit, WorkerLeft())
+    (notice,) = world.got(client, GaveNotice)
+    assert "they need Python 3.11, the workers run Python 3.12" in notice.text
+    assert world.got(idle, GaveNotice) == []
+    world.submit(idle, 0, 1)
+    assert len(world.got(idle, GaveNotice)) == 1
+
+
+def test_a_user_hears_that_the_last_worker_that_fits_was_lost() -> None:
+    world = SchedulerWorld()
+    fit, client = world.worker(), world.client()
+    world.worker(python="3.12.1")
+    world.submit(client, 0, 1)
+    world.cut(fit)
+    assert world.got(client, GaveNotice) == []
+    world.wait(2.0)
+    assert len(world.got(client, GaveNotice)) == 1
 
 
 def test_no_notice_when_a_worker_that_fits_comes() -> None:

@@ -99,7 +99,7 @@ def scheduler_memory() -> Figure:
         pid = scheduler_pid()
         blockers = [client.submit(nap, 60.0) for _ in range(2)]
         before = resident_bytes(pid)
-        array = client.map(nothing, range(100_000, 100_000 + QUEUED))
+        array = client.map(nothing, list(range(100_000, 100_000 + QUEUED)))
         deadline = time.monotonic() + 20
         while client.status().totals.pending < QUEUED and time.monotonic() < deadline:
             time.sleep(0.05)

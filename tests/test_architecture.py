@@ -59,6 +59,16 @@ FAMILIES: list[set[str]] = [
 ]
 """Modules of one floor that make one thing together and may import each other, without cycles."""
 
+KNIT: list[set[str]] = [
+    {
+        f"distcomp.core.{name}"
+        for name in ("arrays", "books", "functions", "leases", "queue", "roster", "sessions")
+    },
+    {"distcomp.futures", "distcomp.handles"},
+    {"distcomp.client", "distcomp.bound_client"},
+]
+"""Modules whose classes hold each other, and so name each other's types."""
+
 FORBIDDEN: dict[str, set[str]] = {
     "floors 0 to 2": {"asyncio", "uvloop"},
     "core": {"time", "random", "socket", "os", "threading", "logging", "pickle", "cloudpickle", "select"},
@@ -118,9 +128,30 @@ def test_every_module_has_a_floor() -> None:
     assert tops == set(FLOORS), "FLOORS lists exactly the modules that exist"
 
 
+def knot(name: str) -> str:
+    """What stands for a module where all that is knit together counts as one."""
+    return next((min(together) for together in KNIT if name in together), name)
+
+
 def test_no_import_cycles_lazy_ones_included() -> None:
+    """At run time there is none at all.
+
+    With what is imported for types alone there is none but within `KNIT`. An array knows its session and
+    its leases, a lease its worker, a worker its pool, a pool its queue and roster, and these their arrays
+    and workers: the scheduler's books are a graph that is walked in both directions. In one module they
+    have 1,200 lines; Protocols would say all their attributes twice.
+    """
     edges = {name: ours(imports_of(tree, typing_too=False)) - {name} for name, tree in MODULES.items()}
     edges.pop("distcomp")
+    check_acyclic(edges)
+    tied: dict[str, set[str]] = {}
+    for name in edges:
+        others = set(map(knot, ours(imports_of(MODULES[name]))))
+        tied.setdefault(knot(name), set()).update(others - {knot(name)})
+    check_acyclic(tied)
+
+
+def check_acyclic(edges: dict[str, set[str]]) -> None:
     done: set[str] = set()
 
     def visit(name: str, path: tuple[str, ...]) -> None:

@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from distcomp.core.leases import OpenLease
     from distcomp.core.roster import WorkerEntry
     from distcomp.core.sessions import Owner, Session
-    from distcomp.core.snapshot import StatusWatch
-    from distcomp.ids import Peer, SessionId, Token, WorkerId
+    from distcomp.ids import ArrayId, Peer, SessionId, Token, WorkerId
     from distcomp.protocol import Message
 
 
@@ -62,6 +61,24 @@ class Link:
         """The session that speaks here; only links in phase `session` are asked."""
         assert self.session is not None  # noqa: S101 - the table of messages lets only sessions come here
         return self.session
+
+
+class StatusWatch:
+    """One observer.
+
+    Attributes:
+        reported_at: when it last got a report; before the first, below all times.
+        workers, arrays: what it was told of and not yet told to be gone.
+    """
+
+    __slots__ = ("arrays", "interval_s", "link", "reported_at", "workers")
+
+    def __init__(self, link: Link, interval_s: float) -> None:
+        self.link = link
+        self.interval_s = interval_s
+        self.reported_at = float("-inf")
+        self.workers: dict[WorkerId, None] = {}
+        self.arrays: dict[ArrayId, None] = {}
 
 
 class Pool:

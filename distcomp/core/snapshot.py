@@ -9,6 +9,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from distcomp.core.books import StatusWatch
 from distcomp.core.spans import contains
 from distcomp.protocol import ArrayRow, RunningTask, StatusReported, Totals, WorkerRow
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from distcomp.core.arrays import TaskArrayState
     from distcomp.core.books import Books, Link
     from distcomp.core.roster import WorkerEntry
-    from distcomp.ids import ArrayId, WorkerId
+    from distcomp.ids import ArrayId
     from distcomp.protocol import WatchStatus
 
 REPORT_BYTES = 256 << 10
@@ -27,24 +28,6 @@ RUNNING_BYTES = 48
 SLOT_BYTES = 9
 ALL_SEEN = frozenset({"observer", "admin"})
 """Roles that see the arrays of all owners; a client sees those of its own."""
-
-
-class StatusWatch:
-    """One observer.
-
-    Attributes:
-        reported_at: when it last got a report; before the first, below all times.
-        workers, arrays: what it was told of and not yet told to be gone.
-    """
-
-    __slots__ = ("arrays", "interval_s", "link", "reported_at", "workers")
-
-    def __init__(self, link: Link, interval_s: float) -> None:
-        self.link = link
-        self.interval_s = interval_s
-        self.reported_at = float("-inf")
-        self.workers: dict[WorkerId, None] = {}
-        self.arrays: dict[ArrayId, None] = {}
 
 
 def on_watch_status(books: Books, link: Link, message: WatchStatus, now: float) -> None:

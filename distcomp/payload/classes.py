@@ -194,6 +194,9 @@ def class_beside(digest: bytes) -> type:
 
 def open_class(identity: str, digest: bytes, blob: bytes) -> type:
     """Find a class, or make it from its definition."""
+    cls = _opened.get(digest)
+    if cls is not None:
+        return cls
     cls = _known_as(identity)
     if cls is not None and cls not in _foreign:
         return cls

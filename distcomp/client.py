@@ -14,7 +14,7 @@ import threading
 import time
 from concurrent.futures import Future as StandardFuture
 from concurrent.futures import TimeoutError as StandardTimeoutError
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 from distcomp import discovery
 from distcomp.bound_client import Batch, BoundClient
@@ -131,7 +131,7 @@ class Client:
 
         Raises:
             UnpicklableError: something cannot be pickled; the text names the path to it.
-            PayloadTooLargeError: the arguments take more than `max_payload_bytes`.
+            PayloadTooLargeError: the arguments or the function take more than `max_payload_bytes`.
             WindowFullError: on the client's own loop thread, far too much is under way.
             ClientClosedError: the client is closed.
             ForkedClientError: the client was made by another process.
@@ -282,10 +282,8 @@ class Client:
         digest, blob = self._cache.dump(function, bound.retry_types)
         call = dump_call(args, kwargs, shares_path=self.shares_path)
         size_bytes = len(call.blob) if type(call) is Boxed else 0
-        if size_bytes > self.max_payload_bytes:
-            raise PayloadTooLargeError(
-                f"the arguments take {size_bytes} bytes; max_payload_bytes is {self.max_payload_bytes}"
-            )
+        if size_bytes > self.max_payload_bytes or len(blob) > self.max_payload_bytes:
+            self._refuse_size(size_bytes, len(blob))
         key = (bound, digest)
         with self.lock:
             if self._open_tasks >= self._most_tasks or self._open_bytes >= self._most_bytes:
@@ -314,6 +312,8 @@ class Client:
         columns, tasks = columns_of(iterables)
         order = None if cost is None else order_by_cost(cost, columns, tasks)
         digest, blob = self._cache.dump(function, bound.retry_types)
+        if len(blob) > self.max_payload_bytes:
+            self._refuse_size(0, len(blob))
         named = (digest, function_name(function), blob)
 
         def travel(order: Sequence[int] | None, count: int) -> Leg:
@@ -383,6 +383,13 @@ class Client:
         if self.forked:
             raise ForkedClientError("this client belongs to the process that made it; make another one here")
         raise ClientClosedError("the client is closed")
+
+    def _refuse_size(self, arguments_bytes: int, function_bytes: int) -> NoReturn:
+        limit = self.max_payload_bytes
+        what = f"the arguments take {arguments_bytes} bytes"
+        if function_bytes > limit:
+            what = f"the function takes {function_bytes} bytes with all that it refers to"
+        raise PayloadTooLargeError(f"{what}; max_payload_bytes is {limit}")
 
     def _feed(self, feeder: Feeder) -> None:
         with self.lock:

@@ -91,6 +91,8 @@ def pack(count: int, encode: Callable[[int, int], bytes], max_bytes: int, max_it
 def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any], *, shares_path: bool) -> Call:
     """Fix the arguments of one call: what the caller changes afterwards changes nothing.
 
+    Large plain values are pickled at once like others, so that the caller knows how large they are.
+
     Args:
         args: positional arguments.
         kwargs: keyword arguments.
@@ -102,12 +104,18 @@ def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any], *, shares_path: boo
     Raises:
         UnpicklableError: naming the path to what cannot be pickled.
     """
-    if PLAIN_TYPES.issuperset(map(type, args)) and PLAIN_TYPES.issuperset(map(type, kwargs.values())):
+    named = kwargs.values()
+    is_plain = PLAIN_TYPES.issuperset(map(type, args)) and PLAIN_TYPES.issuperset(map(type, named))
+    if is_plain and not any(map(_is_large, args)) and not any(map(_is_large, named)):
         return args, kwargs
     try:
         return box((args, kwargs), shares_path=shares_path)
     except Exception as error:
         raise unpicklable((args, kwargs), error, shares_path=shares_path) from error
+
+
+def _is_large(value: Any) -> bool:
+    return (type(value) is bytes or type(value) is str) and len(value) > CHUNK_BYTES
 
 
 def pack_calls(

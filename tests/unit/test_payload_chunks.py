@@ -151,6 +151,15 @@ def test_what_is_changed_after_the_call_changes_nothing() -> None:
     assert all_calls(pack_calls([call])) == [(([1],), {})]
 
 
+@pytest.mark.parametrize("large", [b"x" * 100_000, "x" * 100_000])
+def test_large_plain_arguments_tell_how_large_they_are(large: Any) -> None:
+    for args, kwargs in [((1, large), {}), ((1,), {"second": large})]:
+        call = dump_call(args, kwargs, shares_path=True)
+        assert type(call) is Boxed
+        assert len(call.blob) > 100_000
+        assert list(open_chunk(pack_calls([call])[0].blob).calls(0, 1)) == [(args, kwargs)]
+
+
 def test_a_bad_argument_fails_its_own_task_alone() -> None:
     column = [[1], threading.Lock(), Bad(), [4]]
     for columns in ([column], [column, range(4)]):

@@ -24,6 +24,7 @@ from distcomp.errors import (
     ClientClosedError,
     ConnectError,
     EmbeddedClusterError,
+    ProtocolError,
     RoleError,
     SchedulerBusyError,
     VersionMismatchError,
@@ -234,6 +235,8 @@ class ClientProgram:
         if error is not None:
             _log.info("the connection to %s is gone: %s", connection.address, error)
         self._connection = None
+        if isinstance(error, ProtocolError):
+            self._state.misread(str(error))
         self._state.disconnect(Peer(connection.peer), self._loop.time())
         self._over.set_result(None)
         self._turn()

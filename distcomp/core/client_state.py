@@ -102,6 +102,7 @@ class ClientState:
         self._acks: list[int] = []
         self._effects = ClientEffects()
         self._report: protocol.StatusReported | None = None
+        self._misread = 0
 
     # --- the connection ---------------------------------------------------------------------------
 
@@ -112,6 +113,14 @@ class ClientState:
         self._refused_since = None
         self.phase = "opening"
         self._send(protocol.OpenSession(self.session, *self.introduction, resumes=self._resumes))
+
+    def misread(self, reason: str) -> None:
+        """The connection ends because of what the scheduler sent, which it will send again on the next."""
+        self._misread += 1
+        if self._misread >= MAX_MISREAD and self._resumes:
+            self._misread = 0
+            text = f"what the scheduler sends cannot be taken here: {reason}"
+            self._lose(Failure("scheduler_lost", text=text))
 
     def disconnect(self, peer: Peer, now: float) -> None:
         """The connection to the scheduler is gone."""
@@ -502,6 +511,8 @@ class ClientState:
         return min(times, default=None)
 
 
+MAX_MISREAD = 3
+"""Connections that may end by what the scheduler sent before its session is given up."""
 _OPENING = frozenset({protocol.SessionOpened, protocol.Refused})
 """What may come before the session is open."""
 

@@ -16,11 +16,12 @@ import pytest
 from clusters import Programs, programs, until
 
 from distcomp.client import Client
-from distcomp.config import ClientSettings
+from distcomp.config import ClientSettings, WireLimits
 from distcomp.errors import (
     AmbiguousClusterError,
     BlockingCallError,
     ClientClosedError,
+    PayloadTooLargeError,
     SchedulerLostError,
     UnpicklableError,
     UnreachableError,
@@ -413,3 +414,19 @@ def test_a_script_alone_gets_a_cluster_of_its_own(tmp_path: Path) -> None:
         tmp_path,
     )
     assert (done.stdout.split(), done.returncode) == (["625", "285"], 0), done.stderr
+
+
+def test_what_is_too_large_for_a_client_is_told_and_never_waited_for(client: Client) -> None:
+    large = b"x" * 2_000_000
+    settings = ClientSettings(wire=WireLimits(max_payload_bytes=1_000_000))
+    with Client(settings=settings) as small:
+        for refused in (lambda: small.submit(len, large), lambda: small.submit(lambda: len(large))):
+            with pytest.raises(PayloadTooLargeError, match="max_payload_bytes is 1000000"):
+                refused()
+        with pytest.raises(PayloadTooLargeError, match="the function takes"):
+            small.map(lambda _: len(large), [1])
+        with pytest.raises(SchedulerLostError, match=r"a payload of \d+ bytes; at most 1000000 may come"):
+            small.submit(bytes, len(large)).result(timeout=20)
+        small.wait_for_workers(1, timeout_s=20)
+        assert small.submit(abs, -3).result(timeout=20) == 3
+    assert client.submit(len, large).result(timeout=20) == len(large)

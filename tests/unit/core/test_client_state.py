@@ -6,7 +6,7 @@ from typing import Any
 from distcomp import protocol
 from distcomp.config import ClientSettings
 from distcomp.core.client_effects import ClientEffects, Failed, Introduction, Returned
-from distcomp.core.client_state import ClientState
+from distcomp.core.client_state import MAX_MISREAD, ClientState
 from distcomp.ids import FunctionId, Peer, SessionId
 from distcomp.protocol import Failure, TaskOptions, Versions
 from distcomp.wire import INLINE_BLOB_BYTES, MAX_COUNTER
@@ -124,6 +124,19 @@ def test_a_first_connection_that_ends_at_once_loses_what_was_handed_in() -> None
 
 
 # --- submitting -----------------------------------------------------------------------------------
+
+
+def test_what_can_never_be_read_ends_the_session() -> None:
+    talk = opened()
+    counter = talk.submit()
+    for _ in range(MAX_MISREAD):
+        assert not failures_of(talk.last)
+        talk.open(known=((talk.array(counter), 0),))
+        talk.state.misread("too large")
+        talk.drop()
+    assert failures_of(talk.last) == [(counter, 0, 1, "scheduler_lost")]
+    talk.open()
+    assert talk.state.phase == "open"
 
 
 def test_a_function_goes_out_once_before_its_tasks() -> None:

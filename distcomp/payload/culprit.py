@@ -65,6 +65,14 @@ def describe(value: Any, name: str, error: Exception, *, shares_path: bool) -> s
 
 
 def _failing_part(value: Any, seen: set[int], *, shares_path: bool) -> tuple[str, Any, Exception] | None:
+    """The first part that fails; None if there is none, or if looking further fails."""
+    try:
+        return _search_parts(value, seen, shares_path=shares_path)
+    except Exception:  # noqa: BLE001 - user code, in a `__repr__` or an attribute; the path ends before it
+        return None
+
+
+def _search_parts(value: Any, seen: set[int], *, shares_path: bool) -> tuple[str, Any, Exception] | None:
     for number, (label, part) in enumerate(_parts(value)):
         if number >= MAX_PARTS:
             break
@@ -85,7 +93,10 @@ def _failure(value: Any, *, shares_path: bool) -> Exception | None:
 
 
 def _reason(error: Exception) -> str:
-    text = str(error)
+    try:
+        text = str(error)
+    except Exception as problem:  # noqa: BLE001 - user code in the exception
+        text = f"<its text cannot be had: {type(problem).__name__}>"
     return text if isinstance(error, TypeError) and text else f"{type(error).__name__}: {text}"
 
 

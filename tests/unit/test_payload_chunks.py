@@ -242,6 +242,37 @@ def test_a_structure_that_contains_itself_is_no_endless_search() -> None:
         dump_call((loop,), {}, shares_path=True)
 
 
+class Shy:
+    """Cannot be shown, nor pickled."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+    def __reduce__(self) -> Any:
+        raise BadText
+
+    @property
+    def __dict__(self) -> Any:  # type: ignore[override]
+        raise RuntimeError("no attributes")
+
+
+class BadText(Exception):  # noqa: N818 - it is no error of ours
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize(
+    "value", [Shy(), {Shy(): 1}, {Shy()}, [Shy()]], ids=["itself", "key", "member", "item"]
+)
+def test_what_cannot_be_looked_at_fails_its_own_task_alone(value: Any) -> None:
+    with pytest.raises(UnpicklableError, match=r"argument 1.*BadText"):
+        dump_call((value,), {}, shares_path=True)
+    chunk = open_chunk(pack_columns([[[1], value, [3]]], shares_path=True)[0].blob)
+    first, problem, last = outcomes(chunk.calls(0, 3))
+    assert (first[0], last[0]) == ([1], [3])
+    assert isinstance(problem, UnpicklableError)
+
+
 def test_too_deep_a_structure_is_an_error_like_others() -> None:
     deep: list[Any] = []
     for _ in range(100_000):

@@ -20,8 +20,9 @@ import contextlib
 import logging
 import threading
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, CancelledError
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, TypeVar, cast
 
+from distcomp.errors import UnpicklableError
 from distcomp.handles import (
     CANCELLED,
     OPEN,
@@ -182,6 +183,10 @@ class Future(concurrent.futures.Future[T], Generic[T]):
     def __repr__(self) -> str:
         word = {PENDING: "pending", RUNNING: "running", CANCELLED: "cancelled"}.get(self._state, "finished")
         return f"<Future {word}>"
+
+    def __reduce__(self) -> NoReturn:
+        """A handle is of use only where its client is."""
+        raise UnpicklableError("a Future cannot leave its process; pass its result() instead")
 
     # --- what the standard library's wait, as_completed and wrap_future read -----------------------
 

@@ -16,10 +16,10 @@ from bisect import bisect_right, insort
 from collections.abc import Sequence
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, NoReturn, TypeVar, overload
 
 from distcomp.core.ranges import FlagSet, RangeSet
-from distcomp.errors import UsageError
+from distcomp.errors import UnpicklableError, UsageError
 from distcomp.futures import Future, wake_all
 from distcomp.handles import CANCELLED, RUNNING, MovedRun, ResultRun, entry_of, error_of, wait_until
 from distcomp.protocol import Failure
@@ -279,6 +279,10 @@ class TaskArray(Generic[T]):
         if indexes:
             self._legs.append(self._resubmit(indexes))
         return self
+
+    def __reduce__(self) -> NoReturn:
+        """A handle is of use only where its client is."""
+        raise UnpicklableError("a TaskArray cannot leave its process; pass its results() instead")
 
     # --- what legs, futures and clients call ------------------------------------------------------
 

@@ -55,6 +55,8 @@ def describe(value: Any, name: str, error: Exception, *, shares_path: bool) -> s
     """
     path, seen = [name], {id(value)}
     for _ in range(MAX_STEPS):
+        if isinstance(error, UnpicklableError):  # it says itself what to do
+            break
         step = _failing_part(value, seen, shares_path=shares_path)
         if step is None:
             break

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from distcomp.core.client_effects import Failed, Returned
-from distcomp.errors import UsageError
+from distcomp.errors import UnpicklableError, UsageError
 from distcomp.futures import as_completed, gather, wait, wake_all
-from distcomp.payload import dump_failure, pack_results
+from distcomp.payload import dump_call, dump_failure, pack_results
 from distcomp.protocol import Failure
 from distcomp.task_arrays import Leg, TaskArray
 from distcomp.wire import MAX_COUNTER
@@ -298,3 +298,16 @@ def test_outcomes_in_any_order_cost_about_what_those_in_order_do() -> None:
     tasks = 200_000
     shuffled = sorted(range(tasks), key=lambda index: pow(index, 3, 1_000_003))
     assert seconds_for(tasks, shuffled) < 3 * seconds_for(tasks, list(range(tasks)))
+
+
+def test_handles_stay_in_their_process() -> None:
+    world = World(1)
+    for handle, words in [
+        (world.array, r"argument 1: a TaskArray cannot leave its process; pass its results\(\)"),
+        (
+            world.array.futures[0],
+            r"argument 1: a Future cannot leave its process; pass its result\(\)",
+        ),
+    ]:
+        with pytest.raises(UnpicklableError, match=words):
+            dump_call(({"in": handle},), {}, shares_path=True)

@@ -309,9 +309,16 @@ def parse_address(text: str) -> Address:
         raise ConfigError(f"{wanted}: {error}") from None
     if parts.scheme != "tcp":
         raise ConfigError(f"{wanted}: only tcp:// is known")
-    if not parts.hostname or parts.username or parts.path not in ("", "/") or parts.query or parts.fragment:
+    host = parts.hostname or ""
+    if (
+        len(host.split()) != 1
+        or parts.username
+        or parts.path not in ("", "/")
+        or parts.query
+        or parts.fragment
+    ):
         raise ConfigError(f"{wanted}: it has to be a host and a port, and nothing else")
-    return Address(parts.hostname, DEFAULT_PORT if port is None else port)
+    return Address(host, DEFAULT_PORT if port is None else port)
 
 
 def is_loopback(host: str) -> bool:

@@ -58,6 +58,7 @@ def find(address: str | Access | None = None) -> Target:
         address: `tcp://host:port`, or an access; None leaves the choice to the surroundings.
 
     Raises:
+        TypeError: it is neither.
         ConfigError: an address cannot be read.
         AmbiguousClusterError: several schedulers run, and nothing says which.
         UsageError: this is a task, which cannot have a cluster of its own.
@@ -66,6 +67,8 @@ def find(address: str | Access | None = None) -> Target:
     if isinstance(address, Access):
         return _from_access(address, "as its access says")
     if address is not None:
+        if not isinstance(address, str):
+            raise TypeError(f"a cluster is named by text like 'tcp://host:7077', not by {address!r:.80}")
         return at(address, "as told")
     if os.environ.get("DISTCOMP_ADDRESS"):
         return at(os.environ["DISTCOMP_ADDRESS"], "as DISTCOMP_ADDRESS says")

@@ -81,7 +81,18 @@ def test_parse_address(text: str, address: Address) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "http://a:1", "tcp://", "tcp://a:x", "tcp://a:99999", "tcp://u@a:1", "a:1/path", "a:1?q", "[::1"],
+    [
+        "",
+        "http://a:1",
+        "tcp://",
+        "tcp://a:x",
+        "tcp://a:99999",
+        "tcp://u@a:1",
+        "a b:1",
+        "a:1/path",
+        "a:1?q",
+        "[::1",
+    ],
 )
 def test_parse_address_refuses(text: str) -> None:
     with pytest.raises(ConfigError, match="is not an address like tcp://"):

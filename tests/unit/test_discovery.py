@@ -4,7 +4,7 @@ import contextlib
 import logging
 import socket
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -160,3 +160,9 @@ def test_alone_there_is_an_embedded_cluster() -> None:
         assert target.failure() is None
     finally:
         target.cluster.close()
+
+
+def test_what_is_no_address_is_refused() -> None:
+    wrong: Any = 7077
+    with pytest.raises(TypeError, match="named by text like 'tcp://host:7077', not by 7077"):
+        discovery.find(wrong)

@@ -253,7 +253,8 @@ class Connection(asyncio.Protocol):
         return self.handshake.rest
 
     def _give_up_handshake(self) -> None:
-        self._break(UnreachableError(f"{self.address} did not finish the handshake in time"))
+        text = f"{self.address} did not finish the handshake in time; another program may listen there"
+        self._break(UnreachableError(text))
 
     def _decoded(self, data: bytes) -> list[Message]:
         """The messages that are now whole, without those that are the transport's own."""

@@ -70,7 +70,7 @@ def _why_withheld(session: Session) -> str | None:
         return "the scheduler waits for a function that this client has to send"
     if delayed := sum(len(array.delayed) for array in session.arrays.values()):
         return f"{_number(delayed, 'task')} failed and will be tried again after the delay"
-    return "the scheduler has no unfinished tasks of this client"
+    return "nothing of this client is left to do: arguments are on their way here, or results to it"
 
 
 def _number(count: int, noun: str) -> str:

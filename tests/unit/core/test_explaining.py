@@ -54,7 +54,7 @@ def test_busy_with_others() -> None:
 def test_idle_for_reasons_of_the_client() -> None:
     world = SchedulerWorld(max_unread_bytes=1)
     worker, client = world.worker(), world.client()
-    assert "no unfinished tasks" in explain(world, client)[1]
+    assert "arguments are on their way" in explain(world, client)[1]
     world.submit(client, 0, 1, function=b"?" * 32)
     assert "waits for a function" in explain(world, client)[1]
     world.cancel(client, 0)

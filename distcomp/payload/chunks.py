@@ -14,7 +14,7 @@ classes that travel by value.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -104,9 +104,7 @@ def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any], *, shares_path: boo
     Raises:
         UnpicklableError: naming the path to what cannot be pickled.
     """
-    named = kwargs.values()
-    is_plain = PLAIN_TYPES.issuperset(map(type, args)) and PLAIN_TYPES.issuperset(map(type, named))
-    if is_plain and not any(map(_is_large, args)) and not any(map(_is_large, named)):
+    if _are_small_and_plain(args) and (not kwargs or _are_small_and_plain(kwargs.values())):
         return args, kwargs
     try:
         return box((args, kwargs), shares_path=shares_path)
@@ -114,8 +112,12 @@ def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any], *, shares_path: boo
         raise unpicklable((args, kwargs), error, shares_path=shares_path) from error
 
 
-def _is_large(value: Any) -> bool:
-    return (type(value) is bytes or type(value) is str) and len(value) > CHUNK_BYTES
+def _are_small_and_plain(values: Collection[Any]) -> bool:
+    for value in values:
+        kind = type(value)
+        if kind not in PLAIN_TYPES or ((kind is str or kind is bytes) and len(value) > CHUNK_BYTES):
+            return False
+    return True
 
 
 def pack_calls(

@@ -10,11 +10,11 @@ Thread 0x00007f0769bff6c0 (most recent call first):
   File "/python/threading.py", line 982 in run
 
 Thread 0x00007f0769bff6c1 (most recent call first):
-  File "/home/me/job.py", line 7 in watch
+  File "/project/job.py", line 7 in watch
 
 Current thread 0x00007f076cc74b80 (most recent call first):
-  File "/home/me/job.py", line 3 in inner
-  File "/home/me/job.py", line 5 in outer
+  File "/project/job.py", line 3 in inner
+  File "/project/job.py", line 5 in outer
   File "/site/distcomp/slot.py", line 255 in _run_from
   File "/site/distcomp/template.py", line 120 in serve
 """

@@ -10,7 +10,7 @@ import inspect
 import linecache
 from hashlib import blake2b
 from pathlib import Path
-from types import CodeType
+from types import BuiltinFunctionType, CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from distcomp.errors import UnloadableTaskError, UnpicklableError, UnpicklableResultError
@@ -51,6 +51,8 @@ def check_runnable(function: Any) -> None:
     Raises:
         TypeError: it cannot be called, or a call only makes a coroutine.
     """
+    if type(function) is BuiltinFunctionType:  # these are checked at each call
+        return
     if not callable(function):
         raise TypeError(f"a task is a function and its arguments; {function!r:.80} cannot be called")
     if any(map(inspect.iscoroutinefunction, (function, type(function).__call__))):

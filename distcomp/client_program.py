@@ -268,7 +268,8 @@ class ClientProgram:
             if self._stopping:
                 connection.close("the client closes")
         for event in effects.events:
-            _log.log(getattr(logging, event.level.upper()), "%s %s", event.text, event.values)
+            values = "".join(f", {name}: {value}" for name, value in event.values.items())
+            _log.log(getattr(logging, event.level.upper()), "%s%s", event.text, values)
         if effects.opened and not self._opened.done():
             self._opened.set_result(None)
         if effects.refused is not None and not self._opened.done():

@@ -76,7 +76,7 @@ def all_until_closed(connection: socket.socket) -> bytes:
     try:
         while part := connection.recv(1 << 16):
             data += part
-    except ConnectionResetError:
+    except ConnectionResetError:  # closed with something of ours unread: closed all the same
         pass
     return data
 

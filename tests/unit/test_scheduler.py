@@ -249,8 +249,10 @@ def test_a_peer_that_arrives_while_stopping_is_closed() -> None:
 
 def test_stopping_without_peers() -> None:
     async def body() -> None:
-        async with running():
-            pass
+        async with running() as cluster:
+            address = parse_address(cluster.program.addresses[0])
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(address.host, address.port)
 
     run(body())
 

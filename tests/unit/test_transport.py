@@ -392,6 +392,7 @@ def test_a_peer_that_closed_is_not_written_to(run: Any) -> None:
                 await asyncio.sleep(0)
             await until(lambda: both.near.ends)
             connection.send([ExplainWait(1)])
+            assert len(both.near.ends) == 1, "the end of a connection is told once, whatever is sent after it"
 
     run(body())
 

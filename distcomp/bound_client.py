@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from distcomp.futures import Future, FutureGroup
     from distcomp.ids import FunctionId
     from distcomp.options import Options, OptionValues
-    from distcomp.protocol import TaskOptions
+    from distcomp.rows import TaskOptions
     from distcomp.task_arrays import TaskArray
 
 P = ParamSpec("P")

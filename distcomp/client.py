@@ -34,7 +34,7 @@ from distcomp.futures import Future, FutureGroup, gather
 from distcomp.handles import wait_until
 from distcomp.options import Options
 from distcomp.payload import Boxed, FunctionCache, dump_call, dump_environment, function_name, pack_calls
-from distcomp.protocol import StatusReported, Versions, WorkerRow
+from distcomp.rows import Versions, WorkerRow
 from distcomp.task_arrays import Leg, TaskArray
 from distcomp.versions import installed_versions
 
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from distcomp.handles import Sink
     from distcomp.ids import FunctionId
     from distcomp.options import OptionValues
+    from distcomp.protocol import StatusReported
 
 __all__ = ["BoundClient", "Client", "connect", "default_client"]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from distcomp.core.client_effects import Failed
 from distcomp.futures import wake_all
 from distcomp.payload import CHUNK_BYTES, CHUNK_TASKS, Constant, dump_failure, pack_calls, pack_columns
-from distcomp.protocol import Failure
+from distcomp.rows import Failure
 from distcomp.wire import MAX_COUNTER
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from distcomp.futures import Woken
     from distcomp.handles import Sink
     from distcomp.ids import FunctionId
-    from distcomp.protocol import TaskOptions
+    from distcomp.rows import TaskOptions
     from distcomp.task_arrays import Leg
 
 DRAW_BYTES = 1 << 20

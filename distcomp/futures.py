@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from distcomp.core.client_effects import Failed, Returned
     from distcomp.handles import Book, Host
-    from distcomp.protocol import Failure
+    from distcomp.rows import Failure
 
 __all__ = ["Future", "as_completed", "gather", "wait"]
 

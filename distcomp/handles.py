@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from distcomp.core.client_effects import Failed
     from distcomp.futures import Woken
-    from distcomp.protocol import Failure
+    from distcomp.rows import Failure
 
 SIGNAL_S = 0.1
 """Longest wait of the main thread without a look at signals."""

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from distcomp.errors import TaskTimeoutError
-from distcomp.protocol import TaskOptions
+from distcomp.rows import TaskOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,23 +12,38 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
-from distcomp.ids import ArrayId, FunctionId, SessionId, Token, WorkerId
-from distcomp.wire import (
-    MAX_BLOB_BYTES,
-    MAX_COUNTER,
-    PIECE_BYTES,
-    Codec,
-    Flag,
-    Integer,
-    Listing,
-    Message,
-    Nested,
-    Octets,
-    Real,
-    Row,
-    Span,
-    Text,
+from distcomp.rows import (
+    Array,
+    ArrayCounts,
+    ArrayRow,
+    Arrays,
+    Blob,
+    BlobSize,
+    Count,
+    Failures,
+    Function,
+    HeldLease,
+    Lease,
+    Leases,
+    Name,
+    Numbers,
+    Priority,
+    RunningTask,
+    Runs,
+    Seconds,
+    Session,
+    Sessions,
+    Spans,
+    Switch,
+    TaskOptions,
+    Totals,
+    Versions,
+    Words,
+    Worker,
+    WorkerRow,
+    Workers,
 )
+from distcomp.wire import PIECE_BYTES, Codec, Integer, Listing, Message, Nested, Octets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -52,164 +67,6 @@ def message(tag: int) -> Callable[[T], T]:
     return register
 
 
-# --- kinds of fields ------------------------------------------------------------------------------
-
-_identity = Octets(16, 16)
-_counter = Integer(0, MAX_COUNTER)
-_array = Row(_identity, _counter)
-_token = Row(_counter, _counter)
-_blob = Octets(0, MAX_BLOB_BYTES)
-
-Count = Annotated[int, _counter]
-Name = Annotated[str, Text(256)]
-Words = Annotated[str, Text(64 << 10)]
-LongText = Annotated[str, Text(256 << 10)]
-Seconds = Annotated[float, Real()]
-Switch = Annotated[bool, Flag()]
-Blob = Annotated[bytes, _blob]
-Session = Annotated[SessionId, _identity]
-Worker = Annotated[WorkerId, _identity]
-Function = Annotated[FunctionId, Octets(32, 32)]
-Array = Annotated[ArrayId, _array]
-Lease = Annotated[Token, _token]
-Spans = Annotated[tuple[tuple[int, int], ...], Listing(Span())]
-Numbers = Annotated[tuple[int, ...], Listing(_counter)]
-Runs = Annotated[tuple[tuple[int, int, bytes], ...], Listing(Row(_counter, _counter, _blob))]
-"""Runs of results: `(start, stop, blob)`, the blob holding the results of the indexes in between."""
-
-
-class Versions(NamedTuple):
-    """What a peer runs on. `python` is `major.minor.micro`."""
-
-    distcomp: Name
-    python: Name
-    cloudpickle: Name
-
-
-class TaskOptions(NamedTuple):
-    """How the tasks of one array are to be treated; see the user's words in `distcomp.options`.
-
-    `max_attempts` 0 means no limit; `timeout_s` 0 means none. `retries_timeouts` says whether `retries`
-    may be spent on a timeout.
-    """
-
-    retries: Count = 0
-    retry_delay_s: Seconds = 0.0
-    timeout_s: Seconds = 0.0
-    priority: Annotated[int, Integer(-1000, 1000)] = 0
-    max_attempts: Count = 0
-    detach: Switch = False
-    retries_timeouts: Switch = True
-
-
-class Failure(NamedTuple):
-    """How one task ended badly.
-
-    Attributes:
-        kind: `exception`, `timeout`, `crashed`, `lost`, `cancelled`, `unpicklable` (the result),
-            `unloadable` (function or arguments), or `expired`.
-        retriable: whether `retries` may be spent on it.
-        type_name: qualified name of the exception's type; empty if there is none.
-        text: what happened, for people.
-        traceback: formatted, with source lines; empty if there is none.
-        exception: the pickled exception, or empty if it does not pickle.
-        host: where it ran; empty if it never did.
-        worker: that worker's name.
-        attempt: which try this was, from 1.
-        output: the last that the task printed.
-        stacks: the Python stacks dumped before the task was stopped.
-    """
-
-    kind: Name
-    retriable: Switch = False
-    type_name: Name = ""
-    text: Words = ""
-    traceback: LongText = ""
-    exception: Blob = b""
-    host: Name = ""
-    worker: Name = ""
-    attempt: Count = 1
-    output: Words = ""
-    stacks: Words = ""
-
-
-Failures = Annotated[tuple[tuple[int, Failure], ...], Listing(Row(_counter, Nested(Failure)))]
-"""Single failures: `(index, failure)`."""
-
-
-class HeldLease(NamedTuple):
-    """A lease as a worker reports it on registering again: the indexes it still answers for."""
-
-    token: Lease
-    spans: Spans
-
-
-class RunningTask(NamedTuple):
-    """A task that a slot has begun, and for how long it has run."""
-
-    token: Lease
-    task_index: Count
-    running_s: Seconds
-
-
-class WorkerRow(NamedTuple):
-    """One worker as observers see it. `unfit` says why it gets no work, or is empty."""
-
-    worker: Worker
-    name: Name
-    host: Name
-    pid: Count
-    slots: Count
-    busy: Count
-    leased: Count
-    settled: Count
-    failed: Count
-    busy_s: Seconds
-    state: Name
-    python: Name
-    unfit: Words
-    running: Annotated[tuple[RunningTask, ...], Listing(Nested(RunningTask))] = ()
-    slot_busy_s: Annotated[tuple[float, ...], Listing(Real())] = ()
-    slot_settled: Numbers = ()
-
-
-class ArrayRow(NamedTuple):
-    """One unfinished task array as observers see it."""
-
-    array: Array
-    owner: Name
-    function: Name
-    priority: Annotated[int, Integer(-1000, 1000)]
-    tasks: Count
-    pending: Count
-    leased: Count
-    settled: Count
-    failed: Count
-    age_s: Seconds
-
-
-class Totals(NamedTuple):
-    """The cluster in numbers, since the scheduler started; `nonsense` counts peers that talked some."""
-
-    uptime_s: Seconds
-    sessions: Count
-    workers: Count
-    slots: Count
-    busy: Count
-    pending: Count
-    leased: Count
-    accepted: Count
-    settled: Count
-    failed: Count
-    retried: Count
-    cancelled: Count
-    lost: Count
-    late: Count
-    idle_while_queued_s: Seconds
-    slot_s: Seconds
-    nonsense: Count = 0
-
-
 # --- any two peers --------------------------------------------------------------------------------
 
 
@@ -223,7 +80,7 @@ class SendPiece(NamedTuple):
     """Some bytes of a transfer; `size_bytes` is the whole transfer's. Pieces come in order."""
 
     transfer: Count
-    size_bytes: Annotated[int, Integer(1, MAX_BLOB_BYTES)]
+    size_bytes: BlobSize
     data: Annotated[bytes, Octets(1, PIECE_BYTES)]
 
 
@@ -231,7 +88,7 @@ class SendPiece(NamedTuple):
 class PiecesStored(NamedTuple):
     """The receiver stored or dropped so many bytes of pieces: the sender may send as many more."""
 
-    size_bytes: Annotated[int, Integer(1, MAX_BLOB_BYTES)]
+    size_bytes: BlobSize
 
 
 @message(4)
@@ -341,7 +198,7 @@ class SessionOpened(NamedTuple):
     epoch: Count
     cluster: Name
     client_grace_s: Seconds
-    known: Annotated[tuple[tuple[ArrayId, int], ...], Listing(Row(_array, _counter))]
+    known: ArrayCounts
 
 
 @message(21)
@@ -401,9 +258,9 @@ class StatusReported(NamedTuple):
     auth: Switch
     totals: Annotated[Totals, Nested(Totals)]
     workers: Annotated[tuple[WorkerRow, ...], Listing(Nested(WorkerRow))]
-    workers_gone: Annotated[tuple[WorkerId, ...], Listing(_identity)]
+    workers_gone: Workers
     arrays: Annotated[tuple[ArrayRow, ...], Listing(Nested(ArrayRow))]
-    arrays_gone: Annotated[tuple[ArrayId, ...], Listing(_array)]
+    arrays_gone: Arrays
     more: Switch = False
 
     def joined(self, part: StatusReported) -> StatusReported:
@@ -444,7 +301,7 @@ class RegisterWorker(NamedTuple):
     versions: Annotated[Versions, Nested(Versions)]
     leases: Annotated[tuple[HeldLease, ...], Listing(Nested(HeldLease))]
     draining: Switch = False
-    sessions: Annotated[tuple[SessionId, ...], Listing(_identity)] = ()
+    sessions: Sessions = ()
 
 
 @message(41)
@@ -505,7 +362,7 @@ class WorkerRegistered(NamedTuple):
 
     epoch: Count
     cluster: Name
-    stale: Annotated[tuple[Token, ...], Listing(_token)]
+    stale: Leases
 
 
 @message(51)
@@ -541,7 +398,7 @@ class GrantLease(NamedTuple):
     chunk: Blob
     attempt: Count
     timeout_s: Seconds
-    priority: Annotated[int, Integer(-1000, 1000)]
+    priority: Priority
     urgent: Switch
     eager: Switch
 

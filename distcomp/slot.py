@@ -33,7 +33,7 @@ from distcomp.payload import (
     open_chunk,
     pack_results,
 )
-from distcomp.protocol import Failure
+from distcomp.rows import Failure
 from distcomp.slot_output import capture_streams, end_offspring, plain_streams
 from distcomp.slot_protocol import (
     INTERRUPT_SIGNAL,

@@ -15,7 +15,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 from distcomp.errors import FrameTooLargeError
-from distcomp.protocol import (  # noqa: TC001 - the codec reads annotations at run time
+from distcomp.rows import (  # noqa: TC001 - the codec reads annotations at run time
     Blob,
     Count,
     Failures,

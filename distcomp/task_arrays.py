@@ -22,7 +22,7 @@ from distcomp.core.ranges import FlagSet, RangeSet
 from distcomp.errors import UnpicklableError, UsageError
 from distcomp.futures import Future, wake_all
 from distcomp.handles import CANCELLED, RUNNING, MovedRun, ResultRun, entry_of, error_of, wait_until
-from distcomp.protocol import Failure
+from distcomp.rows import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

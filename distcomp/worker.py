@@ -36,7 +36,7 @@ from distcomp.core.worker_effects import (
 from distcomp.core.worker_state import WorkerState
 from distcomp.errors import ConnectError, RoleError, SlotsUnavailableError, VersionMismatchError
 from distcomp.ids import Peer, WorkerId
-from distcomp.protocol import Versions
+from distcomp.rows import Versions
 from distcomp.slots import SlotEnd, SlotPool, SlotProcess
 from distcomp.versions import installed_versions
 

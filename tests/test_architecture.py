@@ -20,6 +20,7 @@ FLOORS: dict[str, int] = {
     "page": 1,
     "payload": 1,
     "protocol": 1,
+    "rows": 1,
     "slot_protocol": 1,
     "versions": 1,
     "wire": 1,
@@ -52,7 +53,7 @@ FLOORS: dict[str, int] = {
 FAMILIES: list[set[str]] = [
     {"cli"},
     {"core"},
-    {"wire", "config", "protocol", "slot_protocol", "page", "options", "payload"},
+    {"wire", "config", "protocol", "rows", "slot_protocol", "page", "options", "payload"},
     {"slot", "slot_output", "slot_process", "slots", "template"},
     {"transfers", "transport"},
     {"bound_client", "client", "client_program", "discovery", "feeder", "futures", "handles", "task_arrays"},

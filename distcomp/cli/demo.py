@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from distcomp import TaskArray
-    from distcomp.protocol import WorkerRow
+    from distcomp.rows import WorkerRow
 
 PAIRS_A_TASK = 16
 POLL_S = 0.1

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from distcomp.cli.demo_analysis import FileFacts
-    from distcomp.protocol import WorkerRow
+    from distcomp.rows import WorkerRow
 
 SHOWN_PAIRS = 8
 SHOWN_PROBLEMS = 5

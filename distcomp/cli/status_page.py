@@ -8,7 +8,8 @@ from distcomp.cli.table import BOLD, RED, Column, count, duration, paint, table
 
 if TYPE_CHECKING:
     from distcomp.ids import WorkerId
-    from distcomp.protocol import ArrayRow, StatusReported, WorkerRow
+    from distcomp.protocol import StatusReported
+    from distcomp.rows import ArrayRow, WorkerRow
 
 FIXED_LINES = 11
 """Lines of the screen that are neither a worker nor an array."""

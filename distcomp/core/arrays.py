@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from distcomp.core.queue import SessionClaim
     from distcomp.core.sessions import Session
     from distcomp.ids import ArrayId, Token
-    from distcomp.protocol import TaskOptions
+    from distcomp.rows import TaskOptions
 
 _start_of = attrgetter("start")
 

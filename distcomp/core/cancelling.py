@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from distcomp.core.flow import finish, forward, leave, settle
 from distcomp.core.spans import joined
-from distcomp.protocol import CancelLease, Failure
+from distcomp.protocol import CancelLease
+from distcomp.rows import Failure
 
 if TYPE_CHECKING:
     from distcomp.core.arrays import TaskArrayState

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from distcomp.core.effects import Effects
 
 if TYPE_CHECKING:
-    from distcomp.protocol import Failure, Refused, StatusReported, Versions
+    from distcomp.protocol import Refused, StatusReported
+    from distcomp.rows import Failure, Versions
 
 
 class Introduction(NamedTuple):

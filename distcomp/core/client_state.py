@@ -34,7 +34,7 @@ from distcomp.core.client_effects import (
 from distcomp.core.effects import Close
 from distcomp.core.submission import Submission
 from distcomp.ids import Peer
-from distcomp.protocol import Failure
+from distcomp.rows import Failure
 from distcomp.wire import MAX_COUNTER, MAX_ITEMS
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 
     from distcomp.config import ClientSettings
     from distcomp.ids import FunctionId, SessionId
-    from distcomp.protocol import Message, TaskOptions
+    from distcomp.protocol import Message
+    from distcomp.rows import TaskOptions
 
     Spans = tuple[tuple[int, int], ...]
 

@@ -17,7 +17,7 @@ from distcomp.core.worker_effects import Command, DumpStacks, Interrupt, Kill
 
 if TYPE_CHECKING:
     from distcomp.config import WorkerSettings
-    from distcomp.protocol import Failure
+    from distcomp.rows import Failure
 
 Cause = Literal["cancelled", "timeout"]
 

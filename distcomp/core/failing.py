@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from distcomp.core.flow import put_back
-from distcomp.protocol import Failure
+from distcomp.rows import Failure
 
 if TYPE_CHECKING:
     from distcomp.core.arrays import TaskArrayState, Trial

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from distcomp.core.leases import OpenLease
     from distcomp.core.sessions import Session
     from distcomp.core.spans import Span
-    from distcomp.protocol import Failure
+    from distcomp.rows import Failure
 
 FAILURE_BYTES = 512
 """What a failure is taken to weigh besides its texts and its pickled exception."""

@@ -9,7 +9,8 @@ from distcomp.core.failing import retry
 from distcomp.core.flow import end_lease, finish, forward, leave, settle
 from distcomp.core.workforce import rest, unwind
 from distcomp.errors import MalformedMessageError
-from distcomp.protocol import Failure, TasksBegan
+from distcomp.protocol import TasksBegan
+from distcomp.rows import Failure
 
 if TYPE_CHECKING:
     from distcomp.core.books import Books, Link

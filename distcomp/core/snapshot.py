@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from distcomp.core.books import StatusWatch
 from distcomp.core.spans import contains
-from distcomp.protocol import ArrayRow, RunningTask, StatusReported, Totals, WorkerRow
+from distcomp.protocol import StatusReported
+from distcomp.rows import ArrayRow, RunningTask, Totals, WorkerRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,7 @@ from distcomp.wire import INLINE_BLOB_BYTES
 
 if TYPE_CHECKING:
     from distcomp.ids import FunctionId
-    from distcomp.protocol import TaskOptions
+    from distcomp.rows import TaskOptions
 
 PART_BYTES = 128
 """What a part costs on the wire besides its chunk."""

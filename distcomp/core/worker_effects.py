@@ -14,7 +14,8 @@ from distcomp.core.effects import Effects
 
 if TYPE_CHECKING:
     from distcomp.ids import SessionId, WorkerId
-    from distcomp.protocol import DefineFunction, DefineSession, GrantLease, Refused, Versions
+    from distcomp.protocol import DefineFunction, DefineSession, GrantLease, Refused
+    from distcomp.rows import Versions
 
 
 class TakeProcess(NamedTuple):

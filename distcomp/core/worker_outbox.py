@@ -14,7 +14,8 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from distcomp.core.spans import joined
-from distcomp.protocol import Failure, HeldLease, LeaseReturned, LeaseSettled
+from distcomp.protocol import LeaseReturned, LeaseSettled
+from distcomp.rows import Failure, HeldLease
 from distcomp.wire import INLINE_BLOB_BYTES
 
 if TYPE_CHECKING:

@@ -30,13 +30,14 @@ from distcomp.core.worker_effects import (
     TakeProcess,
     WorkerIdentity,
 )
-from distcomp.protocol import Failure, GrantLease, RunningTask
+from distcomp.rows import Failure, RunningTask
 
 if TYPE_CHECKING:
     from distcomp.config import WorkerSettings
     from distcomp.core.worker_leases import Lease, LeaseBook, Shelf
     from distcomp.core.worker_outbox import Failures, Outbox
     from distcomp.ids import FunctionId
+    from distcomp.protocol import GrantLease
     from distcomp.slot_protocol import RunProgressed
 
 GIVEN_BACK = frozenset({"retracted", "waited", "drained"})

@@ -49,7 +49,8 @@ if TYPE_CHECKING:
 
     from distcomp.config import WorkerSettings
     from distcomp.ids import FunctionId, Peer, SessionId, Token
-    from distcomp.protocol import HeldLease, Message
+    from distcomp.protocol import Message
+    from distcomp.rows import HeldLease
     from distcomp.slot_protocol import RunProgressed
 
 FINAL_REFUSALS = frozenset({"role", "versions"})

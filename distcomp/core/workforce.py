@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from distcomp.core.leases import OpenLease
     from distcomp.core.spans import Span
     from distcomp.ids import SessionId, Token
-    from distcomp.protocol import HeldLease, RegisterWorker, WorkerDraining, WorkerLeft
+    from distcomp.protocol import RegisterWorker, WorkerDraining, WorkerLeft
+    from distcomp.rows import HeldLease
 
 
 def on_register_worker(books: Books, link: Link, message: RegisterWorker, now: float) -> None:

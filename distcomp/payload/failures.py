@@ -25,7 +25,7 @@ from distcomp.errors import (
 )
 from distcomp.payload.pickler import ExceptionParts, dumps, loads, remake_exception, take_apart
 from distcomp.payload.plain import dump_plain
-from distcomp.protocol import Failure
+from distcomp.rows import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -27,7 +27,8 @@ from distcomp.protocol import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from distcomp.protocol import Failure, Message
+    from distcomp.protocol import Message
+    from distcomp.rows import Failure
 
 CLUSTER = ClusterId(b"c" * 16)
 SECRET = b"x" * 32

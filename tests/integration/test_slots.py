@@ -26,7 +26,8 @@ from distcomp.payload import (
     open_results,
     pack_calls,
 )
-from distcomp.protocol import DefineFunction, Failure
+from distcomp.protocol import DefineFunction
+from distcomp.rows import Failure
 from distcomp.slots import IDLE, SlotEnd, SlotPool, SlotProcess, task_environment, thread_limits
 
 if TYPE_CHECKING:

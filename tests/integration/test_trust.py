@@ -22,16 +22,8 @@ from distcomp import AuthenticationError, Client, VersionMismatchError, WrongClu
 from distcomp.config import ClientSettings, WorkerSettings
 from distcomp.errors import ConnectError, ForeignProtocolError, RoleError
 from distcomp.ids import SessionId
-from distcomp.protocol import (
-    PROTOCOL,
-    OpenSession,
-    RegisterWorker,
-    SendPiece,
-    Submit,
-    TaskOptions,
-    Versions,
-    codec,
-)
+from distcomp.protocol import PROTOCOL, OpenSession, RegisterWorker, SendPiece, Submit, codec
+from distcomp.rows import TaskOptions, Versions
 from distcomp.worker import WorkerProgram
 
 if TYPE_CHECKING:

@@ -22,24 +22,20 @@ from distcomp.protocol import (
     CloseSession,
     DefineFunction,
     DefineSession,
-    Failure,
     GrantLease,
-    HeldLease,
     LeaseReturned,
     LeaseSettled,
     OpenSession,
     RegisterWorker,
-    RunningTask,
     SessionOpened,
     SlotsReported,
     Submit,
-    TaskOptions,
     TasksSettled,
-    Versions,
     WorkerDraining,
     WorkerLeft,
     WorkerRegistered,
 )
+from distcomp.rows import Failure, HeldLease, RunningTask, TaskOptions, Versions
 
 PYTHONS = ("3.11.4", "3.12.1")
 OPTIONS = (

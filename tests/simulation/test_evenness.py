@@ -29,10 +29,9 @@ from distcomp.protocol import (
     RegisterWorker,
     RetractLease,
     Submit,
-    TaskOptions,
     TasksSettled,
-    Versions,
 )
+from distcomp.rows import TaskOptions, Versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

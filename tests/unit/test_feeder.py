@@ -9,7 +9,7 @@ import pytest
 from distcomp.feeder import Feeder, columns_of, order_by_cost
 from distcomp.ids import FunctionId
 from distcomp.payload import Constant, open_chunk
-from distcomp.protocol import TaskOptions
+from distcomp.rows import TaskOptions
 from distcomp.task_arrays import Leg, TaskArray
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from distcomp.errors import (
 )
 from distcomp.futures import FutureGroup, as_completed, gather, wait, wake_all
 from distcomp.payload import dump_failure, pack_results
-from distcomp.protocol import Failure
+from distcomp.rows import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable

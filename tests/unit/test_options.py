@@ -10,7 +10,7 @@ import pytest
 
 from distcomp.errors import TaskTimeoutError
 from distcomp.options import Options
-from distcomp.protocol import TaskOptions
+from distcomp.rows import TaskOptions
 
 
 def test_defaults_are_the_wire_defaults() -> None:

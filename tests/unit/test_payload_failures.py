@@ -22,7 +22,8 @@ from distcomp.errors import (
 )
 from distcomp.ids import SessionId
 from distcomp.payload import dump_failure, load_failure
-from distcomp.protocol import Failure, TasksSettled, codec
+from distcomp.protocol import TasksSettled, codec
+from distcomp.rows import Failure
 
 
 def fail(error: BaseException) -> None:

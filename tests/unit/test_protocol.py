@@ -6,7 +6,8 @@ import pytest
 
 from distcomp import protocol
 from distcomp.errors import MalformedMessageError
-from distcomp.protocol import HELD_KEYS, ORDER_KEYS, Failure, GrantLease, LeaseSettled, TaskOptions, codec
+from distcomp.protocol import HELD_KEYS, ORDER_KEYS, GrantLease, LeaseSettled, codec
+from distcomp.rows import Failure, TaskOptions
 from distcomp.wire import Kind
 
 MESSAGES = dict(codec.messages())

@@ -29,12 +29,11 @@ from distcomp.protocol import (
     SessionOpened,
     StatusReported,
     Submit,
-    TaskOptions,
     TasksSettled,
-    Versions,
     WatchStatus,
     WorkerRegistered,
 )
+from distcomp.rows import TaskOptions, Versions
 from distcomp.scheduler import SchedulerProgram, check_exposure, reachable_at
 from distcomp.transport import Connection
 

@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from distcomp.errors import FrameTooLargeError, MalformedMessageError
-from distcomp.protocol import Failure
+from distcomp.rows import Failure
 from distcomp.slot_protocol import (
     INTERRUPT_SIGNAL,
     STACKS_SIGNAL,

@@ -11,7 +11,7 @@ from distcomp.core.client_effects import Failed, Returned
 from distcomp.errors import UnpicklableError, UsageError
 from distcomp.futures import as_completed, gather, wait, wake_all
 from distcomp.payload import dump_call, dump_failure, pack_results
-from distcomp.protocol import Failure
+from distcomp.rows import Failure
 from distcomp.task_arrays import Leg, TaskArray
 from distcomp.wire import MAX_COUNTER
 

@@ -15,9 +15,9 @@ from distcomp.protocol import (
     PiecesStored,
     SendPiece,
     Submit,
-    TaskOptions,
     codec,
 )
+from distcomp.rows import TaskOptions
 from distcomp.transfers import Incoming, Outgoing
 from distcomp.wire import INLINE_BLOB_BYTES, MAX_FRAME_BYTES, PIECE_BYTES, FrameSplitter
 

@@ -23,16 +23,8 @@ from distcomp.errors import (
     WrongClusterError,
 )
 from distcomp.ids import ClusterId
-from distcomp.protocol import (
-    AckSettles,
-    ExplainWait,
-    Heartbeat,
-    PiecesStored,
-    Refused,
-    Submit,
-    TaskOptions,
-    codec,
-)
+from distcomp.protocol import AckSettles, ExplainWait, Heartbeat, PiecesStored, Refused, Submit, codec
+from distcomp.rows import TaskOptions
 from distcomp.transport import Connection
 
 if TYPE_CHECKING:

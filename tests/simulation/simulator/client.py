@@ -9,7 +9,8 @@ from distcomp.config import ClientSettings
 from distcomp.core.client_effects import Failed, Introduction
 from distcomp.core.client_state import ClientState
 from distcomp.ids import Peer, SessionId
-from distcomp.protocol import Accepted, Versions
+from distcomp.protocol import Accepted
+from distcomp.rows import Versions
 from simulator.clock import Host
 from simulator.ledger import demand
 from simulator.tasks import make_chunk

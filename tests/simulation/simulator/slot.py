@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from distcomp.core.worker_effects import ProcessEnd
 from distcomp.page import LANES
-from distcomp.protocol import Failure
+from distcomp.rows import Failure
 from distcomp.slot import SEND_AFTER_NS, SEND_LATE_S
 from distcomp.slot_protocol import RunProgressed
 from distcomp.wire import MAX_COUNTER

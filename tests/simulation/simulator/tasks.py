@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from distcomp.protocol import TaskOptions
+from distcomp.rows import TaskOptions
 
 if TYPE_CHECKING:
     from distcomp.ids import ArrayId, FunctionId

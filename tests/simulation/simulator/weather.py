@@ -7,7 +7,7 @@ from random import Random
 from typing import NamedTuple
 
 from distcomp.config import SchedulerSettings
-from distcomp.protocol import TaskOptions
+from distcomp.rows import TaskOptions
 from simulator.tasks import VALUE_BYTES, Plan, Special
 
 FAULTS = (

@@ -8,7 +8,7 @@ from distcomp.config import WorkerSettings
 from distcomp.core import worker_effects as do
 from distcomp.core.worker_state import WorkerState
 from distcomp.ids import Peer, WorkerId
-from distcomp.protocol import Versions
+from distcomp.rows import Versions
 from simulator.clock import Host
 from simulator.ledger import demand
 from simulator.slot import SimSlot

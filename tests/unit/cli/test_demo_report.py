@@ -3,7 +3,7 @@ from __future__ import annotations
 from distcomp.cli import demo_report as report
 from distcomp.cli.demo_analysis import FileFacts, Function, Place
 from distcomp.ids import WorkerId
-from distcomp.protocol import WorkerRow
+from distcomp.rows import WorkerRow
 
 FACTS = [
     FileFacts(100, 3, 7, "Tree.grow", 40, (Function("Tree.grow", 1, 40, (1,)),), ""),

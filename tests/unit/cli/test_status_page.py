@@ -5,7 +5,8 @@ from typing import Any
 
 from distcomp.cli import status_page
 from distcomp.ids import SessionId, WorkerId
-from distcomp.protocol import ArrayRow, StatusReported, Totals, WorkerRow
+from distcomp.protocol import StatusReported
+from distcomp.rows import ArrayRow, Totals, WorkerRow
 
 
 def worker(number: int, **fields: Any) -> WorkerRow:

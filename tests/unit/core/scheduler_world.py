@@ -11,19 +11,16 @@ from distcomp.core.scheduler_state import SchedulerState
 from distcomp.protocol import (
     CancelTasks,
     DefineFunction,
-    Failure,
     GrantLease,
     LeaseReturned,
     LeaseSettled,
     OpenSession,
     RegisterWorker,
-    RunningTask,
     SlotsReported,
     Submit,
-    TaskOptions,
     TasksSettled,
-    Versions,
 )
+from distcomp.rows import Failure, RunningTask, TaskOptions, Versions
 
 if TYPE_CHECKING:
     from distcomp.core.books import Pool

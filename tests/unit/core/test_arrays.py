@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from scheduler_world import SchedulerWorld
 
-from distcomp.protocol import TaskOptions
+from distcomp.rows import TaskOptions
 
 if TYPE_CHECKING:
     from distcomp.core.arrays import TaskArrayState

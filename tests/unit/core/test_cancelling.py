@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from scheduler_world import SchedulerWorld
 
-from distcomp.protocol import CancelLease, CancelTasks, Refused, TaskOptions, TasksSettled
+from distcomp.protocol import CancelLease, CancelTasks, Refused, TasksSettled
+from distcomp.rows import TaskOptions
 
 
 def test_pending_and_leased_tasks_are_settled_at_once() -> None:

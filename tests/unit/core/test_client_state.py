@@ -3,12 +3,12 @@ from __future__ import annotations
 from itertools import count
 from typing import Any
 
-from distcomp import protocol
+from distcomp import protocol, rows
 from distcomp.config import ClientSettings
 from distcomp.core.client_effects import ClientEffects, Failed, Introduction, Returned
 from distcomp.core.client_state import MAX_MISREAD, ClientState
 from distcomp.ids import FunctionId, Peer, SessionId
-from distcomp.protocol import Failure, TaskOptions, Versions
+from distcomp.rows import Failure, TaskOptions, Versions
 from distcomp.wire import INLINE_BLOB_BYTES, MAX_COUNTER
 
 FUNCTION = FunctionId(b"f" * 32)
@@ -557,7 +557,7 @@ def test_questions_and_answers_pass_through() -> None:
     talk.hear(protocol.GaveNotice("unfit", "none fits"), protocol.WaitExplained(1, "busy", "all busy"))
     assert talk.last.notices == [("unfit", "none fits")]
     assert talk.last.explanations == [("busy", "all busy")]
-    totals = protocol.Totals(0.0, *([0] * 13), 0.0, 0.0)
+    totals = rows.Totals(0.0, *([0] * 13), 0.0, 0.0)
     report = protocol.StatusReported(True, "c", 5, True, totals, (), (), (), ())
     talk.hear(report)
     assert talk.last.reports == [report]

@@ -10,10 +10,10 @@ from distcomp.protocol import (
     MissingFunction,
     Refused,
     SessionOpened,
-    TaskOptions,
     TasksSettled,
     WorkerLeft,
 )
+from distcomp.rows import TaskOptions
 
 
 def settled(world: SchedulerWorld, worker: int, client: int, array: int = 0) -> TasksSettled:

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from scheduler_world import SchedulerWorld
 
-from distcomp.protocol import AckOutcomes, ExplainWait, TaskOptions, WaitExplained, WorkerDraining
+from distcomp.protocol import AckOutcomes, ExplainWait, WaitExplained, WorkerDraining
+from distcomp.rows import TaskOptions
 
 
 def explain(world: SchedulerWorld, client: int) -> tuple[str, str]:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from scheduler_world import SchedulerWorld
 
-from distcomp.protocol import TaskOptions
+from distcomp.rows import TaskOptions
 
 
 def start(options: TaskOptions) -> tuple[SchedulerWorld, int, int]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from scheduler_world import SchedulerWorld
 
 from distcomp.core.leases import lease_length
-from distcomp.protocol import TaskOptions
+from distcomp.rows import TaskOptions
 
 
 def test_tasks_of_unknown_length_are_granted_one_by_one() -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from scheduler_world import SchedulerWorld
 
 from distcomp.core.queue import SPARE_ENTRIES, Claim, Crowd
-from distcomp.protocol import TaskOptions
+from distcomp.rows import TaskOptions
 
 if TYPE_CHECKING:
     from distcomp.core.queue import FairQueue

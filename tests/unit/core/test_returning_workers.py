@@ -11,15 +11,13 @@ from distcomp.protocol import (
     DefineFunction,
     EndSession,
     GrantLease,
-    HeldLease,
     LeaseReturned,
     OpenSession,
     RegisterWorker,
     Submit,
-    TaskOptions,
-    Versions,
     WorkerLeft,
 )
+from distcomp.rows import HeldLease, TaskOptions, Versions
 
 CLIENT, WORKER = 1, 2
 SESSION, NAME = b"s" * 16, b"w" * 16

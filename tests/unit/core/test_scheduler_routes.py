@@ -13,9 +13,9 @@ from distcomp.protocol import (
     Refused,
     RegisterWorker,
     Submit,
-    TaskOptions,
     WatchStatus,
 )
+from distcomp.rows import TaskOptions
 
 SUBMIT = Submit((b"s" * 16, 0), b"f" * 32, TaskOptions(), 0, 1, b"", True)
 REGISTER = RegisterWorker(b"w" * 16, "w", "h", 1, 1, versions("3.11.4"), ())

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from scheduler_world import SchedulerWorld
 
-from distcomp.protocol import LeaseSettled, TaskOptions, TasksBegan, TasksSettled
+from distcomp.protocol import LeaseSettled, TasksBegan, TasksSettled
+from distcomp.rows import TaskOptions
 
 
 def test_outcomes_go_to_the_client_as_they_come() -> None:

@@ -3,14 +3,8 @@ from __future__ import annotations
 import pytest
 from scheduler_world import BLOB, FUNCTION, SchedulerWorld
 
-from distcomp.protocol import (
-    Accepted,
-    DefineFunction,
-    MissingFunction,
-    Refused,
-    SubmitRefused,
-    TaskOptions,
-)
+from distcomp.protocol import Accepted, DefineFunction, MissingFunction, Refused, SubmitRefused
+from distcomp.rows import TaskOptions
 
 
 def refusal(world: SchedulerWorld, peer: int) -> str:

@@ -20,9 +20,7 @@ from distcomp.protocol import (
     CancelLease,
     DefineFunction,
     EndSession,
-    Failure,
     GrantLease,
-    HeldLease,
     LeaseReturned,
     LeaseSettled,
     MissingFunction,
@@ -35,6 +33,7 @@ from distcomp.protocol import (
     WorkerLeft,
     WorkerRegistered,
 )
+from distcomp.rows import Failure, HeldLease
 
 if TYPE_CHECKING:
     from distcomp.ids import Token

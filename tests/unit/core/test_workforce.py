@@ -8,13 +8,12 @@ from distcomp.protocol import (
     DefineSession,
     EndSession,
     GrantLease,
-    HeldLease,
     Refused,
-    TaskOptions,
     WorkerDraining,
     WorkerLeft,
     WorkerRegistered,
 )
+from distcomp.rows import HeldLease, TaskOptions
 
 NAME = b"worker----------"
 

@@ -13,13 +13,12 @@ from distcomp.protocol import (
     AckSettles,
     DefineFunction,
     DefineSession,
-    Failure,
     GrantLease,
     LeaseReturned,
     LeaseSettled,
-    Versions,
     WorkerRegistered,
 )
+from distcomp.rows import Failure, Versions
 from distcomp.slot_protocol import RunProgressed
 
 if TYPE_CHECKING:

@@ -108,6 +108,7 @@ class Connection(asyncio.Protocol):
         self._transport: Any = None
         self._lost = False
         self._patient: list[Message] = []
+        self._patient_since = 0.0
         self._company_comes = False
         self._paused = False
         self._wrote = False
@@ -126,18 +127,26 @@ class Connection(asyncio.Protocol):
         """
         if self.closed or not self.ready:
             return
-        before = len(self._patient)
+        if not self._patient:
+            self._patient_since = self._loop.time()
         self._patient += messages
-        if any(type(message) not in PATIENT for message in self._patient[before:]):
+        if not PATIENT.issuperset(map(type, self._patient)):
             self._send_now()
         elif self._patient and not self._company_comes:
             self._company_comes = True
             self._loop.call_later(self.limits.patience_s, self._send_patient)
 
     def _send_patient(self) -> None:
+        """Send what nobody waits for, or let it wait on if others left in between and it came after them."""
         self._company_comes = False
-        if self._patient and not self.closed:
+        if not self._patient or self.closed:
+            return
+        left_s = self._patient_since + self.limits.patience_s - self._loop.time()
+        if left_s <= ALARM_STEP_S:
             self._send_now()
+            return
+        self._company_comes = True
+        self._loop.call_later(left_s, self._send_patient)
 
     def _send_now(self) -> None:
         messages, self._patient = self._patient, []
@@ -158,7 +167,8 @@ class Connection(asyncio.Protocol):
         """End the connection in order: what was written leaves first, within `linger_s`."""
         if self.closed:
             return
-        self._send_patient()
+        if self._patient:
+            self._send_now()
         self.closed = True
         self.reason = reason
         if self._transport is not None:

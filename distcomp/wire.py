@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 import struct
+import threading
 from functools import cached_property
 from itertools import count
 from types import MappingProxyType
@@ -51,13 +52,14 @@ class Kind:
 
     `test` is the check as an expression over `v`, which readers are compiled from, and `names` is what
     that refers to. A kind that makes something else of its value has no `test`, and is called.
+    `large` is an expression over `v`, too: whether it holds a blob above `INLINE_BLOB_BYTES`. It is empty
+    where none can be.
     """
 
     test = ""
     wanted = "something else"
     names: Mapping[str, Any] = MappingProxyType({})
-    large = False
-    """Whether a value may hold a blob above `INLINE_BLOB_BYTES`."""
+    large = ""
 
     def __call__(self, value: Any) -> Any:
         """The value, checked."""
@@ -107,7 +109,8 @@ class Octets(Kind):
     def __init__(self, shortest: int, longest: int) -> None:
         self.test = f"type(v) is bytes and {shortest} <= len(v) <= {longest}"
         self.wanted = f"{shortest} to {longest} bytes"
-        self.large = longest > INLINE_BLOB_BYTES
+        if longest > INLINE_BLOB_BYTES:
+            self.large = f"len(v) > {INLINE_BLOB_BYTES}"
 
 
 class Span(Kind):
@@ -136,9 +139,9 @@ class Row(Kind):
         return {name: value for kind in self.kinds for name, value in kind.names.items()}
 
     @cached_property
-    def large(self) -> bool:  # type: ignore[override] # computed when it is first needed
-        """Whether any place may hold a large blob."""
-        return any(kind.large for kind in self.kinds)
+    def large(self) -> str:  # type: ignore[override] # computed when it is first needed
+        """Whether a place holds a large blob."""
+        return _any_large(self.kinds)
 
     @cached_property
     def read(self) -> Callable[[Any], Any]:
@@ -170,9 +173,12 @@ class Listing(Kind):
         return {self._every: _compiled_test(self.kind)}
 
     @cached_property
-    def large(self) -> bool:  # type: ignore[override] # computed when it is first needed
-        """Whether an item may hold a large blob."""
-        return self.kind.large
+    def large(self) -> str:  # type: ignore[override] # computed when it is first needed
+        """Whether an item holds a large blob."""
+        if not self.kind.large:
+            return ""
+        item = f"item{next(_unique)}"
+        return f"v and any([{_renamed(self.kind.large, item)} for {item} in v])"
 
     def __call__(self, value: Any) -> Any:
         """The list, each item checked."""
@@ -196,9 +202,9 @@ class Nested(Kind):
         return Schema(self.record)
 
     @cached_property
-    def large(self) -> bool:  # type: ignore[override] # computed when it is first needed
-        """Whether a field may hold a large blob."""
-        return bool(_large_places(self.record))
+    def large(self) -> str:  # type: ignore[override] # computed when it is first needed
+        """Whether a field holds a large blob."""
+        return _any_large(_kinds(self.record))
 
     def __call__(self, value: Any) -> Any:
         """The record, made of its fields."""
@@ -268,7 +274,8 @@ def _compiled_reader(
             lines.append(f"    if not ({_renamed(kind.test, name)}): raise {failed}")
         else:
             scope[f"k{place}"] = kind
-            lines.append(f"    {name} = k{place}({name})")
+            unless = f"if {name} != (): " if isinstance(kind, Listing) else ""  # most lists are empty
+            lines.append(f"    {unless}{name} = k{place}({name})")
     lines.append(f"    return new(record, ({''.join(f'{name}, ' for name in names)}))")
     exec("\n".join(lines), scope)  # noqa: S102 - the source is ours
     read: Callable[[Any], Any] = scope["read"]
@@ -293,8 +300,10 @@ def _kinds(record: type[Any]) -> tuple[Kind, ...]:
     return tuple(_kind_of(record, name, hints[name]) for name in record._fields)
 
 
-def _large_places(record: type[Any]) -> tuple[int, ...]:
-    return tuple(place for place, kind in enumerate(_kinds(record)) if kind.large)
+def _any_large(kinds: Sequence[Kind]) -> str:
+    """An expression over a tuple `v`: whether one of its places holds a large blob."""
+    tests = [_renamed(kind.large, f"v[{place}]") for place, kind in enumerate(kinds) if kind.large]
+    return " or ".join(f"({test})" for test in tests)
 
 
 def _kind_of(record: type[Any], name: str, hint: Any) -> Kind:
@@ -316,7 +325,8 @@ class Codec:
         self._records: dict[int, type[Any]] = {}
         self._readers = _Readers(self._records)
         self._tags: dict[type[Any], int] = {}
-        self._large_places: dict[type[Any], tuple[int, ...]] = {}
+        self._large_tests = _LargeTests()
+        self._packer = _Packer()
 
     def register(self, tag: int, record: type[Any]) -> None:
         """Give `record` its tag. A tag is never used twice, nor again after its message is gone.
@@ -336,20 +346,12 @@ class Codec:
 
     def is_large(self, message: Message) -> bool:
         """Whether `message` holds a blob that has to be detached before `pack`."""
-        record = type(message)
-        places = self._large_places.get(record)
-        if places is None:
-            places = self._large_places[record] = _large_places(record)
-        for place in places:
-            value = message[place]
-            if value and _is_large(value):
-                return True
-        return False
+        test = self._large_tests[type(message)]
+        return test is not None and bool(test(message))
 
     def pack(self, message: Message) -> bytes:
         """One message as bytes, to be put into a frame by `frame`."""
-        packed: bytes = msgpack.packb((self._tags[type(message)], *message))
-        return packed
+        return self._packer.pack((self._tags[type(message)], *message))
 
     def frame(self, packed: list[bytes]) -> bytes:
         """One frame of messages made by `pack`; the caller keeps their sum within the limit."""
@@ -370,10 +372,14 @@ class Codec:
 
     def small_frame(self, messages: Sequence[Message]) -> bytes | None:
         """One frame of all `messages`, packed at once; None if a blob is large or they fit no one frame."""
-        if any(map(self.is_large, messages)):
-            return None
-        tags = self._tags
-        body: bytes = msgpack.packb([(tags[type(message)], *message) for message in messages])
+        tags, tests, items = self._tags, self._large_tests, []
+        for message in messages:
+            record = type(message)
+            test = tests[record]
+            if test is not None and test(message):
+                return None
+            items.append((tags[record], *message))
+        body = self._packer.pack(items)
         return _LENGTH.pack(len(body)) + body if len(body) <= self.max_frame_bytes else None
 
     def frames(self, packed: list[bytes]) -> list[bytes]:
@@ -433,6 +439,22 @@ class _Readers(dict[int, "Callable[[Any], Message]"]):
             raise ValueError(f"no message has the tag {tag!r:.20}")
         self[tag] = Schema(self._records[tag], skip=1).build
         return self[tag]
+
+
+class _LargeTests(dict[type[Any], "Callable[[Any], object] | None"]):
+    """What tells whether a message holds a large blob, made when the first one leaves; None if none can."""
+
+    def __missing__(self, record: type[Any]) -> Callable[[Any], object] | None:
+        expression = _any_large(_kinds(record))
+        self[record] = eval(f"lambda v: {expression}") if expression else None  # noqa: S307 - it is ours
+        return self[record]
+
+
+class _Packer(threading.local):
+    """What packs: making one anew takes as long as packing a message. Threads must not share one."""
+
+    def __init__(self) -> None:
+        self.pack: Callable[[Any], bytes] = msgpack.Packer().pack
 
 
 def _array_head(length: int) -> bytes:

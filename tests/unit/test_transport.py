@@ -5,6 +5,7 @@ import socket
 import struct
 import time
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -303,6 +304,35 @@ def test_what_nobody_waits_for_leaves_alone_after_a_while_or_at_the_end(run: Any
             connection.send([AckSettles((2,))])
             connection.close()
             await until(lambda: both.far.messages[1:] == [AckSettles((2,))])
+
+    run(body())
+
+
+def test_what_nobody_waits_for_gets_its_whole_while_after_other_messages_left(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body() -> None:
+        async with pair(near=WireLimits(patience_s=1.0)) as both:
+            connection = await both.dial()
+            now_s = 0.0
+            rings: list[tuple[float, Any]] = []
+            writes: list[bytes] = []
+            monkeypatch.setattr(connection, "_write", writes.append)
+            loop = SimpleNamespace(time=lambda: now_s, call_later=lambda *ring: rings.append(ring))
+            monkeypatch.setattr(connection, "_loop", loop)
+            connection.send([AckSettles((1,))])
+            connection.send([ExplainWait(2)])
+            now_s = 0.75
+            connection.send([AckSettles((3,))])
+            ((_, ring),) = rings
+            now_s = 1.0
+            ring()
+            assert len(writes) == 1
+            assert rings[1][0] == 0.75
+            now_s = 1.75
+            ring()
+            assert writes[1:] == [raw(AckSettles((3,)))]
+            assert len(rings) == 2
 
     run(body())
 

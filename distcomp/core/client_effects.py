@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from distcomp.core.effects import Effects
@@ -51,7 +50,6 @@ class Explanation(NamedTuple):
     text: str
 
 
-@dataclass(slots=True)
 class ClientEffects(Effects):
     """What a client's program has to do.
 
@@ -67,12 +65,26 @@ class ClientEffects(Effects):
         refused: the scheduler's refusal of this turn, if there was one.
     """
 
-    outcomes: list[Returned | Failed] = field(default_factory=list)
-    began: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
-    released_tasks: int = 0
-    released_bytes: int = 0
-    notices: list[tuple[str, str]] = field(default_factory=list)
-    explanations: list[Explanation] = field(default_factory=list)
-    reports: list[StatusReported] = field(default_factory=list)
-    opened: bool = False
-    refused: Refused | None = None
+    __slots__ = (
+        "began",
+        "explanations",
+        "notices",
+        "opened",
+        "outcomes",
+        "refused",
+        "released_bytes",
+        "released_tasks",
+        "reports",
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outcomes: list[Returned | Failed] = []
+        self.began: list[tuple[int, tuple[int, ...]]] = []
+        self.released_tasks = 0
+        self.released_bytes = 0
+        self.notices: list[tuple[str, str]] = []
+        self.explanations: list[Explanation] = []
+        self.reports: list[StatusReported] = []
+        self.opened = False
+        self.refused: Refused | None = None

@@ -13,7 +13,6 @@ A machine never looks at a clock, a socket or a file: `now` is monotonic seconds
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -36,7 +35,6 @@ class Event(NamedTuple):
     values: dict[str, Any]
 
 
-@dataclass(slots=True)
 class Effects:
     """Everything one turn of a machine asks for.
 
@@ -48,11 +46,14 @@ class Effects:
         wake_at: when the machine wants its next `tick` at the latest, or None.
     """
 
-    sends: dict[Peer, list[Message]] = field(default_factory=dict)
-    acks: dict[Peer, list[Message]] = field(default_factory=dict)
-    closes: list[Close] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
-    wake_at: float | None = None
+    __slots__ = ("acks", "closes", "events", "sends", "wake_at")
+
+    def __init__(self) -> None:
+        self.sends: dict[Peer, list[Message]] = {}
+        self.acks: dict[Peer, list[Message]] = {}
+        self.closes: list[Close] = []
+        self.events: list[Event] = []
+        self.wake_at: float | None = None
 
     def send(self, peer: Peer, message: Message) -> None:
         """Add `message` to what leaves for `peer`."""

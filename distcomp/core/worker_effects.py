@@ -7,7 +7,6 @@ named by its process and that process's counter, from 1. A process takes up its 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from distcomp.core.effects import Effects
@@ -133,7 +132,6 @@ class Departure(NamedTuple):
     unable: bool = False
 
 
-@dataclass(slots=True)
 class WorkerEffects(Effects):
     """Effects of a worker.
 
@@ -143,9 +141,13 @@ class WorkerEffects(Effects):
         departure: set when the program is to end after its sends.
     """
 
-    commands: list[Command] = field(default_factory=list)
-    registered: bool = False
-    departure: Departure | None = None
+    __slots__ = ("commands", "departure", "registered")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.commands: list[Command] = []
+        self.registered = False
+        self.departure: Departure | None = None
 
 
 class WorkerIdentity(NamedTuple):

@@ -19,6 +19,11 @@ WorkerId = NewType("WorkerId", bytes)
 FunctionId = NewType("FunctionId", bytes)
 """BLAKE2b-256 digest of a pickled callable: names bytes, never code."""
 
+BundleId = NewType("BundleId", bytes)
+"""BLAKE2b-256 digest of a bundle of local modules; empty where a task needs none."""
+
+NO_BUNDLE = BundleId(b"")
+
 ArrayId: TypeAlias = tuple[SessionId, int]
 """A task array: its session and that session's counter."""
 

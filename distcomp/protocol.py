@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
+from distcomp.ids import NO_BUNDLE
 from distcomp.rows import (
     Array,
     ArrayCounts,
@@ -19,6 +20,7 @@ from distcomp.rows import (
     Arrays,
     Blob,
     BlobSize,
+    Bundle,
     Count,
     Failures,
     Function,
@@ -118,6 +120,27 @@ class MissingFunction(NamedTuple):
     function: Function
 
 
+@message(7)
+class DefineBundle(NamedTuple):
+    """The local modules that tasks of a client need, named by the digest of `blob`.
+
+    `name` is for people. `files` is how many files there are in the blob; none means that slots find them
+    where the client does, and the blob only tells one state of them from another.
+    """
+
+    bundle: Bundle
+    name: Name
+    files: Count
+    blob: Blob
+
+
+@message(8)
+class MissingBundle(NamedTuple):
+    """Asks the side that a bundle came from to define it again."""
+
+    bundle: Bundle
+
+
 # --- client to scheduler --------------------------------------------------------------------------
 
 
@@ -142,7 +165,7 @@ class Submit(NamedTuple):
     """Tasks `start` to `start + tasks` of an array, with their arguments in one chunk.
 
     What lies below the scheduler's count is ignored, a gap is refused. `last` closes the array.
-    No `tasks` with `last` closes it without adding tasks.
+    No `tasks` with `last` closes it without adding tasks. The tasks run where `bundle` is unpacked.
     """
 
     array: Array
@@ -152,6 +175,7 @@ class Submit(NamedTuple):
     tasks: Count
     chunk: Blob
     last: Switch
+    bundle: Bundle = NO_BUNDLE
 
 
 @message(12)
@@ -401,6 +425,7 @@ class GrantLease(NamedTuple):
     priority: Priority
     urgent: Switch
     eager: Switch
+    bundle: Bundle = NO_BUNDLE
 
 
 @message(54)
@@ -431,12 +456,13 @@ PATIENT: frozenset[type[Any]] = frozenset({Accepted, AckOutcomes, AckSettles, Ta
 
 ORDER_KEYS: dict[type[Any], Callable[[Any], tuple[Hashable, ...]]] = {
     DefineFunction: lambda m: (m.function,),
+    DefineBundle: lambda m: (m.bundle,),
     DefineSession: lambda m: (m.session,),
     OpenSession: lambda m: (m.session,),
-    Submit: lambda m: (m.array[0], m.function, m.array),
+    Submit: lambda m: (m.array[0], m.function, m.bundle, m.array),
     CancelTasks: lambda m: (m.array[0], m.array),
     TasksSettled: lambda m: (m.array,),
-    GrantLease: lambda m: (m.array[0], m.function, m.token),
+    GrantLease: lambda m: (m.array[0], m.function, m.bundle, m.token),
     RetractLease: lambda m: (m.token,),
     CancelLease: lambda m: (m.token,),
     LeaseSettled: lambda m: (m.token,),
@@ -452,5 +478,5 @@ HELD_KEYS: dict[type[Any], Callable[[Any], tuple[Hashable, ...]]] = {
 }
 """Those order keys that later messages wait for; all of a message's keys where it is not listed.
 
-A lease waits for its session and function, but another lease of that session must not wait for it.
+A lease waits for its session, function and bundle, but another lease of that session must not wait for it.
 """

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Annotated, NamedTuple
 
-from distcomp.ids import ArrayId, FunctionId, SessionId, Token, WorkerId
+from distcomp.ids import ArrayId, BundleId, FunctionId, SessionId, Token, WorkerId
 from distcomp.wire import (
     MAX_BLOB_BYTES,
     MAX_COUNTER,
+    Digest,
     Flag,
     Integer,
     Listing,
@@ -38,6 +39,7 @@ Blob = Annotated[bytes, _blob]
 Session = Annotated[SessionId, _identity]
 Worker = Annotated[WorkerId, _identity]
 Function = Annotated[FunctionId, Octets(32, 32)]
+Bundle = Annotated[BundleId, Digest()]
 Array = Annotated[ArrayId, _array]
 Lease = Annotated[Token, _token]
 Priority = Annotated[int, Integer(-1000, 1000)]
@@ -183,3 +185,5 @@ class Totals(NamedTuple):
     idle_while_queued_s: Seconds
     slot_s: Seconds
     nonsense: Count = 0
+    bundles: Count = 0
+    bundle_bytes: Count = 0

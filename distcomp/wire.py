@@ -113,6 +113,13 @@ class Octets(Kind):
             self.large = f"len(v) > {INLINE_BLOB_BYTES}"
 
 
+class Digest(Kind):
+    """A digest of 32 bytes, or nothing."""
+
+    test = "type(v) is bytes and len(v) in (0, 32)"
+    wanted = "a digest of 32 bytes, or none"
+
+
 class Span(Kind):
     """A range as `(start, stop)`, not empty."""
 

@@ -19,6 +19,8 @@ TAGS = {
     4: "Refused",
     5: "DefineFunction",
     6: "MissingFunction",
+    7: "DefineBundle",
+    8: "MissingBundle",
     10: "OpenSession",
     11: "Submit",
     12: "CancelTasks",

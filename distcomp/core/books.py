@@ -121,9 +121,38 @@ class Counts:
     lost: int = 0
     late: int = 0
     nonsense: int = 0
-    uptime_s: float = 0.0
-    idle_while_queued_s: float = 0.0
-    slot_s: float = 0.0
+
+
+class Usage:
+    """Time added up: of the scheduler, of all slots, and of those that idled although tasks had not begun.
+
+    Attributes:
+        slots, idle: how many slots there are, and idle so, since time was last added up; `slots` is
+            below 0 before the first turn.
+    """
+
+    __slots__ = ("_since", "idle", "idle_while_queued_s", "slot_s", "slots", "uptime_s")
+
+    def __init__(self) -> None:
+        self.slots = -1
+        self.idle = 0
+        self.uptime_s = self.slot_s = self.idle_while_queued_s = 0.0
+        self._since = 0.0
+
+    def add_up(self, now: float) -> None:
+        """Bring the sums up to date."""
+        if self.slots >= 0:
+            elapsed_s = now - self._since
+            self.uptime_s += elapsed_s
+            self.slot_s += elapsed_s * self.slots
+            self.idle_while_queued_s += elapsed_s * self.idle
+        self._since = now
+
+    def change(self, slots: int, idle: int, now: float) -> None:
+        """Note that from now on there are other numbers of slots."""
+        self.add_up(now)
+        self.slots = slots
+        self.idle = idle
 
 
 @dataclass(slots=True)
@@ -144,6 +173,7 @@ class Books:
     leases: dict[Token, OpenLease] = field(default_factory=dict)
     owing: list[WorkerEntry] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
+    usage: Usage = field(default_factory=Usage)
     timers: Timers = field(default_factory=Timers)
     effects: Effects = field(default_factory=Effects)
     held_bytes: int = 0

@@ -5,18 +5,12 @@ from __future__ import annotations
 from heapq import nlargest
 from typing import TYPE_CHECKING
 
+from distcomp.core.timers import NEVER
 from distcomp.protocol import RetractLease
 
 if TYPE_CHECKING:
     from distcomp.core.books import Books, Pool
     from distcomp.core.leases import OpenLease
-
-NEVER = float("inf")
-
-
-def is_dry(pool: Pool) -> bool:
-    """Whether slots idle although something might be taken back for them."""
-    return pool.roster.idle > 0 and not pool.queue.pending and bool(pool.divisible)
 
 
 def retract(books: Books, pool: Pool, now: float) -> None:

@@ -143,6 +143,11 @@ class Roster:
         self._order = count()
         self._brisk: dict[Token, OpenLease] = {}
 
+    def idle_though_leased(self, tasks: int) -> int:
+        """How many slots idle although a task could run there that has not begun, of so many leased ones."""
+        begun = min(tasks, self.slots - self.idle)
+        return min(self.idle, tasks - begun)
+
     def enrol(self, worker: WorkerEntry, now: float) -> None:
         """Put a worker in, behind those that have waited longer."""
         worker.enrolled = True

@@ -33,10 +33,11 @@ from distcomp.core.effects import Effects
 from distcomp.core.explaining import on_explain_wait
 from distcomp.core.functions import FunctionBook
 from distcomp.core.placement import place
-from distcomp.core.retraction import NEVER, is_dry, retract
+from distcomp.core.retraction import retract
 from distcomp.core.settling import on_lease_returned, on_lease_settled, on_slots_reported
 from distcomp.core.snapshot import on_watch_status
 from distcomp.core.submitting import on_define_function, on_missing_function, on_submit
+from distcomp.core.timers import NEVER
 from distcomp.core.workforce import on_register_worker, on_worker_draining, on_worker_left, worker_gone
 from distcomp.errors import MalformedMessageError
 from distcomp.protocol import (
@@ -77,6 +78,7 @@ _SESSION: Routes = {
     WatchStatus: on_watch_status,
     ExplainWait: on_explain_wait,
 }
+_NOTHING: Routes = {}
 _WATCH: Routes = {WatchStatus: on_watch_status}
 _ADMIN: Routes = {CancelTasks: on_cancel_tasks}
 _WORKER: Routes = {
@@ -121,8 +123,6 @@ class SchedulerState:
     def __init__(self, settings: SchedulerSettings, epoch: int, cluster: str, *, auth: bool) -> None:
         functions = FunctionBook(settings.max_function_bytes, settings.max_unused_functions)
         self.books = Books(settings, epoch, cluster, auth, functions)
-        self._measured_at: float | None = None
-        self._idle_while_queued = self._slots = 0
 
     def connect(self, peer: Peer, role: str, owner: str, address: str, _now: float) -> None:
         """A peer has proved its role and owner; `address` is for people."""
@@ -133,7 +133,7 @@ class SchedulerState:
         link = self.books.links.get(peer)
         if link is None or link.phase == "closed":
             return
-        handler = ROUTES.get((link.role, link.phase), {}).get(type(message))
+        handler = ROUTES.get((link.role, link.phase), _NOTHING).get(type(message))
         if handler is None:
             self._reject_kind(link, type(message))
             return
@@ -186,44 +186,26 @@ class SchedulerState:
     def take_effects(self, now: float) -> Effects:
         """Place what is pending and hand over all that must leave."""
         books = self.books
-        self._measure(now)
-        wake_at = NEVER
+        wake_at = books.timers.next_at
+        slots = idle = 0
         for pool in books.pools.values():
+            roster = pool.roster
             if pool.queue.pending:
                 place(books, pool, now)
-            if pool.divisible and is_dry(pool):
+            if roster.idle and pool.divisible and not pool.queue.pending:  # they have run dry
                 retract(books, pool, now)
                 wake_at = min(wake_at, max(pool.look_at, pool.look_after))
+                idle += roster.idle_though_leased(pool.leased)
             if pool.unnoticed:
                 notice_unfit(books, pool)
+            slots += roster.slots
+        usage = books.usage
+        if slots != usage.slots or idle != usage.idle:
+            usage.change(slots, idle, now)
         for worker in books.owing:
             books.send(worker.peer, AckSettles(tuple(worker.settled_seqs)))
             worker.settled_seqs.clear()
         books.owing.clear()
-        self._note_idle()
         effects, books.effects = books.effects, Effects()
-        due = books.timers.next_at
-        wake_at = wake_at if due is None else min(wake_at, due)
         effects.wake_at = None if wake_at == NEVER else wake_at
         return effects
-
-    def _measure(self, now: float) -> None:
-        """Add up time, slot time, and that part of it in which slots idled although tasks had not begun."""
-        elapsed_s = now - self._measured_at if self._measured_at is not None else 0.0
-        self._measured_at = now
-        if elapsed_s:
-            counts = self.books.counts
-            counts.uptime_s += elapsed_s
-            counts.idle_while_queued_s += elapsed_s * self._idle_while_queued
-            counts.slot_s += elapsed_s * self._slots
-
-    def _note_idle(self) -> None:
-        """Count slots, and those that idle although a task has not begun that they could run."""
-        self._idle_while_queued = self._slots = 0
-        for pool in self.books.pools.values():
-            roster = pool.roster
-            self._slots += roster.slots
-            idle = roster.idle
-            if idle:
-                begun = min(pool.leased, roster.slots - idle)
-                self._idle_while_queued += min(idle, pool.queue.pending + pool.leased - begun)

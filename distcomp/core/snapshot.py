@@ -64,7 +64,7 @@ def _messages(books: Books, watch: StatusWatch, now: float) -> Iterator[StatusRe
     for array in arrays_gone:
         del watch.arrays[array]
     parts = _cut(workers, arrays)
-    totals = totals_of(books)
+    totals = totals_of(books, now)
     whole = watch.reported_at == float("-inf")
     for number, (worker_rows, array_rows) in enumerate(parts):
         first = number == 0
@@ -195,12 +195,13 @@ def array_row(array: TaskArrayState, now: float) -> ArrayRow:
     )
 
 
-def totals_of(books: Books) -> Totals:
+def totals_of(books: Books, now: float) -> Totals:
     """The cluster in numbers."""
-    counts, pools = books.counts, books.pools.values()
+    counts, usage, pools = books.counts, books.usage, books.pools.values()
+    usage.add_up(now)
     slots = sum(pool.roster.slots for pool in pools)
     return Totals(
-        uptime_s=counts.uptime_s,
+        uptime_s=usage.uptime_s,
         sessions=len(books.sessions),
         workers=len(books.workers),
         slots=slots,
@@ -214,7 +215,7 @@ def totals_of(books: Books) -> Totals:
         cancelled=counts.cancelled,
         lost=counts.lost,
         late=counts.late,
-        idle_while_queued_s=counts.idle_while_queued_s,
-        slot_s=counts.slot_s,
+        idle_while_queued_s=usage.idle_while_queued_s,
+        slot_s=usage.slot_s,
         nonsense=counts.nonsense,
     )

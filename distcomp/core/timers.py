@@ -14,29 +14,34 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Timers:
-    """Actions in the order of their times; those of one time in the order in which they came."""
+NEVER = float("inf")
 
-    __slots__ = ("_heap", "_order")
+
+class Timers:
+    """Actions in the order of their times; those of one time in the order in which they came.
+
+    Attributes:
+        next_at: when the next action is due, or `NEVER`.
+    """
+
+    __slots__ = ("_heap", "_order", "next_at")
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._order = count()
+        self.next_at = NEVER
 
     def __len__(self) -> int:
         return len(self._heap)
 
-    @property
-    def next_at(self) -> float | None:
-        """When the next action is due."""
-        return self._heap[0][0] if self._heap else None
-
     def add(self, at: float, action: Callable[..., None], *arguments: Any) -> None:
         """At the time `at`, call `action(*arguments, now)`."""
         heappush(self._heap, (at, next(self._order), action, arguments))
+        self.next_at = self._heap[0][0]
 
     def run(self, now: float) -> None:
         """Do what is due; what an action adds for a time that has come is done as well."""
         while self._heap and self._heap[0][0] <= now:
             _, _, action, arguments = heappop(self._heap)
+            self.next_at = self._heap[0][0] if self._heap else NEVER
             action(*arguments, now)

@@ -90,12 +90,27 @@ def test_time_is_measured_for_slots_and_for_those_that_idle_though_tasks_wait() 
     world.books.timers.run(world.now)
     (first, second, *_) = world.got(worker, GrantLease)
     world.wait(1.0)
-    counts = world.books.counts
-    assert counts.slot_s == 2.0
-    assert counts.idle_while_queued_s == 0.0
+    usage = world.books.usage
+    usage.add_up(world.now)
+    assert usage.slot_s == 2.0
+    assert usage.idle_while_queued_s == 0.0
     world.settle(worker, first.token, (first.start, first.stop), busy_s=1e-5)
     world.settle(worker, second.token, (second.start, second.stop), busy_s=1e-5)
-    assert counts.uptime_s == 1.0
+    world.wait(1.0)
+    usage.add_up(world.now)
+    assert (usage.uptime_s, usage.slot_s) == (2.0, 4.0)
+
+
+def test_a_slot_that_comes_when_all_is_leased_idles_although_tasks_wait() -> None:
+    world = SchedulerWorld()
+    worker, client = world.worker(), world.client()
+    world.teach(worker, client, 1e-5)
+    world.submit(client, 0, 6)
+    world.worker(2)
+    world.wait(1.0)
+    usage = world.books.usage
+    usage.add_up(world.now)
+    assert (usage.uptime_s, usage.slot_s, usage.idle_while_queued_s) == (1.0, 3.0, 2.0)
 
 
 def test_the_turn_asks_to_be_woken_for_the_first_of_all_that_is_due() -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from distcomp.core.timers import Timers
+from distcomp.core.timers import NEVER, Timers
 
 
 def test_actions_run_in_the_order_of_their_times_and_not_before() -> None:
@@ -20,4 +20,4 @@ def test_an_action_may_add_another_that_is_due() -> None:
     timers.add(1.0, lambda now: timers.add(now, lambda _now: done.append("second")))
     timers.run(1.0)
     assert done == ["second"]
-    assert timers.next_at is None
+    assert timers.next_at == NEVER

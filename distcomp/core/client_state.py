@@ -164,6 +164,10 @@ class ClientState:
                 self._lose(Failure("scheduler_lost", text="nothing listens at the scheduler's address"))
         if self.phase == "unopened" and self._hopes_until is not None and now >= self._hopes_until:
             self._lose(self._loss)
+        if self._paused:
+            self._unpause(now)
+
+    def _unpause(self, now: float) -> None:
         for counter in sorted(each for each in self._paused if self.arrays[each].paused_until <= now):
             self._paused.discard(counter)
             self._queue(counter, self.arrays[counter])
@@ -171,14 +175,18 @@ class ClientState:
     def take_effects(self) -> ClientEffects:
         """What must leave and what is to be told, exactly once."""
         if self.phase == "open":
-            self._send_parts()
-            self._send_withdrawn()
-            self._send_acks()
+            if self._unsent:
+                self._send_parts()
+            if self._withdrawing:
+                self._send_withdrawn()
+            if self._acks:
+                self._send_acks()
             if self._status_wanted:
                 self._status_wanted = False
                 self._send(protocol.WatchStatus(0.0))
         effects, self._effects = self._effects, ClientEffects()
-        effects.wake_at = self._wake_at()
+        if self.phase != "open" or self._paused:
+            effects.wake_at = self._wake_at()
         return effects
 
     # --- what the user does -----------------------------------------------------------------------
@@ -187,7 +195,10 @@ class ClientState:
         """Open an array of tasks of one function; returns its number, for `extend`."""
         self._counter += 1
         self.arrays[self._counter] = Submission(function, options)
-        self._functions.setdefault(function, ClientFunction(name, blob)).users += 1
+        known = self._functions.get(function)
+        if known is None:
+            known = self._functions[function] = ClientFunction(name, blob)
+        known.users += 1
         return self._counter
 
     def extend(self, counter: int, tasks: int, chunk: bytes, *, last: bool) -> None:
@@ -325,20 +336,18 @@ class ClientState:
         if array is None:
             self.late += 1
             return
-        counter = message.array[1]
-        spans = [(start, stop) for start, stop, _ in message.runs]
-        spans += [(index, index + 1) for index, _ in message.failures]
-        if not all(start < stop <= array.submitted for start, stop in spans):
+        if not _lies_within(message, array.submitted):
             self._nonsense("outcomes came for tasks that were never submitted")
             return
+        counter, outcomes = message.array[1], self._effects.outcomes
         for start, stop, blob in message.runs:
             for fresh in array.settle(start, stop):
                 self._settled(array, fresh)
-                self._effects.outcomes.append(Returned(counter, *fresh, start, blob))
+                outcomes.append(Returned(counter, *fresh, start, blob))
         for index, failure in message.failures:
             for fresh in array.settle(index, index + 1):
                 self._settled(array, fresh)
-                self._effects.outcomes.append(Failed(counter, *fresh, failure))
+                outcomes.append(Failed(counter, *fresh, failure))
         if array.over:
             self._forget(counter, array)
 
@@ -376,7 +385,7 @@ class ClientState:
     # --- sending ----------------------------------------------------------------------------------
 
     def _send(self, message: Message) -> None:
-        self._effects.send(self._peer, message)
+        self._effects.sends.setdefault(self._peer, []).append(message)
 
     def _queue(self, counter: int, array: Submission) -> None:
         """Put an array in line if it has parts to send and nothing holds it back."""
@@ -410,7 +419,8 @@ class ClientState:
                     part.last,
                 )
             )
-            self._queue(counter, array)
+            if not part.last:
+                self._queue(counter, array)
 
     def _define(self, function: FunctionId) -> None:
         known = self._functions[function]
@@ -461,7 +471,8 @@ class ClientState:
         del self.arrays[counter]
         self._paused.discard(counter)
         self._withdrawing.discard(counter)
-        self._under_way_bytes -= array.under_way_bytes()
+        if array.sent:
+            self._under_way_bytes -= array.under_way_bytes()
         function = self._functions[array.function]
         function.users -= 1
         if not function.users:
@@ -510,6 +521,14 @@ class ClientState:
             if self._refused_since is not None:
                 times.append(self._gone_at(self._refused_since))
         return min(times, default=None)
+
+
+def _lies_within(message: protocol.TasksSettled, submitted: int) -> bool:
+    """Whether all outcomes of a message belong to tasks that there are."""
+    for start, stop, _ in message.runs:
+        if not start < stop <= submitted:
+            return False
+    return not message.failures or all(index < submitted for index, _ in message.failures)
 
 
 MAX_MISREAD = 3

@@ -17,17 +17,17 @@ PART_BYTES = 128
 
 
 class Part(NamedTuple):
-    """Neighbouring tasks handed in at once; `last` says that the array ends with them."""
+    """Neighbouring tasks handed in at once; `last` says that the array ends with them.
+
+    `inline_bytes` is what it takes of the bytes that may be under way; large chunks have a credit of
+    their own.
+    """
 
     start: int
     stop: int
     chunk: bytes
     last: bool
-
-    @property
-    def inline_bytes(self) -> int:
-        """What it takes of the bytes that may be under way; large chunks have a credit of their own."""
-        return PART_BYTES + (len(self.chunk) if len(self.chunk) <= INLINE_BLOB_BYTES else 0)
+    inline_bytes: int
 
 
 class Submission:
@@ -90,12 +90,14 @@ class Submission:
 
     def extend(self, tasks: int, chunk: bytes, *, last: bool) -> None:
         """Add tasks behind those there are."""
-        self.parts.append(Part(self.submitted, self.submitted + tasks, chunk, last))
+        start, size_bytes = self.submitted, len(chunk)
+        self.submitted = stop = start + tasks
+        inline_bytes = PART_BYTES + (size_bytes if size_bytes <= INLINE_BLOB_BYTES else 0)
+        self.parts.append(Part(start, stop, chunk, last, inline_bytes))
         if tasks:
-            self.open.add(self.submitted, self.submitted + tasks)
-        self.submitted += tasks
-        self.payload_bytes += len(chunk)
-        self.held_bytes += len(chunk)
+            self.open.add(start, stop)
+        self.payload_bytes += size_bytes
+        self.held_bytes += size_bytes
         self.closed = last
 
     def take_unsent(self) -> Part:

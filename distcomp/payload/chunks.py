@@ -68,8 +68,13 @@ class Constant(Sequence[Any]):
         return [self.value] * len(chosen) if isinstance(chosen, range) else self.value
 
 
-def pack(count: int, encode: Callable[[int, int], bytes], max_bytes: int, max_items: int) -> list[Packed]:
-    """Cut `count` items into blobs of at most `max_bytes`, or one item, and at most `max_items` each."""
+def pack(
+    count: int, encode: Callable[[int, int], bytes], max_bytes: int, max_items: int, first: int = 0
+) -> list[Packed]:
+    """Cut `count` items into blobs of at most `max_bytes`, or one item, and at most `max_items` each.
+
+    The items are counted from 0 for `encode`, and from `first` in what is returned.
+    """
     packed = []
     start, items = 0, max_items
     while start < count:
@@ -78,7 +83,7 @@ def pack(count: int, encode: Callable[[int, int], bytes], max_bytes: int, max_it
         if len(blob) > max_bytes and stop - start > 1:
             items = max(1, (stop - start) * max_bytes * 9 // (10 * len(blob)))
             continue
-        packed.append(Packed(start, stop, blob))
+        packed.append(Packed(first + start, first + stop, blob))
         start = stop
         if 2 * len(blob) < max_bytes:
             items = min(2 * items, max_items)
@@ -133,9 +138,12 @@ def pack_calls(
     Returns:
         Chunks with the positions they cover.
     """
-    shapes = {(len(call[0]), *call[1]) if type(call) is tuple else None for call in calls}
-    if len(shapes) == 1 and None not in shapes:
-        return _pack_alike(calls, max_bytes, max_tasks)
+    if len(calls) == 1 and type(calls[0]) is tuple:
+        return [Packed(0, 1, dump_plain((1, NO_DEFINITIONS, calls)))]
+    if len(calls) > 1:  # one alone gains nothing from columns
+        shapes = {(len(call[0]), *call[1]) if type(call) is tuple else None for call in calls}
+        if len(shapes) == 1 and None not in shapes:
+            return _pack_alike(calls, max_bytes, max_tasks)
 
     def encode(start: int, stop: int) -> bytes:
         chosen = calls[start:stop]

@@ -56,6 +56,9 @@ if TYPE_CHECKING:
     from distcomp.ids import FunctionId
     from distcomp.payload import LoadedFunction
 
+    Result = tuple[int, int, bytes]
+    Failed = tuple[int, Failure]
+
 SEND_AFTER_NS = 5_000_000
 """Before it begins a task, a slot sends what is finished if it sent nothing for so long."""
 
@@ -96,8 +99,8 @@ class Finished:
         self._base = 0  # the index of values[0]
         self._reached = 0  # all below was sent
         self._busy_since_ns = 0
-        self._runs: list[tuple[int, int, bytes]] = []
-        self._failures: list[tuple[int, Failure]] = []
+        self._runs: list[Result] = []
+        self._failures: list[Failed] = []
 
     def open(self, run: RunTasks) -> None:
         """Begin with another run; the last one was flushed."""
@@ -154,23 +157,37 @@ class Finished:
                 self._runs.append((start, stop, blob))
         self._base += len(kept)
 
-    def _reports(self, *, ended: bool) -> Iterator[RunProgressed]:
+    def _reports(self, *, ended: bool) -> list[RunProgressed]:
         """Everything collected, in reports of a bounded size; only the last one says how far we are."""
-        sizes: list[tuple[int, Any]] = [(len(each[2]), each) for each in self._runs]
-        sizes += [(_failure_bytes(each[1]), each) for each in self._failures]
+        runs, failures = self._runs, self._failures
         self._runs, self._failures = [], []
-        runs: list[tuple[int, int, bytes]] = []
-        failures: list[tuple[int, Failure]] = []
-        total = 0
-        for size, each in sizes:
-            if total and total + size > MESSAGE_BYTES:
-                yield RunProgressed(self.run, tuple(runs), tuple(failures), 0.0, self._reached, ended=False)
-                runs, failures, total = [], [], 0
-            (runs if type(each[1]) is int else failures).append(each)
-            total += size
+        reports: list[RunProgressed] = []
+        if len(runs) + len(failures) > 1:
+            *before, (runs, failures) = _batches(runs, failures)
+            reports = [
+                RunProgressed(self.run, tuple(some), tuple(others), 0.0, self._reached, ended=False)
+                for some, others in before
+            ]
         self._reached = self._base
         busy_s = (time.monotonic_ns() - self._busy_since_ns) / 1e9
-        yield RunProgressed(self.run, tuple(runs), tuple(failures), busy_s, self._reached, ended=ended)
+        reports.append(
+            RunProgressed(self.run, tuple(runs), tuple(failures), busy_s, self._reached, ended=ended)
+        )
+        return reports
+
+
+def _batches(runs: list[Result], failures: list[Failed]) -> Iterator[tuple[list[Result], list[Failed]]]:
+    """Outcomes in parts of about `MESSAGE_BYTES`, or of one outcome."""
+    sizes: list[tuple[int, Any]] = [(len(each[2]), each) for each in runs]
+    sizes += [(_failure_bytes(each[1]), each) for each in failures]
+    runs, failures, total = [], [], 0
+    for size, each in sizes:
+        if total and total + size > MESSAGE_BYTES:
+            yield runs, failures
+            runs, failures, total = [], [], 0
+        (runs if type(each[1]) is int else failures).append(each)
+        total += size
+    yield runs, failures
 
 
 def _failure_bytes(failure: Failure) -> int:
@@ -195,6 +212,7 @@ class Slot:
         self._loaded: dict[FunctionId, LoadedFunction] = {}
         self._active = threading.Event()
         self._sender: threading.Thread | None = None
+        self._sender_sleeps = True
         self._handlers: dict[type[Any], Any] = {
             PrepareSlot: self.on_prepare_slot,
             LoadFunction: self.on_load_function,
@@ -235,7 +253,8 @@ class Slot:
         self._finished.open(run)
         words = self._page.words
         words[RUN] = run.run
-        self._wake_sender()
+        if self._sender_sleeps:
+            self._wake_sender()
         index = run.start
         while True:
             try:
@@ -256,7 +275,7 @@ class Slot:
         words[begun] = index
         if words[stop] <= index:
             return
-        function = self._function(run.function)
+        function = (self._loaded.get(run.function) or self._load(run.function)).function
         chunk = open_chunk(run.chunk)
         for args, kwargs in chunk.calls(index - run.chunk_start, run.stop - run.chunk_start):
             value = function(*args, **kwargs)
@@ -275,12 +294,10 @@ class Slot:
                 return
         raise UnloadableTaskError(f"the chunk holds no arguments for index {index}")
 
-    def _function(self, function: FunctionId) -> Any:
-        loaded = self._loaded.get(function)
-        if loaded is None:
-            loaded = self._loaded[function] = load_function(self._blobs[function])
-            del self._blobs[function]
-        return loaded.function
+    def _load(self, function: FunctionId) -> LoadedFunction:
+        loaded = self._loaded[function] = load_function(self._blobs[function])
+        del self._blobs[function]
+        return loaded
 
     def _fail_begun(self, run: RunTasks, error: BaseException) -> int:
         """Record the outcome of the task that is begun; returns the index to go on with."""
@@ -316,8 +333,8 @@ class Slot:
         if self._sender is None:
             self._sender = threading.Thread(target=self._send_late, name="distcomp-sender", daemon=True)
             self._sender.start()
-        if not self._active.is_set():
-            self._active.set()
+        self._sender_sleeps = False
+        self._active.set()
 
     def _send_late(self) -> None:
         # Signals are for the main thread: only there do they interrupt what it waits for.
@@ -331,8 +348,9 @@ class Slot:
                 quiet = 0 if self._page.words[RUN] or self._finished.run != last else quiet + 1
                 last = self._finished.run
             self._active.clear()
+            self._sender_sleeps = True
             if self._page.words[RUN]:  # it began after we looked, and before it could see us sleep
-                self._active.set()
+                self._wake_sender()
 
     # --- a fork made by a task --------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ from distcomp.rows import (  # noqa: TC001 - the codec reads annotations at run 
 from distcomp.wire import MAX_BLOB_BYTES, MAX_FRAME_BYTES, Codec, Integer, detach_blobs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Sequence
 
     from distcomp.wire import Message
 
@@ -145,16 +145,17 @@ class SlotStream:
         self._parts: list[bytes] = []
         self._missing = 0
 
-    def encode(self, messages: Iterable[Message]) -> list[memoryview]:
+    def encode(self, messages: Sequence[Message]) -> list[memoryview]:
         """What to write for `messages`, in order."""
+        frame = codec.small_frame(messages)
+        if frame is not None:
+            return [memoryview(frame)]
         views: list[memoryview] = []
         for message in messages:
-            bare = message
-            if codec.is_large(message):
-                bare, blobs = detach_blobs(message, self._transfers.__next__)
-                for transfer, blob in blobs:
-                    announced = codec.pack(BlobFollows(transfer, len(blob)))
-                    views += (memoryview(codec.frame([announced])), memoryview(blob))
+            bare, blobs = detach_blobs(message, self._transfers.__next__)
+            for transfer, blob in blobs:
+                announced = codec.pack(BlobFollows(transfer, len(blob)))
+                views += (memoryview(codec.frame([announced])), memoryview(blob))
             views.append(memoryview(codec.frame([codec.pack(bare)])))
         return views
 

@@ -140,10 +140,9 @@ def pack_calls(
     """
     if len(calls) == 1 and type(calls[0]) is tuple:
         return [Packed(0, 1, dump_plain((1, NO_DEFINITIONS, calls)))]
-    if len(calls) > 1:  # one alone gains nothing from columns
-        shapes = {(len(call[0]), *call[1]) if type(call) is tuple else None for call in calls}
-        if len(shapes) == 1 and None not in shapes:
-            return _pack_alike(calls, max_bytes, max_tasks)
+    shapes = {(len(call[0]), *call[1]) if type(call) is tuple else None for call in calls}
+    if len(shapes) == 1 and None not in shapes:
+        return _pack_alike(calls, max_bytes, max_tasks)
 
     def encode(start: int, stop: int) -> bytes:
         chosen = calls[start:stop]

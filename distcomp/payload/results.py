@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from distcomp.errors import UnpicklableResultError
 from distcomp.payload.chunks import Packed, pack
 from distcomp.payload.culprit import describe
-from distcomp.payload.pickler import Boxed, box, definitions_of, loads
+from distcomp.payload.pickler import NO_DEFINITIONS, Boxed, box, definitions_of, loads
 from distcomp.payload.plain import PLAIN_TYPES, dump_plain
 
 if TYPE_CHECKING:
@@ -69,14 +69,15 @@ def pack_results(kept: Sequence[Any], start: int = 0, *, max_bytes: int = RUN_BY
 
     def encode(first: int, stop: int) -> bytes:
         values = list(kept[first:stop])
-        boxed = [i for i, value in enumerate(values) if type(value) is Boxed] if any_boxed else []
+        if not any_boxed:
+            return dump_plain((values, (), NO_DEFINITIONS))
+        boxed = [i for i, value in enumerate(values) if type(value) is Boxed]
         definitions = definitions_of(values[i] for i in boxed)
         for i in boxed:
             values[i] = values[i].blob
         return dump_plain((values, boxed, definitions))
 
-    packed = pack(len(kept), encode, max_bytes, RUN_RESULTS)
-    return [Packed(start + part.start, start + part.stop, part.blob) for part in packed] if start else packed
+    return pack(len(kept), encode, max_bytes, RUN_RESULTS, start)
 
 
 class ResultWriter:

@@ -104,11 +104,6 @@ class Orders(Protocol):
         """Have something done to the slot process with this number."""
 
 
-class _Run(NamedTuple):
-    start: int
-    stop: int
-
-
 class SlotProcess:
     """One slot process. Made by `SlotPool`.
 
@@ -145,7 +140,7 @@ class SlotProcess:
         self._unwritten: deque[memoryview] = deque()
         self._stream = SlotStream()
         self._last_run = 0
-        self._runs: dict[int, _Run] = {}
+        self._runs: dict[int, range] = {}
         self._functions: dict[FunctionId, None] = {}
         self._raw_task = (0, -1)
         self._raw = b""
@@ -202,7 +197,7 @@ class SlotProcess:
             raise ValueError(f"run {start} to {stop} cannot start with {len(self._runs)} outstanding")
         self._know(definition)
         self._last_run = run = self._last_run + 1
-        self._runs[run] = _Run(start, stop)
+        self._runs[run] = range(start, stop)
         if self.alive:
             self._page.open_lane(run, start, stop)
         self._send(RunTasks(run, definition.function, start, stop, chunk_start, chunk, eager))
@@ -292,14 +287,16 @@ class SlotProcess:
 
     def _know(self, definition: DefineFunction) -> None:
         """See that the process has a function, the one that was not used for longest making room."""
-        function = definition.function
-        if function not in self._functions:
-            self._send(LoadFunction(function, definition.blob))
-        self._functions.pop(function, None)
-        self._functions[function] = None
-        if len(self._functions) > self._settings.functions_per_slot:
-            oldest = next(iter(self._functions))
-            del self._functions[oldest]
+        function, functions = definition.function, self._functions
+        if function in functions:
+            del functions[function]
+            functions[function] = None
+            return
+        functions[function] = None
+        self._send(LoadFunction(function, definition.blob))
+        if len(functions) > self._settings.functions_per_slot:
+            oldest = next(iter(functions))
+            del functions[oldest]
             self._send(ForgetFunction(oldest))
 
     def _send(self, message: tuple[object, ...]) -> None:
@@ -307,23 +304,28 @@ class SlotProcess:
             return
         idle = not self._unwritten
         self._unwritten += self._stream.encode([message])
-        if idle:
-            self._write()
+        if idle and not self._written():
+            self._loop.add_writer(self._channel, self._write_rest)
 
-    def _write(self) -> None:
+    def _write_rest(self) -> None:
+        if self._written():
+            self._loop.remove_writer(self._channel)
+
+    def _written(self) -> bool:
+        """Write what the socket takes; returns whether nothing is left."""
+        unwritten = self._unwritten
         try:
-            while self._unwritten:
-                sent = self._channel.send(self._unwritten[0])
-                if sent < len(self._unwritten[0]):
-                    self._unwritten[0] = self._unwritten[0][sent:]
+            while unwritten:
+                sent = self._channel.send(unwritten[0])
+                if sent < len(unwritten[0]):
+                    unwritten[0] = unwritten[0][sent:]
                 else:
-                    self._unwritten.popleft()
+                    unwritten.popleft()
         except BlockingIOError:
-            self._loop.add_writer(self._channel, self._write)
-            return
+            return False
         except OSError:
-            self._unwritten.clear()  # it has ended, or is about to; its end is reported
-        self._loop.remove_writer(self._channel)
+            unwritten.clear()  # it has ended, or is about to; its end is reported
+        return True
 
     def _on_readable(self) -> None:
         self._receive()
@@ -337,7 +339,8 @@ class SlotProcess:
         try:
             data = self._channel.recv(RECEIVE_BYTES) if self._open else b""
             for message in self._stream.feed(data):
-                self._on_message(message)
+                if self.alive:  # the listener may close us over an earlier message
+                    self._on_message(message)
         except BlockingIOError:
             return False
         except (OSError, ProtocolError) as error:
@@ -347,23 +350,17 @@ class SlotProcess:
         return self._open
 
     def _on_message(self, message: tuple[object, ...]) -> None:
-        if not self.alive:
-            return  # the listener closed us over an earlier message
-        if isinstance(message, SlotReady):
+        if isinstance(message, RunProgressed) and message.run in self._runs:
+            _check_inside(self._runs[message.run], message)
+            if message.ended:
+                del self._runs[message.run]
+            if message.failures:
+                message = self._with_raw_output(message)
+            self._listener.run_progressed(self, message)
+        elif isinstance(message, SlotReady):
             self._listener.slot_ready(self, message.problem)
-            return
-        run = self._runs.get(message.run) if isinstance(message, RunProgressed) else None
-        if run is None or not isinstance(message, RunProgressed):
+        else:
             raise ProtocolError(f"{type(message).__name__} came from a slot")
-        inside = all(run.start <= start < stop <= run.stop for start, stop, _ in message.runs)
-        inside = inside and all(run.start <= index < run.stop for index, _ in message.failures)
-        if not inside or not run.start <= message.reached <= run.stop:
-            raise ProtocolError("outcomes of other tasks than it was given")
-        if message.ended:
-            del self._runs[message.run]
-        if message.failures:
-            message = self._with_raw_output(message)
-        self._listener.run_progressed(self, message)
 
     # --- what it writes to descriptors 1 and 2 ----------------------------------------------------
 
@@ -436,6 +433,17 @@ class SlotProcess:
         os.close(self._stacks)
         self._page.release()
         self._map.close()
+
+
+def _check_inside(run: range, message: RunProgressed) -> None:
+    low, high = run.start, run.stop
+    inside = low <= message.reached <= high
+    for start, stop, _ in message.runs:
+        inside = inside and low <= start < stop <= high
+    for index, _ in message.failures:
+        inside = inside and low <= index < high
+    if not inside:
+        raise ProtocolError("outcomes of other tasks than it was given")
 
 
 def shared_file(size_bytes: int) -> int:

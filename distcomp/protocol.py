@@ -18,6 +18,7 @@ from distcomp.rows import (
     ArrayCounts,
     ArrayRow,
     Arrays,
+    BindKey,
     Blob,
     BlobSize,
     Bundle,
@@ -28,6 +29,7 @@ from distcomp.rows import (
     Lease,
     Leases,
     Name,
+    Names,
     Numbers,
     Priority,
     RunningTask,
@@ -212,7 +214,22 @@ class ExplainWait(NamedTuple):
     request: Count
 
 
+@message(17)
+class LendSlot(NamedTuple):
+    """The task that this session belongs to waits for its children, or goes on if not `lent`."""
+
+    lent: Switch
+
+
 # --- scheduler to client --------------------------------------------------------------------------
+
+
+@message(9)
+class LendRefused(NamedTuple):
+    """The worker has lent as many slots as it may: `chain` names who waits for whom, outermost first."""
+
+    chain: Names
+    most: Count
 
 
 @message(20)
@@ -314,7 +331,8 @@ class WaitExplained(NamedTuple):
 class RegisterWorker(NamedTuple):
     """The first message of a worker, at every connection; `leases` is what it still answers for.
 
-    `sessions` are those it keeps definitions of; the scheduler ends the ones that are over.
+    `sessions` are those it keeps definitions of; the scheduler ends the ones that are over. It lends at
+    most `max_lent` slots of tasks that wait for their children; `bind_key` is what `BindTask` has to name.
     """
 
     worker: Worker
@@ -326,6 +344,8 @@ class RegisterWorker(NamedTuple):
     leases: Annotated[tuple[HeldLease, ...], Listing(Nested(HeldLease))]
     draining: Switch = False
     sessions: Sessions = ()
+    max_lent: Count = 0
+    bind_key: BindKey = b""
 
 
 @message(41)
@@ -377,6 +397,19 @@ class WorkerLeft(NamedTuple):
     leases: Annotated[tuple[HeldLease, ...], Listing(Nested(HeldLease))] = ()
 
 
+@message(46)
+class BindTask(NamedTuple):
+    """The first message of a connection that a worker made for a task that it runs.
+
+    From here on a client of that task's owner speaks, whose session ends with the task.
+    """
+
+    worker: Worker
+    bind_key: BindKey
+    token: Lease
+    task_index: Count
+
+
 # --- scheduler to worker --------------------------------------------------------------------------
 
 
@@ -391,11 +424,15 @@ class WorkerRegistered(NamedTuple):
 
 @message(51)
 class DefineSession(NamedTuple):
-    """What slot processes of a session take over from its client; before its first lease."""
+    """What slot processes of a session take over from its client; before its first lease.
+
+    Tasks that a task submitted run in the slot processes of the session that is their `home`.
+    """
 
     session: Session
     owner: Name
     environment: Blob
+    home: Annotated[bytes, Octets(0, 16)] = b""
 
 
 @message(52)
@@ -449,6 +486,15 @@ class AckSettles(NamedTuple):
     """The scheduler has what came under these numbers; the worker may let go of it."""
 
     seqs: Numbers
+
+
+@message(57)
+class SlotLent(NamedTuple):
+    """A task waits for its children, so one more may run beside it; or it goes on, if not `lent`."""
+
+    token: Lease
+    task_index: Count
+    lent: Switch
 
 
 PATIENT: frozenset[type[Any]] = frozenset({Accepted, AckOutcomes, AckSettles, TasksBegan})

@@ -31,6 +31,7 @@ _blob = Octets(0, MAX_BLOB_BYTES)
 
 Count = Annotated[int, _counter]
 Name = Annotated[str, Text(256)]
+Names = Annotated[tuple[str, ...], Listing(Text(256))]
 Words = Annotated[str, Text(64 << 10)]
 LongText = Annotated[str, Text(256 << 10)]
 Seconds = Annotated[float, Real()]
@@ -39,6 +40,7 @@ Blob = Annotated[bytes, _blob]
 Session = Annotated[SessionId, _identity]
 Worker = Annotated[WorkerId, _identity]
 Function = Annotated[FunctionId, Octets(32, 32)]
+BindKey = Annotated[bytes, Octets(0, 32)]
 Bundle = Annotated[BundleId, Digest()]
 Array = Annotated[ArrayId, _array]
 Lease = Annotated[Token, _token]
@@ -130,7 +132,10 @@ class RunningTask(NamedTuple):
 
 
 class WorkerRow(NamedTuple):
-    """One worker as observers see it. `unfit` says why it gets no work, or is empty."""
+    """One worker as observers see it. `unfit` says why it gets no work, or is empty.
+
+    `lent` counts slots beyond `slots`, lent by tasks that wait for tasks that they submitted.
+    """
 
     worker: Worker
     name: Name
@@ -148,6 +153,7 @@ class WorkerRow(NamedTuple):
     running: Annotated[tuple[RunningTask, ...], Listing(Nested(RunningTask))] = ()
     slot_busy_s: Annotated[tuple[float, ...], Listing(Real())] = ()
     slot_settled: Numbers = ()
+    lent: Count = 0
 
 
 class ArrayRow(NamedTuple):

@@ -69,7 +69,7 @@ def _check_array(array: TaskArrayState) -> None:
     _hold("a finished array is forgotten", not array.finished, array.id)
     queued = bool(array.pending.count) and can_run(array)
     _hold("an array is queued if it can run", array.queued == queued, array.id)
-    _hold("queued means in the claim", (array.order in array.claim.arrays) == array.queued, array.id)
+    _hold("queued means in the queue", (array in array.session.pool.queue) == array.queued, array.id)
     for index in array.trials:
         _hold("only open tasks have a past", any(a <= index < b for a, b in places), array.id, index)
     if array.eager:

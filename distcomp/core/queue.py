@@ -2,7 +2,8 @@
 
 Law of the queue: an array is in it (`queued`) as long as it has something pending and may run; `pending`
 is the sum of what its arrays have pending. A claim is placed in its crowd as long as there is something
-in the queue under it.
+in the queue under it; only an array that came to an empty queue is `alone`, and is placed nowhere until
+another comes, as it shares with nobody.
 
 Shares are kept by start-time fair queueing: every claim carries a tag, the seconds granted to it so far;
 the lowest tag is next; who comes back after a pause starts where the others are, so that nobody saves up.
@@ -46,23 +47,32 @@ C = TypeVar("C", bound=Claim)
 
 
 class Crowd(Generic[C]):
-    """Claims that share with each other. An entry that is not its claim's place counts for nothing."""
+    """Claims that share with each other. An entry that is not its claim's place counts for nothing.
 
-    __slots__ = ("_heap", "_order", "_virtual", "size")
+    Attributes:
+        size: how many claims are placed.
+        virtual: the tag of the claim that was served last; nobody comes with a lower one.
+    """
+
+    __slots__ = ("_heap", "_order", "size", "virtual")
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, C]] = []
         self._order = count()
-        self._virtual = 0.0
         self.size = 0
+        self.virtual = 0.0
 
     def enter(self, claim: C) -> None:
         """Place a claim that has something to run again: level with the lowest, and before it."""
-        self.size += 1
-        if self.size > 1:
+        if self.size:
             self.first()
-        claim.tag = max(claim.tag, self._virtual)
-        self._place(claim, next(self._order) - NEWCOMER)
+        claim.tag = max(claim.tag, self.virtual)
+        self.put(claim, claim.tag)
+
+    def put(self, claim: C, tag: float) -> None:
+        """Place a claim before all others with this tag, which is its own or was before it was served."""
+        self.size += 1
+        self._place(claim, tag, next(self._order) - NEWCOMER)
 
     def leave(self, claim: C) -> None:
         """Displace a claim that has nothing to run any more."""
@@ -84,16 +94,16 @@ class Crowd(Generic[C]):
                 claim.place = place = (claim.tag, next(self._order), claim)
                 heapreplace(heap, place)
             else:
-                self._virtual = claim.tag
+                self.virtual = claim.tag
                 return claim
 
     def lowered(self, claim: C) -> None:
         """Note that the tag of a placed claim shrank, so that it is not found too late."""
         if self.size > 1:
-            self._place(claim, next(self._order))
+            self._place(claim, claim.tag, next(self._order))
 
-    def _place(self, claim: C, order: int) -> None:
-        claim.place = place = (claim.tag, order, claim)
+    def _place(self, claim: C, tag: float, order: int) -> None:
+        claim.place = place = (tag, order, claim)
         heap = self._heap
         heappush(heap, place)
         if len(heap) > 2 * self.size + SPARE_ENTRIES:
@@ -150,10 +160,14 @@ class FairQueue:
 
     def __init__(self) -> None:
         self.pending = 0
+        self._alone: TaskArrayState | None = None
         self._levels: dict[int, Crowd[OwnerClaim]] = {}
         self._owners: dict[tuple[int, str], OwnerClaim] = {}
         self._ranks: list[int] = []
         self._ranked: set[int] = set()
+
+    def __contains__(self, array: TaskArrayState) -> bool:
+        return array is self._alone or array.order in array.claim.arrays
 
     def claim_of(self, session: Session, priority: int) -> SessionClaim:
         """The claim of a session at a priority, made at its first use."""
@@ -170,20 +184,40 @@ class FairQueue:
     def offer(self, array: TaskArrayState) -> None:
         """Queue an array that has something pending and may run."""
         array.queued = True
-        self.pending += array.pending.count
         claim = array.claim
-        if not claim.arrays:
-            owner = claim.owner
-            if not owner.sessions.size:
-                self._rank(owner.priority)
-                owner.crowd.enter(owner)
-            owner.sessions.enter(claim)
+        owner = claim.owner
+        if not self.pending:
+            owner.tag = owner.crowd.virtual = max(owner.tag, owner.crowd.virtual)
+            claim.tag = owner.sessions.virtual = max(claim.tag, owner.sessions.virtual)
+            self._alone = array
+        else:
+            if self._alone is not None:
+                self._join(self._alone)
+            if not claim.arrays:
+                if not owner.sessions.size:
+                    self._rank(owner.priority)
+                    owner.crowd.enter(owner)
+                owner.sessions.enter(claim)
+            claim.put(array)
+        self.pending += array.pending.count
+
+    def _join(self, array: TaskArrayState) -> None:
+        """Place the array that was alone where it would be had it never been."""
+        self._alone = None
+        claim = array.claim
+        owner = claim.owner
+        self._rank(owner.priority)
+        owner.crowd.put(owner, owner.crowd.virtual)
+        owner.sessions.put(claim, owner.sessions.virtual)
         claim.put(array)
 
     def withhold(self, array: TaskArrayState) -> None:
         """Take an array out of the queue."""
         array.queued = False
         self.pending -= array.pending.count
+        if array is self._alone:
+            self._alone = None
+            return
         claim = array.claim
         del claim.arrays[array.order]
         if not claim.arrays:
@@ -194,6 +228,8 @@ class FairQueue:
 
     def first(self) -> TaskArrayState:
         """The array whose turn it is; the queue must not be empty."""
+        if self._alone is not None:
+            return self._alone
         while True:
             level = self._levels[-self._ranks[0]]
             if level.size:
@@ -210,8 +246,12 @@ class FairQueue:
         array.pending.drop_first(count)
         self.pending -= count
         claim = array.claim
+        owner = claim.owner
+        if array is self._alone:
+            owner.crowd.virtual = owner.tag
+            owner.sessions.virtual = claim.tag
         claim.tag += seconds
-        claim.owner.tag += seconds
+        owner.tag += seconds
         if not array.pending.count:
             self.withhold(array)
 

@@ -84,3 +84,14 @@ def test_a_crowd_sweeps_entries_of_those_that_came_and_went() -> None:
         crowd.leave(second)
     assert len(crowd._heap) <= SPARE_ENTRIES + 4
     assert crowd.first() is first
+
+
+def test_time_goes_on_for_those_away_while_an_array_is_alone() -> None:
+    world = SchedulerWorld()
+    ann, bob = world.client("ann"), world.client("bob")
+    world.submit(ann, 0, 10)
+    take_turns(world.pool.queue, 10, 5.0)
+    world.submit(bob, 0, 100)
+    world.submit(ann, 1, 100)
+    sessions = [session for session, _ in take_turns(world.pool.queue, 25)]
+    assert sessions.count(bob) == 15

@@ -88,10 +88,11 @@ def test_a_crowd_sweeps_entries_of_those_that_came_and_went() -> None:
 
 def test_time_goes_on_for_those_away_while_an_array_is_alone() -> None:
     world = SchedulerWorld()
-    ann, bob = world.client("ann"), world.client("bob")
-    world.submit(ann, 0, 10)
-    take_turns(world.pool.queue, 10, 5.0)
+    worker, ann, bob = world.worker(), world.client("ann"), world.client("bob")
+    world.teach(worker, ann, 5.0, array=1)
+    world.teach(worker, ann, 5.0, array=2)
+    world.cut(worker)
     world.submit(bob, 0, 100)
-    world.submit(ann, 1, 100)
-    sessions = [session for session, _ in take_turns(world.pool.queue, 25)]
-    assert sessions.count(bob) == 15
+    world.submit(ann, 0, 100)
+    sessions = [session for session, _ in take_turns(world.pool.queue, 15)]
+    assert sessions.count(bob) == 10

@@ -91,19 +91,17 @@ class Process:
             return False
         return not any(run.start < run.stop and not run.lowered for run in self.runs[1:])
 
-    def add(self, lease: Lease, start: int, stop: int) -> Run:
-        """One more run, behind those it has."""
-        self.started += 1
-        run = Run(self, self.started, lease, start, stop)
-        self.runs.append(run)
-        return run
-
 
 class Crew:
     """All slots and their processes.
 
     Args:
         slots: how many tasks may run at a time.
+
+    Attributes:
+        processes: all by their numbers.
+        busy: those that have runs.
+        behind: how many runs lie behind another one at their process.
     """
 
     def __init__(self, slots: int) -> None:
@@ -113,6 +111,7 @@ class Crew:
         self._numbers = 0
         self.processes: dict[int, Process] = {}
         self.busy: dict[int, Process] = {}
+        self.behind = 0
 
     @property
     def has_room(self) -> bool:
@@ -148,21 +147,32 @@ class Crew:
     def release(self, process: Process) -> None:
         """The process leaves its slot."""
         del self.processes[process.number]
-        self.busy.pop(process.number, None)
-        self._wake(process)
+        if process.runs:
+            del self.busy[process.number]
+            self.behind -= len(process.runs) - 1
+        else:
+            self._wake(process)
         self._vacant.append(process.slot)
 
-    def began(self, process: Process) -> None:
-        """The process was handed a run."""
-        if len(process.runs) == 1:
+    def start(self, process: Process, lease: Lease, start: int, stop: int) -> Run:
+        """Give a process one more run, behind those it has."""
+        process.started += 1
+        run = Run(process, process.started, lease, start, stop)
+        if process.runs:
+            self.behind += 1
+        else:
             self._wake(process)
             self.busy[process.number] = process
+        process.runs.append(run)
+        return run
 
     def ended(self, run: Run) -> None:
         """A run has ended."""
         process = run.process
         process.runs.remove(run)
-        if not process.runs:
+        if process.runs:
+            self.behind -= 1
+        else:
             process.sight = NOTHING
             del self.busy[process.number]
             self._rest(process)
@@ -211,8 +221,8 @@ class Crew:
         self._idle_of.setdefault(process.session, []).append(process)
 
     def _wake(self, process: Process) -> None:
-        if self._idle.pop(process.number, None) is not None:
-            processes = self._idle_of[process.session]
-            processes.remove(process)
-            if not processes:
-                del self._idle_of[process.session]
+        del self._idle[process.number]
+        processes = self._idle_of[process.session]
+        processes.remove(process)
+        if not processes:
+            del self._idle_of[process.session]

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 from distcomp.core.spans import Span, cut, cut_all, joined, overlap
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from distcomp.ids import FunctionId, SessionId, Token
     from distcomp.protocol import DefineFunction, DefineSession, GrantLease
 
@@ -29,22 +27,23 @@ class Lease:
         waiting_since: when the first of `waiting` came to wait.
         cancelled: those of `open` whose end the scheduler asked for.
         urgency: the order of leases that wait.
+        session: the session whose slot processes can run it.
     """
 
-    __slots__ = ("cancelled", "grant", "open", "urgency", "waiting", "waiting_since")
+    __slots__ = ("cancelled", "grant", "open", "session", "urgency", "waiting", "waiting_since")
 
     def __init__(self, grant: GrantLease, order: int, now: float) -> None:
         self.grant = grant
+        self.session = grant.array[0]
         self.open: list[Span] = [(grant.start, grant.stop)]
         self.waiting: list[Span] = [(grant.start, grant.stop)]
         self.waiting_since = now
         self.cancelled: list[Span] = []
         self.urgency = (not grant.urgent, -grant.priority, order)
 
-    @property
-    def session(self) -> SessionId:
-        """The session whose slot processes can run it."""
-        return self.grant.array[0]
+    def __lt__(self, other: Lease) -> bool:
+        """Whether this lease goes before another one that waits."""
+        return self.urgency < other.urgency
 
     def answer(self, start: int, stop: int) -> list[Span]:
         """Take `start` to `stop` out of the lease; gives what of it was open."""
@@ -68,49 +67,39 @@ class Lease:
         return cut_all(self.waiting, marked)
 
 
-class LeaseBook:
-    """All leases by token, and those that wait in order of urgency."""
+class LeaseBook(dict["Token", Lease]):
+    """All leases by token.
+
+    Attributes:
+        queue: those that wait, in order of urgency.
+    """
 
     def __init__(self) -> None:
-        self._leases: dict[Token, Lease] = {}
+        super().__init__()
         self._order = 0
         self.queue: list[Lease] = []
-
-    def __len__(self) -> int:
-        return len(self._leases)
-
-    def __iter__(self) -> Iterator[Lease]:
-        return iter(list(self._leases.values()))
-
-    def get(self, token: Token) -> Lease | None:
-        """The lease of that token, if it is held."""
-        return self._leases.get(token)
 
     def add(self, grant: GrantLease, now: float) -> Lease:
         """Take up a lease; all of it waits."""
         self._order += 1
         lease = Lease(grant, self._order, now)
-        self._leases[grant.token] = lease
-        insort(self.queue, lease, key=_urgency)
+        self[grant.token] = lease
+        insort(self.queue, lease)
         return lease
 
     def settle_place(self, lease: Lease) -> None:
         """After a change: the lease is in the queue while it waits, and in the book while it is open."""
         if lease.waiting:
             if lease not in self.queue:
-                insort(self.queue, lease, key=_urgency)
+                insort(self.queue, lease)
         elif lease in self.queue:
             self.queue.remove(lease)
         if not lease.open:
-            self._leases.pop(lease.grant.token, None)
+            self.pop(lease.grant.token, None)
 
     def spans(self) -> dict[Token, list[Span]]:
         """What is open, by lease."""
-        return {token: list(lease.open) for token, lease in self._leases.items()}
-
-
-def _urgency(lease: Lease) -> tuple[bool, int, int]:
-    return lease.urgency
+        return {token: list(lease.open) for token, lease in self.items()}
 
 
 class Shelf:

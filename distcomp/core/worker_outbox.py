@@ -1,7 +1,7 @@
 """What a worker has to tell of its leases, kept until the scheduler says that it has it.
 
 Law: every message has a number; it is held from the moment it is made until `ack` or `forget`. Of what
-is held, the first part is on its way over the present connection and the rest waits: at most
+is held, all before the first that waits is on its way over the present connection: at most
 `settle_window_bytes` are on their way, so that a worker that comes back with a great backlog neither
 fills a connection's buffer nor starves its heartbeat. A lost connection puts everything back to
 waiting, in the order in which it was made.
@@ -52,7 +52,6 @@ class Outbox:
         self._seq = 0
         self._held: dict[int, tuple[LeaseSettled | LeaseReturned, int]] = {}
         self._waiting: deque[int] = deque()
-        self._sent: set[int] = set()
         self._sent_bytes = 0
         self.held_bytes = 0
 
@@ -91,8 +90,7 @@ class Outbox:
             held = self._held.pop(seq, None)
             if held is not None:
                 self.held_bytes -= held[1]
-                if seq in self._sent:
-                    self._sent.remove(seq)
+                if not self._waiting or seq < self._waiting[0]:
                     self._sent_bytes -= held[1]
 
     def forget(self, tokens: frozenset[Token]) -> None:
@@ -102,18 +100,17 @@ class Outbox:
     def rewind(self) -> None:
         """The connection is gone: what was on its way has to leave once more."""
         self._waiting = deque(self._held)
-        self._sent.clear()
         self._sent_bytes = 0
 
-    def take(self) -> Iterator[LeaseSettled | LeaseReturned]:
+    def take(self) -> list[LeaseSettled | LeaseReturned]:
         """What may leave now, in order."""
+        leaving = []
         while self._waiting and self._sent_bytes < self._window_bytes:
-            seq = self._waiting.popleft()
-            held = self._held.get(seq)
+            held = self._held.get(self._waiting.popleft())
             if held is not None:
-                self._sent.add(seq)
                 self._sent_bytes += held[1]
-                yield held[0]
+                leaving.append(held[0])
+        return leaving
 
     def leases(self) -> dict[Token, list[Span]]:
         """The indexes that held messages speak of, by lease."""

@@ -91,7 +91,7 @@ class Runs:
         """Hand out what waits: first to slots with nothing to run, then one run ahead to busy ones."""
         queue = self._book.queue
         if not queue:
-            if self.crew.has_room and (run := self.crew.fetched_ahead()):
+            if self.crew.behind and self.crew.has_room and (run := self.crew.fetched_ahead()):
                 run.lowered = "moved"
                 self._lower(run, run.start, "moved")
             return
@@ -101,18 +101,20 @@ class Runs:
             function = self._shelf.function(lease.grant.function)
             while function and lease.waiting and (process := self._process_for(lease, now)):
                 start, stop = lease.waiting.pop(0)
-                run = process.add(lease, start, stop)
-                self.crew.began(process)
+                run = self.crew.start(process, lease, start, stop)
                 self.commands.append(StartRun(process.number, run.number, function, lease.grant, start, stop))
-            self._book.settle_place(lease)
+            if not lease.waiting:
+                queue.remove(lease)
 
     def _process_for(self, lease: Lease, now: float) -> Process | None:
         crew, session = self.crew, lease.session
+        process = crew.idle(session)
+        if process is not None:
+            return process
         if not crew.has_room:
             return crew.ahead_of(session, urgent=lease.grant.urgent)
-        process = crew.idle(session)
-        if process is not None or now < self._refused_until:
-            return process
+        if now < self._refused_until:
+            return None
         if not crew.has_vacancy and (oldest := crew.oldest_idle()):
             self.let_go(oldest)
         process = crew.take(session)
@@ -232,8 +234,9 @@ class Runs:
             del self._ending[number]
         if progress.ended:
             self.crew.ended(run)
-            left = overlap(lease.open, run.start, run.stop)
-            self._take_back(lease, left, run.lowered or "retracted", now)
+            if lease.open:
+                left = overlap(lease.open, run.start, run.stop)
+                self._take_back(lease, left, run.lowered or "retracted", now)
             if not process.runs and process.session not in self._shelf.sessions:
                 self.let_go(process)
                 self.commands.append(ForgetSession(process.session))

@@ -144,7 +144,7 @@ class WorkerState:
             self._outbox.forget(frozenset(message.stale))
         if message.epoch != self._epoch:
             self._epoch = message.epoch
-            used = {lease.session for lease in self._book}
+            used = {lease.session for lease in self._book.values()}
             for session in [each for each in self._shelf.sessions if each not in used]:
                 self._end_session(session)
         for function in {lease.grant.function for lease in self._book.queue}:
@@ -166,7 +166,7 @@ class WorkerState:
     def on_end_session(self, message: EndSession, now: float) -> None:
         """A session is over: whatever of it still runs here is for nobody."""
         del now
-        for lease in self._book:
+        for lease in list(self._book.values()):
             if lease.session == message.session:
                 self._runs.cancel(lease, list(lease.open))
         self._end_session(message.session)
@@ -302,8 +302,9 @@ class WorkerState:
         self._effects = WorkerEffects()
         effects.commands, self._runs.commands = self._runs.commands, []
         if self._peer is not None:
-            for message in self._outbox.take():
-                effects.send(self._peer, message)
+            answers = self._outbox.take()
+            if answers:
+                effects.sends.setdefault(self._peer, []).extend(answers)
         if self._leave_at is not None and not self._left:
             self._leave_if_done(effects, now)
         effects.wake_at = self._wake_at(now)

@@ -112,6 +112,7 @@ class Client:
         self.lock = self._program.lock
         self.sinks = self._program.sinks
         self._room = threading.Condition(self.lock)
+        self._waiting_for_room = 0
         try:
             self._program.start()
         except BaseException:
@@ -243,7 +244,7 @@ class Client:
             if cancel:
                 self._cancel_all()
             with self._room:
-                wait_until(self, self._room, self._is_idle, None)
+                self._wait_until(self._is_idle)
         except BaseException:
             self._cancel_all()
             raise
@@ -279,7 +280,8 @@ class Client:
         self, bound: BoundClient, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Future[Any]:
         """Put one call into the batch of the present turn."""
-        self.check_usable()
+        if self.closed or self.forked:
+            self._refuse()
         digest, blob = self._cache.dump(function, bound.retry_types)
         call = dump_call(args, kwargs, shares_path=self.shares_path)
         size_bytes = len(call.blob) if type(call) is Boxed else 0
@@ -365,7 +367,9 @@ class Client:
                 full = self._open_tasks + tasks > self._most_tasks
                 if not full and self._open_bytes + size_bytes <= self._most_bytes:
                     break
+                self._waiting_for_room += 1
                 self._room.wait()
+                self._waiting_for_room -= 1
             if leg.ended:
                 return False
             self._open_tasks += tasks
@@ -407,9 +411,17 @@ class Client:
     def _wait_for_room(self) -> None:
         """Wait in the caller's own thread, with the lock held; the loop's thread must not wait."""
         if not self._program.is_here():
-            wait_until(self, self._room, self._has_room, None)
+            self._wait_until(self._has_room)
         elif self._open_tasks >= 2 * self._most_tasks or self._open_bytes >= 2 * self._most_bytes:
             raise WindowFullError("twice the window is under way, and the loop's own thread must not wait")
+
+    def _wait_until(self, done: Callable[[], bool]) -> None:
+        """Wait, with the lock held, for a change of the window that makes `done()` true."""
+        self._waiting_for_room += 1
+        try:
+            wait_until(self, self._room, done, None)
+        finally:
+            self._waiting_for_room -= 1
 
     def _is_idle(self) -> bool:
         return not self._open_tasks and not self._feeding
@@ -446,10 +458,11 @@ class Client:
         """Pass on what a turn brought besides outcomes."""
         if effects.released_tasks or effects.outcomes:
             self._news_at, self._explained = time.monotonic(), False
-            with self._room:
+            with self.lock:
                 self._open_tasks -= effects.released_tasks
                 self._open_bytes -= effects.released_bytes
-                self._room.notify_all()
+                if self._waiting_for_room:
+                    self._room.notify_all()
         for code, text in effects.notices:
             if text not in self._noticed and len(self._noticed) < MAX_NOTICES:
                 self._noticed.add(text)

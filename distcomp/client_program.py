@@ -93,6 +93,7 @@ class ClientProgram:
         self._alarm = transport.Alarm(self._turn)
         self._opened: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._loop = transport.new_event_loop()
+        self._ident = 0
         self._thread = threading.Thread(target=self._run, name="distcomp-client", daemon=True)
 
     # --- for other threads ------------------------------------------------------------------------
@@ -135,7 +136,7 @@ class ClientProgram:
 
     def is_here(self) -> bool:
         """Whether the calling thread is the loop's own."""
-        return threading.get_ident() == self._thread.ident
+        return threading.get_ident() == self._ident
 
     def stop(self) -> None:
         """Close session, connection and loop, and wait for the thread to end."""
@@ -147,6 +148,7 @@ class ClientProgram:
     # --- the thread -------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        self._ident = threading.get_ident()
         self._main = self._loop.create_task(self._stay_connected())
         try:
             self._loop.run_until_complete(self._main)
@@ -274,7 +276,8 @@ class ClientProgram:
             self._opened.set_result(None)
         if effects.refused is not None and not self._opened.done():
             self._opened.set_exception(_error_of(effects.refused))
-        self._alarm.set(effects.wake_at, self._loop.time())
+        if effects.wake_at is not None:
+            self._alarm.set(effects.wake_at, self._loop.time())
 
     def _settle(self, effects: ClientEffects) -> None:
         """Hand outcomes to their sinks, then wake who waits for them."""

@@ -2,6 +2,7 @@
 
 A `Future` is a `concurrent.futures.Future` that costs next to nothing until somebody waits: its
 condition, waiters and callbacks are made at first use, and its result stays packed until it is asked for.
+Who waits for one result alone sleeps at its *bell*, a lock that is free from the moment the future settles.
 
 Law of a future's state, which keeps three kinds of threads apart (the loop's, which settles; waiting
 ones; cancelling ones):
@@ -10,7 +11,8 @@ ones; cancelling ones):
 - Once it is watched, which happens under the host's lock and for good, it changes state under its own
   condition, and never while the host's lock is held. So no thread ever waits for a future's condition
   while it has the host's lock, and the two cannot wait for each other.
-- It leaves the open states once.
+- It leaves the open states once, and then rings its bell. A bell is made under the host's lock while the
+  future is open.
 """
 
 from __future__ import annotations
@@ -32,7 +34,6 @@ from distcomp.handles import (
     entry_of,
     error_of,
     slices,
-    wait_until,
 )
 
 if TYPE_CHECKING:
@@ -78,9 +79,10 @@ class Future(concurrent.futures.Future[T], Generic[T]):
         `future = client.submit(pow, 2, 10); future.result()` gives 1024.
     """
 
-    __slots__ = ("_book", "_error", "_index", "_outcome", "_state", "_value", "_watch")
+    __slots__ = ("_bell", "_book", "_error", "_index", "_outcome", "_state", "_value", "_watch")
 
     _outcome: ResultRun | Failure | None
+    _value: T
     _error: BaseException | None
 
     def __init__(self, book: Book, index: int) -> None:
@@ -89,6 +91,7 @@ class Future(concurrent.futures.Future[T], Generic[T]):
         self._state = PENDING
         self._outcome = None
         self._watch: Watch | None = None
+        self._bell: threading.Lock | None = None
 
     @property
     def host(self) -> Host:
@@ -120,7 +123,7 @@ class Future(concurrent.futures.Future[T], Generic[T]):
         if outcome is not None:
             self._load(outcome)
         if self._error is None:
-            return cast("T", self._value)
+            return self._value
         try:
             raise self._error
         finally:
@@ -222,6 +225,8 @@ class Future(concurrent.futures.Future[T], Generic[T]):
             self._outcome = outcome
         if self._watch is None:
             self._state = state
+            if self._bell is not None and state != RUNNING:
+                self._bell.release()
         else:
             woken.append(Woken(self, state))
 
@@ -242,6 +247,10 @@ class Future(concurrent.futures.Future[T], Generic[T]):
                     waiter.add_result(self)
                 else:
                     waiter.add_exception(self)
+        with self._book.host.lock:
+            bell = self._bell
+        if bell is not None:
+            bell.release()
         callbacks, watch.callbacks = watch.callbacks, []
         for callback in callbacks:
             self._call(callback)
@@ -269,14 +278,23 @@ class Future(concurrent.futures.Future[T], Generic[T]):
 
     def _wait(self, timeout_s: float | None) -> None:
         host = self._book.host
-        condition = self._watched().condition
+        with host.lock:
+            if self._state not in OPEN:
+                return
+            bell = self._bell
+            if bell is None:
+                bell = self._bell = threading.Lock()
+                bell.acquire()
         try:
-            with condition:
-                if not wait_until(host, condition, self.done, timeout_s):
-                    raise concurrent.futures.TimeoutError
+            for slice_s in slices(host, timeout_s):
+                if bell.acquire(timeout=slice_s):
+                    bell.release()  # for others who wait
+                if self._state not in OPEN:
+                    return
         except KeyboardInterrupt:
             self.cancel()
             raise
+        raise concurrent.futures.TimeoutError
 
     def _load(self, outcome: ResultRun | Failure) -> None:
         """Unpack the outcome, once unless two threads do it at the same moment."""
@@ -349,11 +367,11 @@ def wake_all(woken: Iterable[Woken]) -> None:
         future.wake(state)
 
 
-def _first_host(futures: Collection[Any]) -> Host | None:
-    """The client whose rules apply to waiting for `futures`: that of the first open one of ours."""
+def _slices(futures: Collection[Any], timeout_s: float | None) -> Iterable[float | None]:
+    """Times to wait by the rules of a client: that of the first open future of ours, if there is one."""
     ours = (each for each in futures if isinstance(each, Future) and not each.done())
     future = next(ours, None)
-    return None if future is None else future.host
+    return (timeout_s,) if future is None else slices(future.host, timeout_s, len(futures))
 
 
 def _handles(futures: Iterable[Any]) -> Any:
@@ -384,7 +402,7 @@ def wait(
     """
     futures = set(_handles(fs))
     try:
-        for slice_s in slices(_first_host(futures), timeout, len(futures)):
+        for slice_s in _slices(futures, timeout):
             ended = concurrent.futures.wait(futures, slice_s, return_when)
             if _satisfied(ended, return_when):
                 break
@@ -412,7 +430,7 @@ def as_completed(fs: Iterable[Future[T]], timeout: float | None = None) -> Itera
     """
     left: set[Any] = set(_handles(fs))
     try:
-        for slice_s in slices(_first_host(left), timeout, len(left)):
+        for slice_s in _slices(left, timeout):
             with contextlib.suppress(concurrent.futures.TimeoutError):
                 for future in concurrent.futures.as_completed(tuple(left), slice_s):
                     left.discard(future)

@@ -146,24 +146,22 @@ def wait_until(
     return any(condition.wait_for(done, slice_s) for slice_s in slices(host, timeout_s))
 
 
-def slices(host: Host | None, timeout_s: float | None, futures: int = 1) -> Iterator[float | None]:
+def slices(host: Host, timeout_s: float | None, futures: int = 1) -> Iterator[float]:
     """Times to wait, one after the other, until `timeout_s` is over; says why nothing runs in between.
 
     On the main thread they are short: a signal that arrives just before a lock is waited for does not
-    interrupt that wait, and Ctrl-C is not to be slow even then.
+    interrupt that wait, and Ctrl-C is not to be slow even then. Elsewhere the first one is, too: most waits
+    are over by then, and need not look which thread it is.
     """
-    if host is None:
-        yield timeout_s
-        return
     host.check_may_wait()
-    slice_s = host.patience_s
-    if threading.current_thread() is threading.main_thread():
-        slice_s = min(slice_s, max(SIGNAL_S, futures * WAITER_S))
+    slice_s = min(host.patience_s, max(SIGNAL_S, futures * WAITER_S))
     now = time.monotonic()
     deadline = math.inf if timeout_s is None else now + timeout_s
     explain_at = now + host.patience_s
     while deadline - now > slice_s:
         yield slice_s
+        if threading.current_thread() is not threading.main_thread():
+            slice_s = host.patience_s
         now = time.monotonic()
         if now >= explain_at:
             host.explain_wait()

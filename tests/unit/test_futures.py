@@ -277,6 +277,44 @@ def test_blocking_on_the_loops_thread_is_an_error() -> None:
     assert gather(group.futures) == [1, 2]
 
 
+def test_several_threads_may_wait_for_one_result() -> None:
+    group = Group(1)
+    group.host.patience_s = 10
+    future = group.futures[0]
+    heard: list[int] = []
+    threads = [later(lambda: heard.append(future.result(10))) for _ in range(3)]
+    deadline = time.monotonic() + 10
+    while future._bell is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    with pytest.raises(concurrent.futures.TimeoutError):
+        future.result(0.01)
+    group.give(0, 5)
+    for thread in threads:
+        thread.join()
+    assert heard == [5, 5, 5]
+
+
+def test_a_result_and_a_callback_may_be_waited_for_together() -> None:
+    group = Group(1)
+    group.host.patience_s = 10
+    future = group.futures[0]
+    called = threading.Event()
+
+    def give() -> None:
+        deadline = time.monotonic() + 10
+        while future._bell is None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        future.add_done_callback(lambda _: called.set())
+        group.give(0, 5)
+
+    thread = later(give)
+    assert future.result() == 5
+    assert called.wait(10)
+    thread.join()
+    assert future._bell is not None
+    assert not future._bell.locked()
+
+
 def test_wait_gives_both_sets() -> None:
     group = Group(2)
     group.give(0, 1)
@@ -340,7 +378,8 @@ def test_ctrl_c_ends_a_wait_soon_and_cancels_what_was_waited_for(
 
     def interrupt() -> None:
         deadline = time.monotonic() + 10
-        while group.futures[0]._watch is None and time.monotonic() < deadline:
+        first = group.futures[0]
+        while first._watch is None and first._bell is None and time.monotonic() < deadline:
             time.sleep(0.001)
         sent_at.append(time.monotonic())
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)

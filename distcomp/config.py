@@ -184,6 +184,7 @@ class SchedulerSettings(Settings):
     loss_limit: int = setting(3, "workers that may be lost while they run a task before it fails", low=1)
     max_held_bytes: int = setting(8 << 30, "bytes of arguments and results held in memory", low=1 << 20)
     max_function_bytes: int = setting(1 << 30, "bytes of function definitions held in memory", low=1 << 20)
+    max_bundle_bytes: int = setting(1 << 30, "bytes of bundles of local modules held in memory", low=1 << 20)
     max_sessions: int = setting(10_000, "sessions at the same time", low=1)
     max_arrays: int = setting(1_000_000, "unfinished task arrays of one session", low=1)
     max_workers: int = setting(10_000, "workers at the same time", low=1)

@@ -19,13 +19,15 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from distcomp.core.ranges import RangeSet
+from distcomp.ids import NO_BUNDLE
 
 if TYPE_CHECKING:
     from distcomp.core.functions import Definition
     from distcomp.core.leases import OpenLease
     from distcomp.core.queue import SessionClaim
     from distcomp.core.sessions import Session
-    from distcomp.ids import ArrayId, Token
+    from distcomp.ids import ArrayId, BundleId, Token
+    from distcomp.protocol import DefineBundle, DefineFunction
     from distcomp.rows import TaskOptions
 
 _start_of = attrgetter("start")
@@ -37,16 +39,18 @@ class HeldChunk:
     Attributes:
         base: the index that the blob begins with; below `start` if its first tasks had come before.
         blob: the opaque bytes; let go of when all its tasks are settled.
+        bundle: what its tasks find their modules in.
         unsettled: how many of its tasks are not settled.
     """
 
-    __slots__ = ("base", "blob", "start", "stop", "unsettled")
+    __slots__ = ("base", "blob", "bundle", "start", "stop", "unsettled")
 
-    def __init__(self, base: int, start: int, stop: int, blob: bytes) -> None:
+    def __init__(self, base: int, start: int, stop: int, blob: bytes, bundle: BundleId = NO_BUNDLE) -> None:
         self.base = base
         self.start = start
         self.stop = stop
         self.blob = blob
+        self.bundle = bundle
         self.unsettled = stop - start
 
 
@@ -72,6 +76,8 @@ class TaskArrayState:
 
     Attributes:
         order: its age; older arrays of a session go first.
+        bundles: the bundles that its chunks need.
+        lacking: how many of them are not here; it waits until all are.
         eager: its starts are counted (`max_attempts`), so leases are single and none waits.
         claim: its place in the queue; arrays of one session and priority share it.
         queued: whether its pending indexes count in the queue.
@@ -82,6 +88,7 @@ class TaskArrayState:
     __slots__ = (
         "accepted",
         "accepted_at",
+        "bundles",
         "changed_at",
         "chunks",
         "claim",
@@ -93,6 +100,7 @@ class TaskArrayState:
         "failed",
         "forgotten",
         "id",
+        "lacking",
         "leased",
         "leases",
         "options",
@@ -109,7 +117,7 @@ class TaskArrayState:
         self,
         array_id: ArrayId,
         session: Session,
-        definition: Definition,
+        definition: Definition[DefineFunction],
         options: TaskOptions,
         claim: SessionClaim,
         *,
@@ -130,6 +138,8 @@ class TaskArrayState:
         self.leased = 0
         self.settled = 0
         self.failed = 0
+        self.bundles: tuple[Definition[DefineBundle], ...] = ()
+        self.lacking = 0
         self.leases: dict[Token, OpenLease] = {}
         self.chunks: list[HeldChunk] = []
         self.empty_chunks = 0

@@ -24,12 +24,12 @@ from distcomp.protocol import Refused
 
 if TYPE_CHECKING:
     from distcomp.config import SchedulerSettings
-    from distcomp.core.functions import FunctionBook
+    from distcomp.core.functions import DefinitionBook
     from distcomp.core.leases import OpenLease
     from distcomp.core.roster import WorkerEntry
     from distcomp.core.sessions import Owner, Session
     from distcomp.ids import ArrayId, Peer, SessionId, Token, WorkerId
-    from distcomp.protocol import Message
+    from distcomp.protocol import DefineBundle, DefineFunction, Message
 
 
 class Link:
@@ -163,7 +163,8 @@ class Books:
     epoch: int
     cluster: str
     auth: bool
-    functions: FunctionBook
+    functions: DefinitionBook[DefineFunction]
+    bundles: DefinitionBook[DefineBundle]
     links: dict[Peer, Link] = field(default_factory=dict)
     sessions: dict[SessionId, Session] = field(default_factory=dict)
     owners: dict[str, Owner] = field(default_factory=dict)

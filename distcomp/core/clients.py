@@ -10,9 +10,10 @@ from distcomp.core.effects import Close
 from distcomp.core.flow import forget, results_bytes, resume
 from distcomp.core.sessions import Owner, Session
 from distcomp.errors import MalformedMessageError
-from distcomp.protocol import GaveNotice, MissingFunction, SessionOpened
+from distcomp.protocol import GaveNotice, MissingBundle, MissingFunction, SessionOpened
 
 if TYPE_CHECKING:
+    from distcomp.core.arrays import TaskArrayState
     from distcomp.core.books import Books, Link, Pool
     from distcomp.protocol import AckOutcomes, CloseSession, OpenSession
 
@@ -40,10 +41,18 @@ def on_open_session(books: Books, link: Link, message: OpenSession, _now: float)
     settings = books.settings
     books.send(link.peer, SessionOpened(books.epoch, books.cluster, settings.client_grace_s, known))
     for array in session.arrays.values():
-        if array.definition.message is None:
-            books.send(link.peer, MissingFunction(array.definition.id))
+        _ask_for(books, array)
     for outcome in session.outbox.values():
         books.send(link.peer, outcome)
+
+
+def _ask_for(books: Books, array: TaskArrayState) -> None:
+    """Ask an array's client for what is not here of what it needs."""
+    if array.definition.message is None:
+        books.send(array.session.peer, MissingFunction(array.definition.id))
+    for bundle in array.bundles:
+        if bundle.message is None:
+            books.send(array.session.peer, MissingBundle(bundle.id))
 
 
 def _begin(books: Books, link: Link, message: OpenSession) -> Session | None:

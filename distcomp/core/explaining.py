@@ -68,6 +68,8 @@ def _why_withheld(session: Session) -> str | None:
         return None
     if any(array.definition.message is None for array in session.arrays.values()):
         return "the scheduler waits for a function that this client has to send"
+    if any(array.lacking for array in session.arrays.values()):
+        return "the scheduler waits for a bundle of local modules that this client has to send"
     if delayed := sum(len(array.delayed) for array in session.arrays.values()):
         return f"{_number(delayed, 'task')} failed and will be tried again after the delay"
     return "nothing of this client is left to do: arguments are on their way here, or results to it"

@@ -22,7 +22,7 @@ FAILURE_BYTES = 512
 
 def can_run(array: TaskArrayState) -> bool:
     """Whether tasks of the array may be granted."""
-    return array.definition.message is not None and not array.session.paused
+    return array.definition.message is not None and not array.lacking and not array.session.paused
 
 
 def put_back(array: TaskArrayState, start: int, stop: int) -> None:
@@ -134,6 +134,9 @@ def finish(books: Books, array: TaskArrayState) -> None:
     session.finished.add(counter, counter + 1)
     array.definition.waiting.pop(array.order, None)
     books.functions.release(array.definition)
+    for bundle in array.bundles:
+        bundle.waiting.pop(array.order, None)
+        books.bundles.release(bundle)
     if session.closed and not session.arrays:
         forget(books, session)
 

@@ -1,37 +1,46 @@
-"""The functions that tasks call: their bytes, never opened, and how long their tasks took."""
+"""What tasks need besides arguments, functions and bundles: their bytes, never opened, and who uses them."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from distcomp.protocol import DefineBundle, DefineFunction
 
 if TYPE_CHECKING:
     from distcomp.core.arrays import TaskArrayState
-    from distcomp.ids import FunctionId
-    from distcomp.protocol import DefineFunction
 
 DIGEST_BYTES = 32
 
+M = TypeVar("M", DefineFunction, DefineBundle)
 
-class Definition:
-    """One function.
+
+class Definition(Generic[M]):
+    """One function or bundle.
 
     Attributes:
+        id: the digest: a `FunctionId` or a `BundleId`.
         message: what defines it to a worker, or None while its bytes are not here.
-        users: unfinished arrays that call it; its bytes stay as long as there are any.
+        users: unfinished arrays that need it; its bytes stay as long as there are any.
         waiting: arrays that wait for its bytes, by order.
         seconds: measured seconds per task of the array that ran last, or below 0.
     """
 
     __slots__ = ("id", "message", "seconds", "users", "waiting")
 
-    def __init__(self, function: FunctionId) -> None:
-        self.id = function
-        self.message: DefineFunction | None = None
+    def __init__(self, digest: bytes) -> None:
+        self.id: Any = digest
+        self.message: M | None = None
         self.users = 0
         self.waiting: dict[int, TaskArrayState] = {}
         self.seconds = -1.0
+
+    def take_waiting(self) -> list[TaskArrayState]:
+        """The arrays that waited for the bytes, which wait no more."""
+        waiting = list(self.waiting.values())
+        self.waiting.clear()
+        return waiting
 
     @property
     def name(self) -> str:
@@ -39,8 +48,10 @@ class Definition:
         return self.message.name if self.message is not None else ""
 
 
-class FunctionBook:
-    """All functions by id; those that no array uses are bounded, the longest unused go first.
+class DefinitionBook(Generic[M]):
+    """All functions, or all bundles, by digest.
+
+    Those that no array uses are bounded; the longest unused go first.
 
     Args:
         max_bytes: bytes of definitions to keep, as far as no array needs them.
@@ -50,46 +61,46 @@ class FunctionBook:
     def __init__(self, max_bytes: int, max_unused: int) -> None:
         self._max_bytes = max_bytes
         self._max_unused = max_unused
-        self._known: dict[FunctionId, Definition] = {}
-        self._unused: OrderedDict[FunctionId, Definition] = OrderedDict()
+        self._known: dict[bytes, Definition[M]] = {}
+        self._unused: OrderedDict[bytes, Definition[M]] = OrderedDict()
         self.held_bytes = 0
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def get(self, function: FunctionId) -> Definition | None:
+    def get(self, digest: bytes) -> Definition[M] | None:
         """The definition, if it is known."""
-        return self._known.get(function)
+        return self._known.get(digest)
 
-    def use(self, function: FunctionId) -> Definition:
+    def use(self, digest: bytes) -> Definition[M]:
         """The definition for one more array; without bytes if they are not here."""
-        definition = self._known.get(function)
+        definition = self._known.get(digest)
         if definition is None:
-            definition = self._known[function] = Definition(function)
+            definition = self._known[digest] = Definition(digest)
         elif not definition.users:
-            del self._unused[function]
+            del self._unused[digest]
         definition.users += 1
         return definition
 
-    def release(self, definition: Definition) -> None:
+    def release(self, definition: Definition[M]) -> None:
         """One array less uses it."""
         definition.users -= 1
         if not definition.users:
             self._unused[definition.id] = definition
             self._trim()
 
-    def define(self, message: DefineFunction) -> Definition | None:
-        """Take in the bytes of a function; None if they are not what the id names.
+    def define(self, digest: bytes, message: M) -> Definition[M] | None:
+        """Take in the bytes that a digest names; None if they are not those.
 
-        A definition is believed only if its id is its digest: otherwise one client could put its own
+        A definition is believed only if it is its bytes' digest: otherwise one client could put its own
         code in the place of another's.
         """
-        if blake2b(message.blob, digest_size=DIGEST_BYTES).digest() != message.function:
+        if blake2b(message.blob, digest_size=DIGEST_BYTES).digest() != digest:
             return None
-        definition = self._known.get(message.function)
+        definition = self._known.get(digest)
         if definition is None:
-            definition = self._known[message.function] = Definition(message.function)
-            self._unused[message.function] = definition
+            definition = self._known[digest] = Definition(digest)
+            self._unused[digest] = definition
         if definition.message is None:
             definition.message = message
             self.held_bytes += len(message.blob)
@@ -101,7 +112,7 @@ class FunctionBook:
         while len(self._unused) > 1 and (
             self.held_bytes > self._max_bytes or len(self._unused) > self._max_unused
         ):
-            function, definition = self._unused.popitem(last=False)
+            digest, definition = self._unused.popitem(last=False)
             if definition.message is not None:
                 self.held_bytes -= len(definition.message.blob)
-            del self._known[function]
+            del self._known[digest]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distcomp.core.flow import can_run
 
 if TYPE_CHECKING:
     from distcomp.core.arrays import TaskArrayState
     from distcomp.core.books import Books, Pool
+    from distcomp.core.functions import Definition
     from distcomp.core.roster import WorkerEntry
     from distcomp.core.scheduler_state import SchedulerState
     from distcomp.core.sessions import Session
@@ -70,6 +71,10 @@ def _check_array(array: TaskArrayState) -> None:
     queued = bool(array.pending.count) and can_run(array)
     _hold("an array is queued if it can run", array.queued == queued, array.id)
     _hold("queued means in the queue", (array in array.session.pool.queue) == array.queued, array.id)
+    lacking = sum(bundle.message is None for bundle in array.bundles)
+    _hold("an array knows how many bundles it lacks", array.lacking == lacking, array.id)
+    needed = {chunk.bundle for chunk in array.chunks if chunk.bundle}
+    _hold("chunks have their bundles", needed <= {bundle.id for bundle in array.bundles}, array.id)
     for index in array.trials:
         _hold("only open tasks have a past", any(a <= index < b for a, b in places), array.id, index)
     if array.eager:
@@ -145,8 +150,14 @@ def _check_leases(books: Books) -> None:
 
 
 def _check_sums(books: Books) -> None:
+    users: dict[Definition[Any], int] = {}
     held = sum(session.unread_bytes for session in books.sessions.values())
     for session in books.sessions.values():
         for array in session.arrays.values():
             held += sum(len(chunk.blob) for chunk in array.chunks)
+            needed: list[Definition[Any]] = [array.definition, *array.bundles]
+            for definition in needed:
+                users[definition] = users.get(definition, 0) + 1
+    for definition, count in users.items():
+        _hold("a definition counts its arrays", definition.users == count, definition.id)
     _hold("held bytes are counted", held == books.held_bytes, held, books.held_bytes)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from distcomp.core.arrays import TaskArrayState
     from distcomp.core.books import Books, Pool
     from distcomp.core.roster import WorkerEntry
+    from distcomp.ids import BundleId
 
 
 def place(books: Books, pool: Pool, now: float) -> None:
@@ -90,6 +91,9 @@ def grant(
     definition, options = array.definition, array.options
     if array.id[0] not in worker.sessions or definition.id not in worker.functions:
         _tell(books, worker, array)
+    bundle = chunk.bundle
+    if bundle and bundle not in worker.bundles:
+        _tell_bundle(books, worker, array, bundle)
     books.send(
         worker.peer,
         GrantLease(
@@ -105,6 +109,7 @@ def grant(
             options.priority,
             urgent,
             array.eager,
+            bundle,
         ),
     )
 
@@ -159,3 +164,13 @@ def _tell(books: Books, worker: WorkerEntry, array: TaskArrayState) -> None:
         worker.functions[definition.id] = None
         assert definition.message is not None  # noqa: S101 - only arrays with a definition are queued
         books.send(worker.peer, definition.message)
+
+
+def _tell_bundle(books: Books, worker: WorkerEntry, array: TaskArrayState, bundle: BundleId) -> None:
+    """Send a worker a bundle before its first lease that needs it."""
+    if len(worker.bundles) >= books.settings.max_unused_functions:
+        worker.bundles.clear()
+    worker.bundles[bundle] = None
+    message = next(known.message for known in array.bundles if known.id == bundle)
+    assert message is not None  # noqa: S101 - an array that lacks a bundle is not queued
+    books.send(worker.peer, message)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from distcomp.core.books import Pool
     from distcomp.core.leases import OpenLease
-    from distcomp.ids import FunctionId, Peer, SessionId, Token
+    from distcomp.ids import BundleId, Peer, SessionId, Token
     from distcomp.protocol import RegisterWorker
 
 SPARE_ENTRIES = 64
@@ -42,7 +42,7 @@ class WorkerEntry:
         urgent: urgent leases.
         waiting: leases granted behind others, as far as it is known that they wait.
         overdue: gave back a lease that had waited too long; nothing waits there until a lease is over.
-        functions, sessions: what it was told about, so that it is told once.
+        functions, bundles, sessions: what it was told about, so that it is told once.
         running: what it last said runs, as `(token, index)`, with the seconds it has run.
         settled_seqs: settles to be acknowledged at the end of the turn.
     """
@@ -50,6 +50,7 @@ class WorkerEntry:
     __slots__ = (
         "away_since",
         "brisk",
+        "bundles",
         "busy_s",
         "changed_at",
         "draining",
@@ -91,7 +92,8 @@ class WorkerEntry:
         self.load_s = 0.0
         self.long = self.brisk = self.urgent = self.turn = 0
         self.place: Place | None = None
-        self.functions: dict[FunctionId, None] = {}
+        self.functions: dict[bytes, None] = {}
+        self.bundles: dict[BundleId, None] = {}
         self.sessions: dict[SessionId, None] = {}
         self.running: dict[tuple[Token, int], float] = {}
         self.settled_seqs: list[int] = []
@@ -110,6 +112,7 @@ class WorkerEntry:
         self.slot_busy_s += [0.0] * (record.slots - len(self.slot_busy_s))
         self.slot_settled += [0] * (record.slots - len(self.slot_settled))
         self.functions.clear()
+        self.bundles.clear()
         self.sessions.clear()
         self.running.clear()
         self.changed_at = now

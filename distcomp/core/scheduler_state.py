@@ -31,12 +31,18 @@ from distcomp.core.clients import (
 )
 from distcomp.core.effects import Effects
 from distcomp.core.explaining import on_explain_wait
-from distcomp.core.functions import FunctionBook
+from distcomp.core.functions import DefinitionBook
 from distcomp.core.placement import place
 from distcomp.core.retraction import retract
 from distcomp.core.settling import on_lease_returned, on_lease_settled, on_slots_reported
 from distcomp.core.snapshot import on_watch_status
-from distcomp.core.submitting import on_define_function, on_missing_function, on_submit
+from distcomp.core.submitting import (
+    on_define_bundle,
+    on_define_function,
+    on_missing_bundle,
+    on_missing_function,
+    on_submit,
+)
 from distcomp.core.timers import NEVER
 from distcomp.core.workforce import on_register_worker, on_worker_draining, on_worker_left, worker_gone
 from distcomp.errors import MalformedMessageError
@@ -45,10 +51,12 @@ from distcomp.protocol import (
     AckSettles,
     CancelTasks,
     CloseSession,
+    DefineBundle,
     DefineFunction,
     ExplainWait,
     LeaseReturned,
     LeaseSettled,
+    MissingBundle,
     MissingFunction,
     OpenSession,
     RegisterWorker,
@@ -73,6 +81,7 @@ _SESSION: Routes = {
     Submit: on_submit,
     AckOutcomes: on_ack_outcomes,
     DefineFunction: on_define_function,
+    DefineBundle: on_define_bundle,
     CancelTasks: on_cancel_tasks,
     CloseSession: on_close_session,
     WatchStatus: on_watch_status,
@@ -86,6 +95,7 @@ _WORKER: Routes = {
     LeaseReturned: on_lease_returned,
     SlotsReported: on_slots_reported,
     MissingFunction: on_missing_function,
+    MissingBundle: on_missing_bundle,
     WorkerDraining: on_worker_draining,
     WorkerLeft: on_worker_left,
 }
@@ -121,8 +131,14 @@ class SchedulerState:
     """
 
     def __init__(self, settings: SchedulerSettings, epoch: int, cluster: str, *, auth: bool) -> None:
-        functions = FunctionBook(settings.max_function_bytes, settings.max_unused_functions)
-        self.books = Books(settings, epoch, cluster, auth, functions)
+        self.books = Books(
+            settings,
+            epoch,
+            cluster,
+            auth,
+            functions=DefinitionBook(settings.max_function_bytes, settings.max_unused_functions),
+            bundles=DefinitionBook(settings.max_bundle_bytes, settings.max_unused_functions),
+        )
 
     def connect(self, peer: Peer, role: str, owner: str, address: str, _now: float) -> None:
         """A peer has proved its role and owner; `address` is for people."""

@@ -218,4 +218,6 @@ def totals_of(books: Books, now: float) -> Totals:
         idle_while_queued_s=usage.idle_while_queued_s,
         slot_s=usage.slot_s,
         nonsense=counts.nonsense,
+        bundles=len(books.bundles),
+        bundle_bytes=books.bundles.held_bytes,
     )

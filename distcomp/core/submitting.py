@@ -1,4 +1,4 @@
-"""Work comes in: functions, and the chunks of task arrays."""
+"""Work comes in: functions, bundles, and the chunks of task arrays."""
 
 from __future__ import annotations
 
@@ -7,29 +7,56 @@ from typing import TYPE_CHECKING
 from distcomp.core.arrays import HeldChunk, TaskArrayState
 from distcomp.core.flow import can_run, finish, put_back
 from distcomp.errors import MalformedMessageError
-from distcomp.protocol import Accepted, DefineFunction, MissingFunction, SubmitRefused
+from distcomp.protocol import (
+    Accepted,
+    DefineBundle,
+    DefineFunction,
+    MissingBundle,
+    MissingFunction,
+    SubmitRefused,
+)
 
 if TYPE_CHECKING:
     from distcomp.core.books import Books, Link
     from distcomp.core.sessions import Session
+    from distcomp.ids import BundleId
     from distcomp.protocol import Submit
 
 
 def on_define_function(books: Books, _link: Link, message: DefineFunction, _now: float) -> None:
     """Keep a function's bytes; what waited for them can run."""
-    definition = books.functions.define(message)
+    definition = books.functions.define(message.function, message)
     if definition is None:
         raise MalformedMessageError("a function that is not what its id names")
-    waiting = list(definition.waiting.values())
-    definition.waiting.clear()
-    for array in waiting:
-        if array.pending.count and can_run(array):
-            array.session.pool.queue.offer(array)
+    for array in definition.take_waiting():
+        _offer(array)
+
+
+def on_define_bundle(books: Books, _link: Link, message: DefineBundle, _now: float) -> None:
+    """Keep a bundle's bytes; what waited for them can run."""
+    definition = books.bundles.define(message.bundle, message)
+    if definition is None:
+        raise MalformedMessageError("a bundle that is not what its digest says")
+    for array in definition.take_waiting():
+        array.lacking -= 1
+        _offer(array)
+
+
+def _offer(array: TaskArrayState) -> None:
+    if array.pending.count and can_run(array):
+        array.session.pool.queue.offer(array)
 
 
 def on_missing_function(books: Books, link: Link, message: MissingFunction, _now: float) -> None:
     """Define a function again to a worker that has let go of it."""
     definition = books.functions.get(message.function)
+    if definition is not None and definition.message is not None:
+        books.send(link.peer, definition.message)
+
+
+def on_missing_bundle(books: Books, link: Link, message: MissingBundle, _now: float) -> None:
+    """Define a bundle again to a worker that has let go of it."""
+    definition = books.bundles.get(message.bundle)
     if definition is not None and definition.message is not None:
         books.send(link.peer, definition.message)
 
@@ -98,9 +125,27 @@ def _open_array(books: Books, session: Session, message: Submit, now: float) -> 
     return array
 
 
+def _use_bundle(books: Books, array: TaskArrayState, bundle: BundleId) -> None:
+    """Note that an array needs a bundle; it is asked for if its bytes are not here."""
+    for known in array.bundles:
+        if known.id == bundle:
+            return
+    definition = books.bundles.use(bundle)
+    array.bundles += (definition,)
+    if definition.message is None:
+        definition.waiting[array.order] = array
+        array.lacking += 1
+        if array.queued:
+            array.session.pool.queue.withhold(array)
+        books.send(array.session.peer, MissingBundle(bundle))
+
+
 def _extend(books: Books, array: TaskArrayState, message: Submit, now: float) -> None:
     start, stop = array.accepted, message.start + message.tasks
-    array.chunks.append(HeldChunk(message.start, start, stop, message.chunk))
+    bundle = message.bundle
+    array.chunks.append(HeldChunk(message.start, start, stop, message.chunk, bundle))
+    if bundle:
+        _use_bundle(books, array, bundle)
     array.accepted = stop
     array.changed_at = now
     books.held_bytes += len(message.chunk)

@@ -121,7 +121,8 @@ class SchedulerWorld:
         name = (fields.get("session", peer).to_bytes(16, "big"), array)
         function, last = fields.get("function", FUNCTION), fields.get("last", True)
         chunk = fields.get("chunk", b"args")
-        self.say(peer, Submit(name, function, options, start, tasks, chunk, last))
+        bundle = fields.get("bundle", b"")
+        self.say(peer, Submit(name, function, options, start, tasks, chunk, last, bundle))
 
     def cancel(self, peer: int, array: int, *spans: tuple[int, int], session: int = 0) -> None:
         self.say(peer, CancelTasks(((session or peer).to_bytes(16, "big"), array), spans))

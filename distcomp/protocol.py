@@ -182,10 +182,15 @@ class Submit(NamedTuple):
 
 @message(12)
 class CancelTasks(NamedTuple):
-    """End tasks of an array at the client's wish; no spans means all there are and will be."""
+    """End tasks of an array at the client's wish; no spans means all there are and will be.
+
+    With `pending_only` it ends those that no lease holds once what there is has been placed, and the
+    client is told which these were; no spans then means all there are.
+    """
 
     array: Array
     spans: Spans
+    pending_only: Switch = False
 
 
 @message(13)

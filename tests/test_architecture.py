@@ -63,7 +63,7 @@ FAMILIES: list[set[str]] = [
 KNIT: list[set[str]] = [
     {
         f"distcomp.core.{name}"
-        for name in ("arrays", "books", "functions", "leases", "queue", "roster", "sessions")
+        for name in ("arrays", "books", "functions", "leases", "nesting", "queue", "roster", "sessions")
     },
     {"distcomp.futures", "distcomp.handles"},
     {"distcomp.client", "distcomp.bound_client"},

@@ -24,10 +24,13 @@ from distcomp.protocol import Refused
 
 if TYPE_CHECKING:
     from distcomp.config import SchedulerSettings
+    from distcomp.core.arrays import TaskArrayState
     from distcomp.core.functions import DefinitionBook
     from distcomp.core.leases import OpenLease
+    from distcomp.core.nesting import NestingTask
     from distcomp.core.roster import WorkerEntry
     from distcomp.core.sessions import Owner, Session
+    from distcomp.core.spans import Span
     from distcomp.ids import ArrayId, Peer, SessionId, Token, WorkerId
     from distcomp.protocol import DefineBundle, DefineFunction, Message
 
@@ -38,9 +41,10 @@ class Link:
     Attributes:
         phase: `new` until its first message, then `session`, `worker` or `watch`; `closed` after a refusal.
         session, worker, watch: who speaks or watches here, once that is known.
+        task: the task that a client speaks for; None for all others.
     """
 
-    __slots__ = ("address", "owner", "peer", "phase", "role", "session", "watch", "worker")
+    __slots__ = ("address", "owner", "peer", "phase", "role", "session", "task", "watch", "worker")
 
     def __init__(self, peer: Peer, role: str, owner: str, address: str) -> None:
         self.peer = peer
@@ -51,6 +55,7 @@ class Link:
         self.session: Session | None = None
         self.worker: WorkerEntry | None = None
         self.watch: StatusWatch | None = None
+        self.task: NestingTask | None = None
 
     def working(self) -> WorkerEntry:
         """The worker that speaks here; only links in phase `worker` are asked."""
@@ -93,6 +98,7 @@ class Pool:
         look_at: when the next of `divisible` may be worth taking back.
         look_after: they are not looked at again before.
         unnoticed: sessions whose user should hear that nobody fits.
+        over: nesting tasks that have left their leases in this turn.
     """
 
     def __init__(self, python: str) -> None:
@@ -107,6 +113,7 @@ class Pool:
         self.look_at = float("inf")
         self.look_after = 0.0
         self.unnoticed: dict[SessionId, Session] = {}
+        self.over: list[NestingTask] = []
 
 
 @dataclass(slots=True)
@@ -157,7 +164,11 @@ class Usage:
 
 @dataclass(slots=True)
 class Books:
-    """All state of one scheduler. `owing` are the workers whose settles are to be acknowledged."""
+    """All state of one scheduler.
+
+    `owing` are the workers whose settles are to be acknowledged, `given_up` the tasks that clients can do
+    without if the next placement pass finds no place for them.
+    """
 
     settings: SchedulerSettings
     epoch: int
@@ -173,6 +184,7 @@ class Books:
     pools: dict[str, Pool] = field(default_factory=dict)
     leases: dict[Token, OpenLease] = field(default_factory=dict)
     owing: list[WorkerEntry] = field(default_factory=list)
+    given_up: list[tuple[TaskArrayState, tuple[Span, ...]]] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
     usage: Usage = field(default_factory=Usage)
     timers: Timers = field(default_factory=Timers)

@@ -31,11 +31,26 @@ def on_cancel_tasks(books: Books, link: Link, message: CancelTasks, now: float) 
         books.refuse(link, "role", "the array belongs to another owner")
         return
     array = session.arrays.get(message.array[1])
-    if array is not None:
-        array.changed_at = now
-        taken = cancel(books, array, message.spans)
-        if link.session is not session:
-            _tell(books, array, taken, Failure("cancelled", text=f"cancelled by {link.owner}"))
+    if array is None:
+        return
+    array.changed_at = now
+    if message.pending_only:
+        books.given_up.append((array, message.spans or ((0, array.accepted),)))
+        return
+    taken = cancel(books, array, message.spans)
+    if link.session is not session:
+        _tell(books, array, taken, Failure("cancelled", text=f"cancelled by {link.owner}"))
+    if array.finished:
+        finish(books, array)
+
+
+def cancel_given_up(books: Books) -> None:
+    """Cancel what clients do without if no lease holds it; called after a turn's placement pass."""
+    given_up, books.given_up = books.given_up, []
+    for array, spans in given_up:
+        taken = [] if array.forgotten else _end_unleased(books, array, joined(spans))
+        books.counts.cancelled += sum(stop - start for start, stop in taken)
+        _tell(books, array, taken, Failure("cancelled", text="cancelled by its client before it was leased"))
         if array.finished:
             finish(books, array)
 
@@ -57,13 +72,19 @@ def cancel(books: Books, array: TaskArrayState, spans: tuple[Span, ...]) -> list
 def _end(books: Books, array: TaskArrayState, spans: tuple[Span, ...]) -> list[Span]:
     """Settle what of the array is not, within `spans`; return what that was."""
     wanted = joined(spans)
+    taken = _end_unleased(books, array, wanted)
+    held = [span for lease in list(array.leases.values()) for span in _cut_lease(books, lease, wanted)]
+    settle(books, array, held)
+    return taken + held
+
+
+def _end_unleased(books: Books, array: TaskArrayState, wanted: list[Span]) -> list[Span]:
+    """Settle what of the array no lease holds, within sorted spans; return what that was."""
     taken = _cut_pending(array, wanted)
     for index in sorted(array.delayed):
         if contains_index(wanted, index):
             del array.delayed[index]
             taken.append((index, index + 1))
-    for lease in list(array.leases.values()):
-        taken += _cut_lease(books, lease, wanted)
     settle(books, array, taken)
     return taken
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from distcomp.core.cancelling import cancel_session
 from distcomp.core.effects import Close
 from distcomp.core.flow import forget, results_bytes, resume
+from distcomp.core.nesting import adopt, part, take_back
 from distcomp.core.sessions import Owner, Session
 from distcomp.errors import MalformedMessageError
 from distcomp.protocol import GaveNotice, MissingBundle, MissingFunction, SessionOpened
@@ -29,6 +30,9 @@ def on_open_session(books: Books, link: Link, message: OpenSession, _now: float)
             return
     elif session.owner.name != link.owner:
         books.refuse(link, "role", "the session belongs to another owner")
+        return
+    elif session.task is not link.task:
+        books.refuse(link, "role", "the session belongs to another task")
         return
     elif session.closed:
         books.refuse(link, "expired", "the session was closed")
@@ -62,14 +66,20 @@ def _begin(books: Books, link: Link, message: OpenSession) -> Session | None:
     if len(books.sessions) >= books.settings.max_sessions:
         books.refuse(link, "full", "the scheduler has as many sessions as it may hold")
         return None
+    task = link.task
+    if task is not None and task.over:
+        books.refuse(link, "expired", "the task has ended")
+        return None
     if not _PYTHON.fullmatch(message.versions.python):
         raise MalformedMessageError("a Python version that is none")
     owner = books.owners.get(link.owner)
     if owner is None:
         owner = books.owners[link.owner] = Owner(link.owner)
-    pool = books.pool(message.versions.python)
+    pool = books.pool(message.versions.python) if task is None else task.lease.worker.pool
     pool.sessions += 1
     session = books.sessions[message.session] = Session(message, owner, pool)
+    if task is not None:
+        adopt(session, task)
     return session
 
 
@@ -94,11 +104,21 @@ def on_ack_outcomes(books: Books, link: Link, message: AckOutcomes, _now: float)
         resume(session)
 
 
-def on_close_session(books: Books, link: Link, _message: CloseSession, _now: float) -> None:
+def on_close_session(books: Books, link: Link, _message: CloseSession, now: float) -> None:
     """End a session at its client's wish."""
     link.phase = "closed"
     books.effects.closes.append(Close(link.peer, "the session was closed"))
-    end_session(books, link.opened())
+    end_session(books, link.opened(), now)
+
+
+def end_children(books: Books, pool: Pool, now: float) -> None:
+    """End the sessions of the tasks that are over, and so on downwards."""
+    while pool.over:
+        for session in take_back(books, pool.over.pop(), now):
+            if session.peer is not None:
+                link = books.links[session.peer]
+                books.refuse(link, "expired", "the task that this client belongs to has ended")
+            end_session(books, session, now)
 
 
 def client_gone(books: Books, session: Session, now: float) -> None:
@@ -108,14 +128,14 @@ def client_gone(books: Books, session: Session, now: float) -> None:
     books.timers.add(now + books.settings.client_grace_s, _expire, books, session, now)
 
 
-def _expire(books: Books, session: Session, since: float, _now: float) -> None:
+def _expire(books: Books, session: Session, since: float, now: float) -> None:
     """End a session whose client has not come back since."""
     if session.peer is None and session.away_since == since and not session.closed:
         books.effects.log("warning", "session expired", owner=session.owner.name, arrays=len(session.arrays))
-        end_session(books, session)
+        end_session(books, session, now)
 
 
-def end_session(books: Books, session: Session) -> None:
+def end_session(books: Books, session: Session, now: float) -> None:
     """Cancel what is not detached, drop what is unread, and forget the session when it is empty."""
     session.closed = True
     session.peer = None
@@ -124,6 +144,7 @@ def end_session(books: Books, session: Session) -> None:
     session.unread_bytes = 0
     if session.paused:
         resume(session)
+    part(books, session, now)
     if session.arrays:
         cancel_session(books, session)
     else:

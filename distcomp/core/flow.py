@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from distcomp.core.nesting import leave_task
 from distcomp.protocol import EndSession, TasksSettled
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ def leave(lease: OpenLease, spans: Iterable[Span]) -> int:
     for start, stop in spans:
         left += stop - start
     array, worker = lease.array, lease.worker
+    if lease.nests is not None:
+        leave_task(lease, spans)
     array.leased -= left
     worker.pool.leased -= left
     worker.load_s -= left * lease.pace_s

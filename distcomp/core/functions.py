@@ -25,9 +25,10 @@ class Definition(Generic[M]):
         users: unfinished arrays that need it; its bytes stay as long as there are any.
         waiting: arrays that wait for its bytes, by order.
         seconds: measured seconds per task of the array that ran last, or below 0.
+        nests: a task of it was seen to submit tasks: none is to wait behind another.
     """
 
-    __slots__ = ("id", "message", "seconds", "users", "waiting")
+    __slots__ = ("id", "message", "nests", "seconds", "users", "waiting")
 
     def __init__(self, digest: bytes) -> None:
         self.id: Any = digest
@@ -35,6 +36,7 @@ class Definition(Generic[M]):
         self.users = 0
         self.waiting: dict[int, TaskArrayState] = {}
         self.seconds = -1.0
+        self.nests = False
 
     def take_waiting(self) -> list[TaskArrayState]:
         """The arrays that waited for the bytes, which wait no more."""

@@ -13,6 +13,7 @@ from distcomp.core.spans import Span, count, cut, joined
 
 if TYPE_CHECKING:
     from distcomp.core.arrays import HeldChunk, TaskArrayState
+    from distcomp.core.nesting import NestingTask
     from distcomp.core.roster import WorkerEntry
     from distcomp.ids import Token
 
@@ -35,6 +36,7 @@ class OpenLease:
         waits: granted behind another lease; whether it has begun is the worker's to know.
         begins_at: when it was granted, or is expected to begin if it waits.
         heard_at: when it was granted, began, or was last partly settled.
+        nests: its tasks of which clients speak, by index; None if there are none.
         retract_until: until when an answer to `RetractLease` is awaited.
     """
 
@@ -46,6 +48,7 @@ class OpenLease:
         "chunk",
         "heard_at",
         "long",
+        "nests",
         "open",
         "pace_s",
         "retract_until",
@@ -80,6 +83,7 @@ class OpenLease:
         self.urgent = False
         self.begins_at = self.heard_at = now
         self.retract_until = 0.0
+        self.nests: dict[int, NestingTask] | None = None
 
     @property
     def over(self) -> bool:
@@ -112,7 +116,7 @@ def lease_length(array: TaskArrayState, pace_s: float, slots: int, target_s: flo
         target_s: the seconds of work that a lease should hold.
         rate: how many leases may settle in a second; more slots get longer leases for it.
     """
-    if pace_s < 0 or array.eager:
+    if pace_s < 0 or array.eager or array.definition.nests:
         return 1
     by_time = int(max(target_s, slots / rate) / (pace_s or SHORTEST_S))
     return max(1, min(by_time, array.pending.count // (2 * slots) + 1))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from distcomp.core.arrays import TaskArrayState
     from distcomp.core.books import Books, Pool
     from distcomp.core.roster import WorkerEntry
+    from distcomp.core.sessions import Session
     from distcomp.ids import BundleId
 
 
@@ -84,8 +85,9 @@ def grant(
     )
     seconds = lease.size * lease.pace_s
     lease.urgent = urgent
-    lease.brisk = known and pace_s <= settings.lease_horizon_s
-    lease.long = not known or seconds > settings.lease_horizon_s or array.eager
+    nests = array.definition.nests
+    lease.brisk = known and pace_s <= settings.lease_horizon_s and not nests
+    lease.long = not known or seconds > settings.lease_horizon_s or array.eager or nests
     pool.queue.take(array, lease.size, seconds)
     _enter(books, pool, lease, now)
     definition, options = array.definition, array.options
@@ -152,11 +154,10 @@ def _enter(books: Books, pool: Pool, lease: OpenLease, now: float) -> None:
 
 def _tell(books: Books, worker: WorkerEntry, array: TaskArrayState) -> None:
     """Tell a worker what it needs to know before its first lease of a session or a function."""
-    session = array.session
-    if session.id not in worker.sessions:
-        worker.sessions[session.id] = None
-        session.told[worker.id] = worker
-        books.send(worker.peer, DefineSession(session.id, session.owner.name, session.opening.environment))
+    session, home = array.session, array.session.home
+    if home is not session and home.id in books.sessions:
+        _tell_session(books, worker, home)
+    _tell_session(books, worker, session)
     definition = array.definition
     if definition.id not in worker.functions:
         if len(worker.functions) >= books.settings.max_unused_functions:
@@ -164,6 +165,15 @@ def _tell(books: Books, worker: WorkerEntry, array: TaskArrayState) -> None:
         worker.functions[definition.id] = None
         assert definition.message is not None  # noqa: S101 - only arrays with a definition are queued
         books.send(worker.peer, definition.message)
+
+
+def _tell_session(books: Books, worker: WorkerEntry, session: Session) -> None:
+    if session.id not in worker.sessions:
+        worker.sessions[session.id] = None
+        session.told[worker.id] = worker
+        home = b"" if session.home is session else session.home.id
+        environment = session.opening.environment
+        books.send(worker.peer, DefineSession(session.id, session.owner.name, environment, home))
 
 
 def _tell_bundle(books: Books, worker: WorkerEntry, array: TaskArrayState, bundle: BundleId) -> None:

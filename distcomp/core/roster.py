@@ -37,6 +37,7 @@ class WorkerEntry:
         rests_until: until when it gets nothing, because it could not prepare a slot process.
         turn: when it last got a lease, counted in grants of its roster.
         load_s: estimated seconds of its leases.
+        lent: slots beyond its own, while tasks wait that lend theirs.
         long: leases that nothing may wait behind.
         brisk: leases that reach a task border soon.
         urgent: urgent leases.
@@ -59,6 +60,7 @@ class WorkerEntry:
         "functions",
         "id",
         "leases",
+        "lent",
         "load_s",
         "long",
         "overdue",
@@ -90,7 +92,7 @@ class WorkerEntry:
         self.leases: dict[Token, OpenLease] = {}
         self.waiting: deque[OpenLease] = deque()
         self.load_s = 0.0
-        self.long = self.brisk = self.urgent = self.turn = 0
+        self.long = self.brisk = self.urgent = self.turn = self.lent = 0
         self.place: Place | None = None
         self.functions: dict[bytes, None] = {}
         self.bundles: dict[BundleId, None] = {}
@@ -107,7 +109,7 @@ class WorkerEntry:
         """Note that the worker has registered; it has to be told everything again."""
         self.peer = peer
         self.record = record
-        self.slots = record.slots
+        self.slots = record.slots + self.lent
         self.draining = record.draining
         self.slot_busy_s += [0.0] * (record.slots - len(self.slot_busy_s))
         self.slot_settled += [0] * (record.slots - len(self.slot_settled))
@@ -132,13 +134,15 @@ class Roster:
     """Workers that can run the same tasks.
 
     Attributes:
-        slots: the slots of all workers that are in it.
+        slots: the slots of all workers that are in it, those included that are lent.
         idle: how many of them have nothing to do.
+        lent: how many of them are lent.
     """
 
     def __init__(self) -> None:
         self.slots = 0
         self.idle = 0
+        self.lent = 0
         self.workers = 0
         self._turns = count(1)
         self._idle: list[Place] = []
@@ -158,6 +162,7 @@ class Roster:
         self.workers += 1
         self.slots += worker.slots
         self.idle += worker.idle
+        self.lent += worker.lent
         self.update(worker, now)
 
     def dismiss(self, worker: WorkerEntry) -> None:
@@ -167,6 +172,26 @@ class Roster:
         self.workers -= 1
         self.slots -= worker.slots
         self.idle -= worker.idle
+        self.lent -= worker.lent
+
+    def lend(self, worker: WorkerEntry, slots: int, now: float) -> None:
+        """Note that a worker has so many slots more, lent by tasks that wait; below 0, fewer."""
+        if worker.enrolled:
+            self.dismiss(worker)
+            worker.enrolled = True
+            self.workers += 1
+        worker.lent += slots
+        worker.slots += slots
+        worker.changed_at = now
+        if slots > 0 and worker.waiting:
+            lease = worker.waiting.popleft()
+            lease.waits = False
+            lease.begins_at = now
+        if worker.enrolled:
+            self.slots += worker.slots
+            self.idle += worker.idle
+            self.lent += worker.lent
+            self.update(worker, now)
 
     def granted(self, worker: WorkerEntry, lease: OpenLease, now: float) -> None:
         """Note a new lease of a worker that is in the roster."""

@@ -7,6 +7,7 @@ first message of a client opens its session, that of a worker registers it.
     role                phase      goes to                by
     client, admin       new, watch session                OpenSession
     worker              new        worker                 RegisterWorker
+    worker              new        new, as a client       BindTask
     client, observer,   new        watch                  WatchStatus
       admin
     any                 any        closed                 a refusal, a second connection of the same peer,
@@ -21,9 +22,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from distcomp.core.books import Books, Link
-from distcomp.core.cancelling import on_cancel_tasks
+from distcomp.core.cancelling import cancel_given_up, on_cancel_tasks
 from distcomp.core.clients import (
     client_gone,
+    end_children,
     notice_unfit,
     on_ack_outcomes,
     on_close_session,
@@ -32,6 +34,7 @@ from distcomp.core.clients import (
 from distcomp.core.effects import Effects
 from distcomp.core.explaining import on_explain_wait
 from distcomp.core.functions import DefinitionBook
+from distcomp.core.nesting import on_bind_task, on_lend_slot
 from distcomp.core.placement import place
 from distcomp.core.retraction import retract
 from distcomp.core.settling import on_lease_returned, on_lease_settled, on_slots_reported
@@ -49,6 +52,7 @@ from distcomp.errors import MalformedMessageError
 from distcomp.protocol import (
     AckOutcomes,
     AckSettles,
+    BindTask,
     CancelTasks,
     CloseSession,
     DefineBundle,
@@ -56,6 +60,7 @@ from distcomp.protocol import (
     ExplainWait,
     LeaseReturned,
     LeaseSettled,
+    LendSlot,
     MissingBundle,
     MissingFunction,
     OpenSession,
@@ -76,7 +81,7 @@ Handler: TypeAlias = Callable[[Books, Link, Any, float], None]
 Routes: TypeAlias = dict[type[Any], Handler]
 
 _OPEN: Routes = {OpenSession: on_open_session}
-_REGISTER: Routes = {RegisterWorker: on_register_worker}
+_REGISTER: Routes = {RegisterWorker: on_register_worker, BindTask: on_bind_task}
 _SESSION: Routes = {
     Submit: on_submit,
     AckOutcomes: on_ack_outcomes,
@@ -86,6 +91,7 @@ _SESSION: Routes = {
     CloseSession: on_close_session,
     WatchStatus: on_watch_status,
     ExplainWait: on_explain_wait,
+    LendSlot: on_lend_slot,
 }
 _NOTHING: Routes = {}
 _WATCH: Routes = {WatchStatus: on_watch_status}
@@ -206,6 +212,8 @@ class SchedulerState:
         slots = idle = 0
         for pool in books.pools.values():
             roster = pool.roster
+            if pool.over:
+                end_children(books, pool, now)
             if pool.queue.pending:
                 place(books, pool, now)
             if roster.idle and pool.divisible and not pool.queue.pending:  # they have run dry
@@ -218,6 +226,8 @@ class SchedulerState:
         usage = books.usage
         if slots != usage.slots or idle != usage.idle:
             usage.change(slots, idle, now)
+        if books.given_up:
+            cancel_given_up(books)
         for worker in books.owing:
             books.send(worker.peer, AckSettles(tuple(worker.settled_seqs)))
             worker.settled_seqs.clear()

@@ -14,6 +14,7 @@ from distcomp.core.ranges import RangeSet
 if TYPE_CHECKING:
     from distcomp.core.arrays import TaskArrayState
     from distcomp.core.books import Pool
+    from distcomp.core.nesting import NestingTask
     from distcomp.core.queue import SessionClaim
     from distcomp.core.roster import WorkerEntry
     from distcomp.ids import Peer, SessionId, WorkerId
@@ -50,6 +51,9 @@ class Session:
         told: workers that were told about the session.
         unprepared: times in a row that no worker could prepare a slot for it, the last `unprepared_at`.
         noticed: the user was told that nobody can run its tasks.
+        task: the task whose client opened it; None if it was no task's.
+        depth: how many tasks wait above it.
+        home: the session above all of them, whose slot processes and share it uses; itself if there is none.
     """
 
     __slots__ = (
@@ -57,7 +61,9 @@ class Session:
         "away_since",
         "claims",
         "closed",
+        "depth",
         "finished",
+        "home",
         "id",
         "leases",
         "noticed",
@@ -68,6 +74,7 @@ class Session:
         "peer",
         "pool",
         "seq",
+        "task",
         "told",
         "unprepared",
         "unprepared_at",
@@ -94,3 +101,6 @@ class Session:
         self.unprepared = 0
         self.unprepared_at = 0.0
         self.noticed = False
+        self.task: NestingTask | None = None
+        self.depth = 0
+        self.home = self

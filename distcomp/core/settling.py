@@ -45,7 +45,7 @@ def on_lease_settled(books: Books, link: Link, message: LeaseSettled, now: float
     array.session.unprepared = 0
     worker.busy_s += message.busy_s
     worker.changed_at = array.changed_at = now
-    if message.slot < worker.slots:
+    if message.slot < len(worker.slot_busy_s):
         worker.slot_busy_s[message.slot] += message.busy_s
         worker.slot_settled[message.slot] += taken
     if reported:

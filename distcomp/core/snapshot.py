@@ -148,8 +148,8 @@ def worker_row(books: Books, worker: WorkerEntry) -> WorkerRow:
         record.name,
         record.host,
         record.pid,
-        worker.slots,
-        min(len(worker.leases), worker.slots),
+        record.slots,
+        min(max(0, len(worker.leases) - worker.lent), record.slots),
         sum(lease.size for lease in worker.leases.values()),
         worker.settled,
         worker.failed,
@@ -160,6 +160,7 @@ def worker_row(books: Books, worker: WorkerEntry) -> WorkerRow:
         running,
         tuple(worker.slot_busy_s),
         tuple(worker.slot_settled),
+        worker.lent,
     )
 
 
@@ -199,7 +200,7 @@ def totals_of(books: Books, now: float) -> Totals:
     """The cluster in numbers."""
     counts, usage, pools = books.counts, books.usage, books.pools.values()
     usage.add_up(now)
-    slots = sum(pool.roster.slots for pool in pools)
+    slots = sum(pool.roster.slots - pool.roster.lent for pool in pools)
     return Totals(
         uptime_s=usage.uptime_s,
         sessions=len(books.sessions),

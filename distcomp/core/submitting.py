@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from distcomp.core.arrays import HeldChunk, TaskArrayState
 from distcomp.core.flow import can_run, finish, put_back
+from distcomp.core.nesting import DEEPER, raised
 from distcomp.errors import MalformedMessageError
 from distcomp.protocol import (
     Accepted,
@@ -64,6 +65,8 @@ def on_missing_bundle(books: Books, link: Link, message: MissingBundle, _now: fl
 def on_submit(books: Books, link: Link, message: Submit, now: float) -> None:
     """Add tasks to an array. What was accepted before is ignored, so a submit can be sent again."""
     session = link.opened()
+    if session.task is not None:
+        message = raised(session, message)
     counter = message.array[1]
     if message.array[0] != session.id:
         books.refuse(link, "role", "a client submits to its own session only")
@@ -115,9 +118,8 @@ def _open_array(books: Books, session: Session, message: Submit, now: float) -> 
     """Begin an array; its function is asked for if its bytes are not here."""
     definition = books.functions.use(message.function)
     claim = session.pool.queue.claim_of(session, message.options.priority)
-    array = TaskArrayState(
-        message.array, session, definition, message.options, claim, order=next(books.orders), now=now
-    )
+    order = next(books.orders) - session.depth * DEEPER
+    array = TaskArrayState(message.array, session, definition, message.options, claim, order=order, now=now)
     session.arrays[message.array[1]] = array
     if definition.message is None:
         definition.waiting[array.order] = array

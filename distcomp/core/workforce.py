@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from distcomp.core.effects import Close
 from distcomp.core.failing import lost_with, retry
 from distcomp.core.flow import end_lease, finish, forward, leave, put_back, settle
+from distcomp.core.nesting import tell_lent
 from distcomp.core.roster import WorkerEntry
 from distcomp.core.spans import cut_all
 from distcomp.protocol import CancelLease, EndSession, WorkerRegistered
@@ -44,6 +45,7 @@ def on_register_worker(books: Books, link: Link, message: RegisterWorker, now: f
     books.send(link.peer, WorkerRegistered(books.epoch, books.cluster, stale))
     _adopt(books, worker, gone, now)
     _tell_ended(books, worker, message.sessions)
+    tell_lent(books, worker)
     if not worker.draining:
         worker.pool.roster.enrol(worker, now)
     books.effects.log(

@@ -233,6 +233,17 @@ class ClientState:
         if array.over:
             self._abandon(counter, array, failure)
 
+    def cancel_pending(self, counter: int, spans: Spans) -> None:
+        """Have the scheduler cancel what no lease holds, and say which; no spans means all there is.
+
+        Tasks that it does not have yet are sent first: there may be room for them.
+        """
+        array = self.arrays.get(counter)
+        if array is not None:
+            for start, stop in spans or ((0, array.submitted),):
+                array.dispense(start, min(stop, array.submitted))
+            self._withdrawing.add(counter)
+
     def ask_status(self) -> None:
         """Have the scheduler send one snapshot, as soon as there is one to ask."""
         self._status_wanted = True
@@ -287,7 +298,8 @@ class ClientState:
             return
         array.accept(known or 0)
         array.unsaid = list(array.withdrawn)
-        if array.unsaid:
+        array.unasked = list(array.dispensable)
+        if array.unsaid or array.unasked:
             self._withdrawing.add(counter)
         self._queue(counter, array)
 
@@ -432,10 +444,11 @@ class ClientState:
     def _send_withdrawn(self) -> None:
         for counter in sorted(self._withdrawing):
             array = self.arrays[counter]
-            spans = array.take_unsaid()
-            for at in range(0, len(spans), MAX_ITEMS):
-                self._send(protocol.CancelTasks((self.session, counter), spans[at : at + MAX_ITEMS]))
-            if not array.unsaid:
+            for spans, pending_only in ((array.take_unsaid(), False), (array.take_unasked(), True)):
+                for at in range(0, len(spans), MAX_ITEMS):
+                    some = spans[at : at + MAX_ITEMS]
+                    self._send(protocol.CancelTasks((self.session, counter), some, pending_only))
+            if not array.unsaid and not array.unasked:
                 self._withdrawing.discard(counter)
 
     def _send_acks(self) -> None:

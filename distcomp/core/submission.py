@@ -6,6 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from distcomp.core.ranges import RangeSet
+from distcomp.core.spans import cut, joined
 from distcomp.wire import INLINE_BLOB_BYTES
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Submission:
     __slots__ = (
         "accepted",
         "closed",
+        "dispensable",
         "function",
         "held_bytes",
         "offered",
@@ -57,6 +59,7 @@ class Submission:
         "queued",
         "sent",
         "submitted",
+        "unasked",
         "unsaid",
         "withdrawn",
     )
@@ -75,6 +78,8 @@ class Submission:
         self.open = RangeSet()
         self.withdrawn = RangeSet()
         self.unsaid: list[tuple[int, int]] = []
+        self.dispensable: list[tuple[int, int]] = []
+        self.unasked: list[tuple[int, int]] = []
         self.payload_bytes = 0
         self.held_bytes = 0
 
@@ -143,6 +148,17 @@ class Submission:
         ready = tuple(span for span in self.unsaid if span[1] <= self.sent_tasks)
         self.unsaid = [span for span in self.unsaid if span[1] > self.sent_tasks]
         return ready
+
+    def dispense(self, start: int, stop: int) -> None:
+        """Note that indexes are not wanted if no lease holds them, which the scheduler is to be told."""
+        if start < stop:
+            self.dispensable.append((start, stop))
+            self.unasked.append((start, stop))
+
+    def take_unasked(self) -> tuple[tuple[int, int], ...]:
+        """What is dispensable and can be told to the scheduler now, because it has these tasks."""
+        ready = cut(self.unasked, 0, self.sent_tasks)
+        return tuple(joined(ready))
 
     def release(self) -> int:
         """The bytes that the latest settles have freed, in proportion to the tasks settled."""

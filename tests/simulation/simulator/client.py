@@ -64,8 +64,8 @@ class SimClient(Host):
         book = self.world.ledger.opened(f"{self.name}/{array}", (session, array), plan, self.python)
         self.books[array] = book
         self._extend(array, book)
-        for delay_s, start, stop in plan.cancels:
-            self.after(delay_s, self._cancel, array, book, start, stop)
+        for delay_s, *what in plan.cancels:
+            self.after(delay_s, self._cancel, array, book, *what)
 
     def _extend(self, counter: int, book: Book) -> None:
         """Hand in the next chunk; with a pause between them the array is a stream."""
@@ -85,12 +85,13 @@ class SimClient(Host):
         """Whether the array was ended before its user had handed in all of it."""
         return book.submitted > 0 and book.array[1] not in self.state.arrays
 
-    def _cancel(self, counter: int, book: Book, start: int, stop: int) -> None:
+    def _cancel(self, counter: int, book: Book, start: int, stop: int, pending_only: bool) -> None:  # noqa: FBT001 - a drawn value
         if self.over:
             return
         whole = stop > book.plan.tasks
         self.world.ledger.cancelled(book, start, stop)
-        self.state.cancel(counter, () if whole else ((start, stop),))
+        cancel = self.state.cancel_pending if pending_only else self.state.cancel
+        cancel(counter, () if whole else ((start, stop),))
         self._turn()
 
     @property

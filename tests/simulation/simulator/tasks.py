@@ -47,7 +47,7 @@ class Plan:
     padding_bytes: int = 0
     result_bytes: int = VALUE_BYTES
     pause_s: float = 0.0
-    cancels: tuple[tuple[float, int, int], ...] = ()
+    cancels: tuple[tuple[float, int, int, bool], ...] = ()
 
     @property
     def function_id(self) -> FunctionId:

@@ -124,7 +124,7 @@ def _draw_plan(rng: Random, mood: str) -> Plan:
     if rng.random() < 0.4:
         seconds = tuple(base_s * rng.choice((0.01, 1.0, 3.0)) for _ in range(7))
     special = {} if mood == "calm" else _draw_special(rng, tasks)
-    cancels: tuple[tuple[float, int, int], ...] = ()
+    cancels: tuple[tuple[float, int, int, bool], ...] = ()
     if mood != "calm" and (
         rng.random() < 0.2 or any(each.kind in ("hangs", "deaf") for each in special.values())
     ):
@@ -167,12 +167,14 @@ def _draw_special(rng: Random, tasks: int) -> dict[int, Special]:
     }
 
 
-def _draw_cancels(rng: Random, tasks: int) -> tuple[tuple[float, int, int], ...]:
+def _draw_cancels(rng: Random, tasks: int) -> tuple[tuple[float, int, int, bool], ...]:
+    """When to cancel what, and whether only what no lease holds."""
     at_s = rng.choice((0.001, 0.1, 1.0))
+    pending_only = rng.random() < 0.3
     if rng.random() < 0.3:
-        return ((at_s, 0, tasks + 1),)
+        return ((at_s, 0, tasks + 1, pending_only),)
     start = rng.randrange(tasks)
-    return ((at_s, start, rng.randint(start + 1, tasks)),)
+    return ((at_s, start, rng.randint(start + 1, tasks), pending_only),)
 
 
 def _draw_faults(rng: Random, tasks: int, most: int) -> list[Fault]:

@@ -352,6 +352,42 @@ def test_cancelling_some_tasks_is_told_once_the_scheduler_has_them() -> None:
     assert sent[-1].spans == ((3, 4),)
 
 
+def test_only_what_no_lease_holds_is_cancelled_by_the_scheduler() -> None:
+    talk = opened()
+    counter = talk.submit(4)
+    talk.state.cancel_pending(counter, ((0, 1), (1, 2), (3, 9)))
+    sent = talk.turn()
+    assert kinds(sent) == ["DefineFunction", "Submit", "CancelTasks"]
+    assert sent[-1] == protocol.CancelTasks(talk.array(counter), ((0, 2), (3, 4)), pending_only=True)
+    assert talk.last.outcomes == []
+    failed = ((3, Failure("cancelled")),)
+    talk.hear(protocol.TasksSettled(1, talk.array(counter), (), failed))
+    assert failures_of(talk.last) == [(counter, 3, 4, "cancelled")]
+    talk.state.cancel_pending(99, ())
+    assert talk.turn() == []
+
+
+def test_tasks_to_be_cancelled_if_pending_are_sent_first() -> None:
+    talk = opened(under_way_bytes=1 << 16)
+    chunk = bytes(INLINE_BLOB_BYTES)
+    counter = talk.submit(2, chunk, last=False)
+    talk.state.extend(counter, 2, chunk, last=True)
+    talk.state.cancel_pending(counter, ())
+    sent = talk.turn()
+    assert kinds(sent) == ["DefineFunction", "Submit", "CancelTasks"]
+    assert sent[-1].spans == ((0, 2),)
+    sent = talk.hear(protocol.Accepted(talk.array(counter), 2))
+    assert kinds(sent) == ["Submit", "CancelTasks"]
+    assert sent[-1].spans == ((2, 4),)
+
+
+def test_an_empty_array_has_nothing_to_cancel() -> None:
+    talk = opened()
+    counter = talk.submit(0, b"", last=False)
+    talk.state.cancel_pending(counter, ())
+    assert "CancelTasks" not in kinds(talk.turn())
+
+
 def test_cancelling_the_last_open_task_ends_the_array() -> None:
     talk = opened()
     counter = talk.submit(1)
@@ -411,6 +447,18 @@ def test_after_a_cut_cancels_are_told_again() -> None:
         protocol.CancelTasks(talk.array(two), ()),
         protocol.CancelTasks(talk.array(one), ((1, 2),)),
     ]
+
+
+def test_after_a_cut_it_is_said_again_what_may_be_cancelled_if_pending() -> None:
+    talk = opened()
+    one = talk.submit(3)
+    talk.turn()
+    talk.hear(protocol.Accepted(talk.array(one), 3))
+    talk.state.cancel_pending(one, ((1, 3),))
+    talk.turn()
+    talk.drop()
+    sent = talk.open(AGAIN, known=((talk.array(one), 3),))
+    assert sent == [protocol.CancelTasks(talk.array(one), ((1, 3),), pending_only=True)]
 
 
 def test_tasks_submitted_while_apart_leave_with_the_next_connection() -> None:

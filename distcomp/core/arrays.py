@@ -185,27 +185,33 @@ class TaskArrayState:
             The bytes of arguments that nobody needs any more.
         """
         freed_bytes = 0
-        self.settled += stop - start
-        if self.trials:
-            for index in _within(self.trials, start, stop):
-                del self.trials[index]
         while start < stop:
             chunk = self.chunk_at(start)
             end = min(stop, chunk.stop)
-            chunk.unsettled -= end - start
-            if not chunk.unsettled:
-                freed_bytes += len(chunk.blob)
-                chunk.blob = b""
-                self._sweep()
+            freed_bytes += self.settle_in(chunk, start, end)
             start = end
         return freed_bytes
 
-    def _sweep(self) -> None:
-        """Drop chunks without blob once they are the greater part: a constant cost per chunk."""
+    def settle_in(self, chunk: HeldChunk, start: int, stop: int) -> int:
+        """Settle as `settle` does what lies in one chunk.
+
+        Chunks without blob, if more than one, go once they are the greater part: a constant cost each.
+        """
+        count = stop - start
+        self.settled += count
+        chunk.unsettled -= count
+        if self.trials:
+            for index in _within(self.trials, start, stop):
+                del self.trials[index]
+        if chunk.unsettled:
+            return 0
+        freed_bytes = len(chunk.blob)
+        chunk.blob = b""
         self.empty_chunks += 1
-        if 2 * self.empty_chunks > len(self.chunks):
+        if 2 * self.empty_chunks > len(self.chunks) + 1:
             self.chunks = [chunk for chunk in self.chunks if chunk.unsettled]
             self.empty_chunks = 0
+        return freed_bytes
 
     def next_trial(self, start: int, stop: int) -> int:
         """The first index after `start` and below `stop` that has a past, or `stop`."""

@@ -183,7 +183,7 @@ class Books:
     workers: dict[WorkerId, WorkerEntry] = field(default_factory=dict)
     pools: dict[str, Pool] = field(default_factory=dict)
     leases: dict[Token, OpenLease] = field(default_factory=dict)
-    owing: list[WorkerEntry] = field(default_factory=list)
+    owing: dict[Peer, list[int]] = field(default_factory=dict)
     given_up: list[tuple[TaskArrayState, tuple[Span, ...]]] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
     usage: Usage = field(default_factory=Usage)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from distcomp.core.cancelling import cancel_session
 from distcomp.core.effects import Close
-from distcomp.core.flow import forget, results_bytes, resume
+from distcomp.core.flow import forget, resume
 from distcomp.core.nesting import adopt, part, take_back
 from distcomp.core.sessions import Owner, Session
 from distcomp.errors import MalformedMessageError
@@ -46,7 +46,7 @@ def on_open_session(books: Books, link: Link, message: OpenSession, _now: float)
     books.send(link.peer, SessionOpened(books.epoch, books.cluster, settings.client_grace_s, known))
     for array in session.arrays.values():
         _ask_for(books, array)
-    for outcome in session.outbox.values():
+    for outcome, _ in session.outbox.values():
         books.send(link.peer, outcome)
 
 
@@ -95,11 +95,10 @@ def on_ack_outcomes(books: Books, link: Link, message: AckOutcomes, _now: float)
     """Let go of outcomes that the client has."""
     session = link.opened()
     for seq in message.seqs:
-        outcome = session.outbox.pop(seq, None)
-        if outcome is not None:
-            size_bytes = results_bytes(outcome)
-            session.unread_bytes -= size_bytes
-            books.held_bytes -= size_bytes
+        held = session.outbox.pop(seq, None)
+        if held is not None:
+            session.unread_bytes -= held[1]
+            books.held_bytes -= held[1]
     if session.paused and session.unread_bytes <= books.settings.max_unread_bytes // 2:
         resume(session)
 

@@ -64,7 +64,8 @@ def end_lease(books: Books, lease: OpenLease, now: float) -> None:
     pool, session = worker.pool, array.session
     del books.leases[lease.token]
     del array.leases[lease.token]
-    pool.divisible.pop(lease.token, None)
+    if pool.divisible:
+        pool.divisible.pop(lease.token, None)
     pool.priorities[array.options.priority] -= 1
     session.leases -= 1
     owner = session.owner
@@ -101,8 +102,8 @@ def forward(
         return
     session.seq = seq = session.seq + 1
     message = TasksSettled(seq, array.id, runs, failures)
-    session.outbox[seq] = message
     size_bytes = results_bytes(message)
+    session.outbox[seq] = message, size_bytes
     session.unread_bytes += size_bytes
     books.held_bytes += size_bytes
     books.send(session.peer, message)

@@ -85,6 +85,11 @@ class OpenLease:
         self.retract_until = 0.0
         self.nests: dict[int, NestingTask] | None = None
 
+    def begin(self, now: float) -> None:
+        """Note that it waits no more."""
+        self.waits = False
+        self.begins_at = now
+
     @property
     def over(self) -> bool:
         """Whether the worker has answered for all of it."""
@@ -93,7 +98,8 @@ class OpenLease:
     def answer(self, start: int, stop: int) -> list[Span]:
         """Note that the worker has answered for `start` to `stop`; return what of it was open."""
         taken = cut(self.open, start, stop)
-        self.size -= taken[0][1] - taken[0][0] if len(taken) == 1 else count(taken)
+        for low, high in taken:
+            self.size -= high - low
         if self.cancelled:
             cut(self.cancelled, start, stop)
         return taken

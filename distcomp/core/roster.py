@@ -45,7 +45,6 @@ class WorkerEntry:
         overdue: gave back a lease that had waited too long; nothing waits there until a lease is over.
         functions, bundles, sessions: what it was told about, so that it is told once.
         running: what it last said runs, as `(token, index)`, with the seconds it has run.
-        settled_seqs: settles to be acknowledged at the end of the turn.
     """
 
     __slots__ = (
@@ -72,7 +71,6 @@ class WorkerEntry:
         "running",
         "sessions",
         "settled",
-        "settled_seqs",
         "slot_busy_s",
         "slot_settled",
         "slots",
@@ -98,7 +96,6 @@ class WorkerEntry:
         self.bundles: dict[BundleId, None] = {}
         self.sessions: dict[SessionId, None] = {}
         self.running: dict[tuple[Token, int], float] = {}
-        self.settled_seqs: list[int] = []
         self.settled = self.failed = 0
         self.busy_s = 0.0
         self.slot_busy_s = [0.0] * record.slots
@@ -184,9 +181,7 @@ class Roster:
         worker.slots += slots
         worker.changed_at = now
         if slots > 0 and worker.waiting:
-            lease = worker.waiting.popleft()
-            lease.waits = False
-            lease.begins_at = now
+            worker.waiting.popleft().begin(now)
         if worker.enrolled:
             self.slots += worker.slots
             self.idle += worker.idle
@@ -239,9 +234,7 @@ class Roster:
         if ended.waits:
             worker.waiting.remove(ended)
             return
-        lease = worker.waiting.popleft()
-        lease.waits = False
-        lease.begins_at = now
+        worker.waiting.popleft().begin(now)
 
     def update(self, worker: WorkerEntry, now: float) -> None:
         """Give a worker of the roster the place that is due to it now."""

@@ -152,15 +152,17 @@ class SchedulerState:
 
     def receive(self, peer: Peer, message: Message, now: float) -> None:
         """Take in one message; nonsense ends that peer's connection and is counted."""
-        link = self.books.links.get(peer)
-        if link is None or link.phase == "closed":
+        books = self.books
+        link = books.links.get(peer)
+        if link is None:
             return
         handler = ROUTES.get((link.role, link.phase), _NOTHING).get(type(message))
         if handler is None:
-            self._reject_kind(link, type(message))
+            if link.phase != "closed":
+                self._reject_kind(link, type(message))
             return
         try:
-            handler(self.books, link, message, now)
+            handler(books, link, message, now)
         except MalformedMessageError as error:
             self._reject(link, str(error))
 
@@ -228,10 +230,10 @@ class SchedulerState:
             usage.change(slots, idle, now)
         if books.given_up:
             cancel_given_up(books)
-        for worker in books.owing:
-            books.send(worker.peer, AckSettles(tuple(worker.settled_seqs)))
-            worker.settled_seqs.clear()
-        books.owing.clear()
+        if books.owing:
+            for peer, seqs in books.owing.items():
+                books.send(peer, AckSettles(tuple(seqs)))
+            books.owing.clear()
         effects, books.effects = books.effects, Effects()
         effects.wake_at = None if wake_at == NEVER else wake_at
         return effects

@@ -45,8 +45,8 @@ class Session:
         peer: its connection, or None.
         away_since: when it lost its connection.
         finished: counters of arrays that are finished, so that a late submit never runs them again.
-        outbox: outcomes not acknowledged, by their numbers.
-        unread_bytes: the size of their results.
+        outbox: outcomes not acknowledged, and the bytes that each takes, by their numbers.
+        unread_bytes: those bytes of all of them.
         paused: too much is unread, so nothing of it is granted.
         told: workers that were told about the session.
         unprepared: times in a row that no worker could prepare a slot for it, the last `unprepared_at`.
@@ -94,7 +94,7 @@ class Session:
         self.claims: dict[int, SessionClaim] = {}
         self.leases = 0
         self.seq = 0
-        self.outbox: dict[int, TasksSettled] = {}
+        self.outbox: dict[int, tuple[TasksSettled, int]] = {}
         self.unread_bytes = 0
         self.paused = False
         self.told: dict[WorkerId, WorkerEntry] = {}

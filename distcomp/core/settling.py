@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from distcomp.core.leases import OpenLease
     from distcomp.core.roster import WorkerEntry
     from distcomp.core.sessions import Session
+    from distcomp.core.spans import Span
     from distcomp.protocol import LeaseReturned, LeaseSettled, SlotsReported
 
 PACE_WEIGHT = 0.3
@@ -25,7 +26,8 @@ PACE_WEIGHT = 0.3
 
 def on_lease_settled(books: Books, link: Link, message: LeaseSettled, now: float) -> None:
     """Take in outcomes; those that the lease no longer answers for come too late."""
-    worker = _acknowledge(books, link, message.seq)
+    worker = link.working()
+    books.owing.setdefault(link.peer, []).append(message.seq)
     reported = len(message.failures)
     for start, stop, _ in message.runs:
         if start >= stop:
@@ -36,10 +38,14 @@ def on_lease_settled(books: Books, link: Link, message: LeaseSettled, now: float
         books.counts.late += reported
         return
     array = lease.array
-    _note_progress(lease, now)
-    taken = _take_runs(books, lease, message) if message.runs else 0
+    lease.heard_at = now
+    if lease.waits:
+        lease.begin(now)
+        worker.waiting.remove(lease)
+    spans = _take_runs(books, lease, message) if message.runs else []
     if message.failures:
-        taken += _take_failures(books, lease, message, now)
+        spans += _take_failures(books, lease, message, now)
+    taken = leave(lease, spans)
     books.counts.late += reported - taken
     worker.settled += taken
     array.session.unprepared = 0
@@ -53,52 +59,36 @@ def on_lease_settled(books: Books, link: Link, message: LeaseSettled, now: float
         worker.pool.queue.correct(array, message.busy_s - taken * lease.pace_s)
     if not lease.size and not lease.cancelled:
         end_lease(books, lease, now)
-    if array.settled == array.accepted and array.finished:
+    if array.closed and array.settled == array.accepted:
         finish(books, array)
 
 
-def _acknowledge(books: Books, link: Link, seq: int) -> WorkerEntry:
-    worker = link.working()
-    if not worker.settled_seqs:
-        books.owing.append(worker)
-    worker.settled_seqs.append(seq)
-    return worker
-
-
-def _note_progress(lease: OpenLease, now: float) -> None:
-    lease.heard_at = now
-    if lease.waits:
-        lease.waits = False
-        lease.begins_at = now
-        lease.worker.waiting.remove(lease)
-
-
-def _take_runs(books: Books, lease: OpenLease, message: LeaseSettled) -> int:
+def _take_runs(books: Books, lease: OpenLease, message: LeaseSettled) -> list[Span]:
     """Settle results. A run goes on whole if any of it was awaited: it cannot be opened here."""
-    taken = 0
+    array = lease.array
     runs = message.runs
+    taken: list[Span] = []
     for run in runs:
         spans = lease.answer(run[0], run[1])
-        if spans:
-            taken += leave(lease, spans)
-            settle(books, lease.array, spans)
-        else:
+        for start, stop in spans:
+            books.held_bytes -= array.settle_in(lease.chunk, start, stop)
+            books.counts.settled += stop - start
+        taken += spans
+        if not spans:
             runs = tuple(other for other in runs if other is not run)
     if runs:
-        forward(books, lease.array, runs, ())
+        forward(books, array, runs, ())
     return taken
 
 
-def _take_failures(books: Books, lease: OpenLease, message: LeaseSettled, now: float) -> int:
+def _take_failures(books: Books, lease: OpenLease, message: LeaseSettled, now: float) -> list[Span]:
     """Try failed tasks again or settle them."""
-    taken = 0
+    taken: list[Span] = []
     final: list[tuple[int, Failure]] = []
     for index, failure in message.failures:
         spans = lease.answer(index, index + 1)
-        if not spans:
-            continue
-        taken += leave(lease, spans)
-        if not retry(books, lease.array, index, failure, now):
+        taken += spans
+        if spans and not retry(books, lease.array, index, failure, now):
             settle(books, lease.array, spans)
             final.append((index, failure))
     if final:
@@ -109,7 +99,8 @@ def _take_failures(books: Books, lease: OpenLease, message: LeaseSettled, now: f
 
 def on_lease_returned(books: Books, link: Link, message: LeaseReturned, now: float) -> None:
     """Make pending what a worker gives back; it has not run, so nothing is charged."""
-    worker = _acknowledge(books, link, message.seq)
+    worker = link.working()
+    books.owing.setdefault(link.peer, []).append(message.seq)
     lease = books.leases.get(message.token)
     if lease is None or lease.worker is not worker:
         return

@@ -250,6 +250,7 @@ class WorkerSettings(Settings):
     )
     max_function_bytes: int = setting(1 << 30, "bytes of function definitions held in memory", low=1 << 20)
     max_sessions: int = setting(10_000, "sessions at the same time", low=1)
+    max_bundle_bytes: int = setting(1 << 30, "bytes of bundles of local modules held in memory", low=1 << 20)
     max_leases_per_slot: int = setting(64, "leases held for each slot, running or waiting", low=2)
 
 

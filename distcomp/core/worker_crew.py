@@ -2,18 +2,21 @@
 
 Law: a slot has at most one process and a process has exactly one slot from `take` to `release`. A
 process is *busy* while it has runs and *idle* otherwise. An idle one keeps its slot until a lease of
-another session needs it, so that a session's next lease finds it warm.
+another realm needs it, so that the next lease of its own finds it warm. A realm is a session and the
+bundle of local modules that tasks need; a process never changes it.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from distcomp.core.escalation import Ending
     from distcomp.core.worker_leases import Lease
-    from distcomp.ids import SessionId
+    from distcomp.ids import BundleId, SessionId
+
+    Realm: TypeAlias = tuple[SessionId, BundleId]
 
 MOST_RUNS = 6
 """Runs that a process may have at a time, those included of which everything was taken back."""
@@ -66,11 +69,12 @@ class Process:
         stalled: looks in a row at which it had runs and had begun none.
     """
 
-    __slots__ = ("ending", "number", "runs", "session", "sight", "slot", "stalled", "started")
+    __slots__ = ("ending", "number", "realm", "runs", "session", "sight", "slot", "stalled", "started")
 
-    def __init__(self, number: int, session: SessionId, slot: int) -> None:
+    def __init__(self, number: int, realm: Realm, slot: int) -> None:
         self.number = number
-        self.session = session
+        self.realm = realm
+        self.session = realm[0]
         self.slot = slot
         self.runs: list[Run] = []
         self.sight = NOTHING
@@ -107,7 +111,7 @@ class Crew:
     def __init__(self, slots: int) -> None:
         self._vacant = list(range(slots - 1, -1, -1))
         self._idle: OrderedDict[int, Process] = OrderedDict()
-        self._idle_of: dict[SessionId, list[Process]] = {}
+        self._idle_of: dict[Realm, list[Process]] = {}
         self._numbers = 0
         self.processes: dict[int, Process] = {}
         self.busy: dict[int, Process] = {}
@@ -123,9 +127,9 @@ class Crew:
         """Whether a slot has no process."""
         return bool(self._vacant)
 
-    def idle(self, session: SessionId) -> Process | None:
-        """The idle process of this session that was busy last."""
-        processes = self._idle_of.get(session)
+    def idle(self, realm: Realm) -> Process | None:
+        """The idle process of this realm that was busy last."""
+        processes = self._idle_of.get(realm)
         return processes[-1] if processes else None
 
     def oldest_idle(self) -> Process | None:
@@ -134,12 +138,12 @@ class Crew:
 
     def idle_processes(self, session: SessionId) -> list[Process]:
         """All idle processes of a session."""
-        return list(self._idle_of.get(session, ()))
+        return [process for process in self._idle.values() if process.session == session]
 
-    def take(self, session: SessionId) -> Process:
+    def take(self, realm: Realm) -> Process:
         """A new process at a vacant slot, idle; there must be one."""
         self._numbers += 1
-        process = Process(self._numbers, session, self._vacant.pop())
+        process = Process(self._numbers, realm, self._vacant.pop())
         self.processes[process.number] = process
         self._rest(process)
         return process
@@ -177,8 +181,8 @@ class Crew:
             del self.busy[process.number]
             self._rest(process)
 
-    def ahead_of(self, session: SessionId, *, urgent: bool) -> Process | None:
-        """The busy process of this session behind whose run another one is likely to begin soonest.
+    def ahead_of(self, realm: Realm, *, urgent: bool) -> Process | None:
+        """The busy process of this realm behind whose run another one is likely to begin soonest.
 
         That is one that was made to come to its next task border, else the one with least before it. One
         that makes way gets nothing but urgent runs: it may be making way for another session.
@@ -186,7 +190,7 @@ class Crew:
         best = None
         fewest = 0
         for process in self.busy.values():
-            if process.session == session and process.has_place_behind():
+            if process.realm == realm and process.has_place_behind():
                 running = process.runs[0]
                 makes_way = running.lowered == "urgent"
                 if makes_way and not urgent:
@@ -218,11 +222,11 @@ class Crew:
 
     def _rest(self, process: Process) -> None:
         self._idle[process.number] = process
-        self._idle_of.setdefault(process.session, []).append(process)
+        self._idle_of.setdefault(process.realm, []).append(process)
 
     def _wake(self, process: Process) -> None:
         del self._idle[process.number]
-        processes = self._idle_of[process.session]
+        processes = self._idle_of[process.realm]
         processes.remove(process)
         if not processes:
-            del self._idle_of[process.session]
+            del self._idle_of[process.realm]

@@ -13,18 +13,19 @@ from distcomp.core.effects import Effects
 
 if TYPE_CHECKING:
     from distcomp.ids import SessionId, WorkerId
-    from distcomp.protocol import DefineFunction, DefineSession, GrantLease, Refused
+    from distcomp.protocol import DefineBundle, DefineFunction, DefineSession, GrantLease, Refused
     from distcomp.rows import Versions
 
 
 class TakeProcess(NamedTuple):
-    """Have a slot process of this session, an idle one or a new one.
+    """Have a slot process of this session and bundle, an idle one or a new one.
 
     If none can be had, the program answers `WorkerState.process_refused`.
     """
 
     process: int
     session: DefineSession
+    bundle: DefineBundle | None = None
 
 
 class GiveBack(NamedTuple):

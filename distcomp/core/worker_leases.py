@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from distcomp.core.spans import Span, cut, cut_all, joined, overlap
+from distcomp.protocol import DefineBundle, DefineFunction
 
 if TYPE_CHECKING:
-    from distcomp.ids import FunctionId, SessionId, Token
-    from distcomp.protocol import DefineFunction, DefineSession, GrantLease
+    from distcomp.ids import BundleId, SessionId, Token
+    from distcomp.protocol import DefineSession, GrantLease
+
+M = TypeVar("M", DefineFunction, DefineBundle)
 
 
 class Lease:
@@ -28,13 +31,15 @@ class Lease:
         cancelled: those of `open` whose end the scheduler asked for.
         urgency: the order of leases that wait.
         session: the session whose slot processes can run it.
+        realm: that session and the bundle it needs: only slot processes of both can run it.
     """
 
-    __slots__ = ("cancelled", "grant", "open", "session", "urgency", "waiting", "waiting_since")
+    __slots__ = ("cancelled", "grant", "open", "realm", "session", "urgency", "waiting", "waiting_since")
 
     def __init__(self, grant: GrantLease, order: int, now: float) -> None:
         self.grant = grant
         self.session = grant.array[0]
+        self.realm = (self.session, grant.bundle)
         self.open: list[Span] = [(grant.start, grant.stop)]
         self.waiting: list[Span] = [(grant.start, grant.stop)]
         self.waiting_since = now
@@ -102,39 +107,56 @@ class LeaseBook(dict["Token", Lease]):
         return {token: list(lease.open) for token, lease in self.items()}
 
 
-class Shelf:
-    """Definitions of sessions and functions, as the scheduler sent them.
-
-    Law: sessions stay until `end_session`, functions until room is needed; the one used least recently
-    goes first, and comes back by `MissingFunction`.
+class Kept(Generic[M]):
+    """Definitions by digest; the one used least recently goes when room is needed.
 
     Args:
-        max_function_bytes: bytes of function definitions kept.
+        max_bytes: bytes of definitions kept, or one.
     """
 
-    def __init__(self, max_function_bytes: int) -> None:
-        self._most_bytes = max_function_bytes
-        self._functions: OrderedDict[FunctionId, DefineFunction] = OrderedDict()
+    def __init__(self, max_bytes: int) -> None:
+        self._most_bytes = max_bytes
+        self._definitions: OrderedDict[bytes, M] = OrderedDict()
         self._bytes = 0
-        self.sessions: dict[SessionId, DefineSession] = {}
 
-    def define_function(self, definition: DefineFunction) -> None:
-        """Keep a function, and let go of others if that takes their room."""
-        self.forget_function(definition.function)
-        self._functions[definition.function] = definition
+    def put(self, digest: bytes, definition: M) -> None:
+        """Keep a definition, and let go of others if that takes their room."""
+        self.drop(digest)
+        self._definitions[digest] = definition
         self._bytes += len(definition.blob)
-        while self._bytes > self._most_bytes and len(self._functions) > 1:
-            self.forget_function(next(iter(self._functions)))
+        while self._bytes > self._most_bytes and len(self._definitions) > 1:
+            self.drop(next(iter(self._definitions)))
 
-    def forget_function(self, function: FunctionId) -> None:
-        """Let go of a function, if it is here."""
-        definition = self._functions.pop(function, None)
+    def drop(self, digest: bytes) -> None:
+        """Let go of a definition, if it is here."""
+        definition = self._definitions.pop(digest, None)
         if definition is not None:
             self._bytes -= len(definition.blob)
 
-    def function(self, function: FunctionId) -> DefineFunction | None:
+    def get(self, digest: bytes) -> M | None:
         """The definition, now the one used last; None if it is not here."""
-        definition = self._functions.get(function)
+        definition = self._definitions.get(digest)
         if definition is not None:
-            self._functions.move_to_end(function)
+            self._definitions.move_to_end(digest)
         return definition
+
+
+class Shelf:
+    """Definitions of sessions, functions and bundles, as the scheduler sent them.
+
+    Law: sessions stay until `end_session`, functions and bundles until room is needed; they come back by
+    `MissingFunction` and `MissingBundle`.
+
+    Args:
+        max_function_bytes: bytes of function definitions kept.
+        max_bundle_bytes: bytes of bundles kept.
+    """
+
+    def __init__(self, max_function_bytes: int, max_bundle_bytes: int) -> None:
+        self.functions: Kept[DefineFunction] = Kept(max_function_bytes)
+        self.bundles: Kept[DefineBundle] = Kept(max_bundle_bytes)
+        self.sessions: dict[SessionId, DefineSession] = {}
+
+    def lacks_bundle(self, bundle: BundleId) -> bool:
+        """Whether tasks that need this bundle, if it is one, cannot begin."""
+        return bool(bundle) and self.bundles.get(bundle) is None

@@ -98,7 +98,9 @@ class Runs:
         if self._outbox.full:
             return
         for lease in list(queue):
-            function = self._shelf.function(lease.grant.function)
+            function = self._shelf.functions.get(lease.grant.function)
+            if lease.grant.bundle and self._shelf.lacks_bundle(lease.grant.bundle):
+                continue
             while function and lease.waiting and (process := self._process_for(lease, now)):
                 start, stop = lease.waiting.pop(0)
                 run = self.crew.start(process, lease, start, stop)
@@ -107,18 +109,21 @@ class Runs:
                 queue.remove(lease)
 
     def _process_for(self, lease: Lease, now: float) -> Process | None:
-        crew, session = self.crew, lease.session
-        process = crew.idle(session)
+        crew, realm = self.crew, lease.realm
+        process = crew.idle(realm)
         if process is not None:
             return process
         if not crew.has_room:
-            return crew.ahead_of(session, urgent=lease.grant.urgent)
+            return crew.ahead_of(realm, urgent=lease.grant.urgent)
         if now < self._refused_until:
             return None
         if not crew.has_vacancy and (oldest := crew.oldest_idle()):
             self.let_go(oldest)
-        process = crew.take(session)
-        self.commands.append(TakeProcess(process.number, self._shelf.sessions[session]))
+        process = crew.take(realm)
+        session, bundle = realm
+        self.commands.append(
+            TakeProcess(process.number, self._shelf.sessions[session], self._shelf.bundles.get(bundle))
+        )
         return process
 
     def let_go(self, process: Process) -> None:
@@ -376,7 +381,7 @@ class Runs:
         """Give back what has waited too long behind something else."""
         oldest = now - self._settings.waiting_lease_s
         for lease in list(self._book.queue):
-            if lease.waiting_since <= oldest and self._shelf.function(lease.grant.function) is not None:
+            if lease.waiting_since <= oldest and self._is_prepared(lease):
                 self.return_waiting(lease, "waited")
             elif lease.waiting_since <= now - self._settings.prepare_s:
                 self.return_waiting(lease, "unprepared")
@@ -384,6 +389,13 @@ class Runs:
             for run in process.runs[1:]:
                 if run.lease.waiting_since <= oldest:
                     self._lower(run, run.start, "waited")
+
+    def _is_prepared(self, lease: Lease) -> bool:
+        """Whether what the lease needs besides a slot is here."""
+        grant = lease.grant
+        return self._shelf.functions.get(grant.function) is not None and not self._shelf.lacks_bundle(
+            grant.bundle
+        )
 
     def running(self, now: float, longer_than_s: float) -> tuple[RunningTask, ...]:
         """The tasks that have run for so long."""

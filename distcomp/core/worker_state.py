@@ -30,10 +30,12 @@ from distcomp.core.worker_runs import Runs
 from distcomp.protocol import (
     AckSettles,
     CancelLease,
+    DefineBundle,
     DefineFunction,
     DefineSession,
     EndSession,
     GrantLease,
+    MissingBundle,
     MissingFunction,
     Refused,
     RegisterWorker,
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from distcomp.config import WorkerSettings
-    from distcomp.ids import FunctionId, Peer, SessionId, Token
+    from distcomp.ids import BundleId, FunctionId, Peer, SessionId, Token
     from distcomp.protocol import Message
     from distcomp.rows import HeldLease
     from distcomp.slot_protocol import RunProgressed
@@ -72,7 +74,7 @@ class WorkerState:
         self._settings = settings
         self._identity = identity
         self._book = LeaseBook()
-        self._shelf = Shelf(settings.max_function_bytes)
+        self._shelf = Shelf(settings.max_function_bytes, settings.max_bundle_bytes)
         self._outbox = Outbox(settings)
         self._runs = Runs(settings, identity, self._book, self._shelf, self._outbox)
         self._effects = WorkerEffects()
@@ -147,8 +149,8 @@ class WorkerState:
             used = {lease.session for lease in self._book.values()}
             for session in [each for each in self._shelf.sessions if each not in used]:
                 self._end_session(session)
-        for function in {lease.grant.function for lease in self._book.queue}:
-            self._ask_for(function)
+        for function, bundle in {(lease.grant.function, lease.grant.bundle) for lease in self._book.queue}:
+            self._ask_for(function, bundle)
         self._effects.registered = True
         self._effects.log(
             "info", "registered", cluster=message.cluster, stale=len(message.stale), held=len(self._book)
@@ -174,7 +176,12 @@ class WorkerState:
     def on_define_function(self, message: DefineFunction, now: float) -> None:
         """Keep a function."""
         del now
-        self._shelf.define_function(message)
+        self._shelf.functions.put(message.function, message)
+
+    def on_define_bundle(self, message: DefineBundle, now: float) -> None:
+        """Keep a bundle."""
+        del now
+        self._shelf.bundles.put(message.bundle, message)
 
     def on_grant_lease(self, message: GrantLease, now: float) -> None:
         """Take up a lease, or give it back at once."""
@@ -185,7 +192,7 @@ class WorkerState:
         elif (reason := self._no_room_for(message)) is not None:
             self._outbox.give_back(message.token, ((message.start, message.stop),), reason)
         else:
-            self._ask_for(message.function)
+            self._ask_for(message.function, message.bundle)
             self._runs.grant(message, now)
 
     def on_retract_lease(self, message: RetractLease, now: float) -> None:
@@ -219,6 +226,7 @@ class WorkerState:
         DefineSession: on_define_session,
         EndSession: on_end_session,
         DefineFunction: on_define_function,
+        DefineBundle: on_define_bundle,
         GrantLease: on_grant_lease,
         RetractLease: on_retract_lease,
         CancelLease: on_cancel_lease,
@@ -348,9 +356,11 @@ class WorkerState:
             return "refused"
         return None
 
-    def _ask_for(self, function: FunctionId) -> None:
-        if self._shelf.function(function) is None:
+    def _ask_for(self, function: FunctionId, bundle: BundleId) -> None:
+        if self._shelf.functions.get(function) is None:
             self._send(MissingFunction(function))
+        if bundle and self._shelf.lacks_bundle(bundle):
+            self._send(MissingBundle(bundle))
 
     def _end_session(self, session: SessionId) -> None:
         self._shelf.sessions.pop(session, None)

@@ -14,15 +14,17 @@ from worker_world import (
 )
 
 from distcomp.core import worker_effects as do
-from distcomp.ids import FunctionId, Peer, SessionId
+from distcomp.ids import BundleId, FunctionId, Peer, SessionId
 from distcomp.protocol import (
     AckSettles,
     CancelLease,
+    DefineBundle,
     DefineFunction,
     EndSession,
     GrantLease,
     LeaseReturned,
     LeaseSettled,
+    MissingBundle,
     MissingFunction,
     Refused,
     RegisterWorker,
@@ -194,6 +196,68 @@ def test_functions_give_way_to_newer_ones_and_are_asked_for_again() -> None:
     assert world.take(MissingFunction) == [MissingFunction(FUNCTION)]
     world.grant(1, function=big)
     assert world.take(MissingFunction) == []
+
+
+BUNDLE = DefineBundle(BundleId(b"b" * 32), "project", 1, b"archive")
+
+
+def test_a_bundle_that_is_not_here_is_asked_for_and_its_lease_waits() -> None:
+    world = World(prepare_s=1.0)
+    token = world.grant(1, bundle=BUNDLE.bundle)
+    assert world.take(MissingBundle) == [MissingBundle(BUNDLE.bundle)]
+    world.wait(0.9)
+    assert started(world) == []
+    world.receive(BUNDLE)
+    assert started(world) == [(1, token, 0, 1)]
+    (taken,) = [command for command in world.commands if isinstance(command, do.TakeProcess)]
+    assert taken.bundle == BUNDLE
+
+
+def test_a_bundle_that_never_comes_sends_its_lease_back() -> None:
+    world = World(prepare_s=1.0)
+    token = world.grant(1, bundle=BUNDLE.bundle)
+    world.wait(1.1)
+    assert world.returned() == [(token, ((0, 1),), "unprepared")]
+
+
+def test_what_a_waiting_lease_lacks_is_asked_for_again_after_a_reconnect() -> None:
+    world = World()
+    world.grant(1, bundle=BUNDLE.bundle)
+    world.take(MissingBundle)
+    world.disconnect()
+    world.connect()
+    assert world.take(MissingBundle) == [MissingBundle(BUNDLE.bundle)]
+
+
+def test_a_process_never_gets_another_bundle() -> None:
+    world = World()
+    world.receive(BUNDLE)
+    for place, bundle in enumerate((b"", BUNDLE.bundle, BUNDLE.bundle, b""), 1):
+        world.grant(1, bundle=bundle, array=(SESSION, place))
+        world.tell()
+    taken = [command.bundle for command in world.commands if isinstance(command, do.TakeProcess)]
+    assert taken == [None, BUNDLE, None]
+
+
+def test_nothing_is_fetched_ahead_to_a_process_of_another_bundle() -> None:
+    world = World()
+    world.receive(BUNDLE)
+    world.grant(1)
+    world.grant(1, bundle=BUNDLE.bundle)
+    assert len(started(world)) == 1
+    world.tell()
+    assert len(started(world)) == 1
+
+
+def test_the_end_of_a_session_lets_its_processes_of_all_bundles_go() -> None:
+    world = World(slots=2)
+    world.receive(BUNDLE)
+    world.grant(1)
+    world.grant(1, bundle=BUNDLE.bundle)
+    world.tell(0)
+    world.tell(1)
+    world.receive(EndSession(SESSION))
+    assert world.slots == {}
 
 
 def test_the_end_of_a_session_ends_its_tasks_and_lets_its_processes_go() -> None:

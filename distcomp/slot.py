@@ -37,6 +37,7 @@ from distcomp.rows import Failure
 from distcomp.slot_output import capture_streams, end_offspring, plain_streams
 from distcomp.slot_protocol import (
     INTERRUPT_SIGNAL,
+    RECEIVE_BYTES,
     STACKS_SIGNAL,
     ForgetFunction,
     LoadFunction,
@@ -71,7 +72,6 @@ QUIET_ROUNDS = 20
 MESSAGE_BYTES = 256 << 10
 """A report holds about so many bytes, or one outcome."""
 
-RECEIVE_BYTES = 1 << 18
 EXIT_UNSENT = 70
 """Exit code when a report broke off in the middle: nothing readable could follow it."""
 

@@ -25,6 +25,7 @@ from distcomp.errors import ProtocolError
 from distcomp.page import LANES, Page, page_bytes
 from distcomp.slot_protocol import (
     INTERRUPT_SIGNAL,
+    RECEIVE_BYTES,
     SIGNAL,
     SIGNAL_GROUP,
     STACKS_SIGNAL,
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from distcomp.ids import FunctionId, SessionId
     from distcomp.protocol import DefineFunction
 
-RECEIVE_BYTES = 256 << 10
 OUTPUT_READS = 8
 """Reads of a full output pipe in one turn; a task that floods it must not keep the loop busy."""
 

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 MAX_SLOT_FRAME_BYTES = 4 * MAX_FRAME_BYTES
 """Room for one failure with all its texts as long as they may be, each character of four bytes."""
 
+RECEIVE_BYTES = 64 << 10
+"""Read at once. For 128 KiB the C library maps memory anew, each time: six times as dear as a small read."""
+
 codec = Codec(MAX_SLOT_FRAME_BYTES)
 T = TypeVar("T", bound=type[Any])
 

@@ -67,6 +67,10 @@ class EmbeddedClusterError(ConnectError):
     """The scheduler or worker of this process's own did not start, or ended by itself."""
 
 
+class TaskOverError(ConnectError):
+    """The task that a client was made in has ended, and with it the client's right to connect."""
+
+
 class AmbiguousClusterError(DistcompError):
     """Several running schedulers could be meant, and nothing says which."""
 
@@ -127,6 +131,16 @@ class ClientClosedError(UsageError, RuntimeError):
 
 class ForkedClientError(UsageError, RuntimeError):
     """A client was inherited through `fork`; only the process that made it can use it."""
+
+
+class NestedSubmitError(UsageError, RuntimeError):
+    """A task cannot wait for tasks that it submitted: too many wait already where it runs.
+
+    Attributes:
+        chain: the functions of the tasks that wait for each other, the outermost first.
+    """
+
+    chain: tuple[str, ...] = ()
 
 
 # --- how a task ends badly ------------------------------------------------------------------------

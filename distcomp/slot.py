@@ -22,6 +22,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from distcomp import inside
 from distcomp.errors import UnloadableTaskError
 from distcomp.page import BEGUN, BEGUN_AT, RUN, STOP, Page, lane_of
 from distcomp.payload import (
@@ -111,6 +112,17 @@ class Finished:
             if run.eager:
                 self.due_ns = 0
 
+    def hurry(self) -> None:
+        """Send each outcome of the run in hand at once."""
+        with self._lock:
+            self._eager = True
+            self.due_ns = 0
+
+    def waited(self, seconds: float) -> None:
+        """Take no time for work in which a task waited for others."""
+        with self._lock:
+            self._busy_since_ns += int(seconds * 1e9)
+
     def next_index(self) -> int:
         """Give the first index of the run that is not finished."""
         with self._lock:
@@ -169,7 +181,7 @@ class Finished:
                 for some, others in before
             ]
         self._reached = self._base
-        busy_s = (time.monotonic_ns() - self._busy_since_ns) / 1e9
+        busy_s = max(0, time.monotonic_ns() - self._busy_since_ns) / 1e9
         reports.append(
             RunProgressed(self.run, tuple(runs), tuple(failures), busy_s, self._reached, ended=ended)
         )
@@ -199,15 +211,18 @@ class Slot:
 
     Args:
         channel: the socket to the supervisor, which it blocks on when idle.
+        door: the socket over which its tasks ask for connections.
         page: the page it shares with the supervisor.
     """
 
-    def __init__(self, channel: socket.socket, page: Page) -> None:
+    def __init__(self, channel: socket.socket, door: socket.socket, page: Page) -> None:
         self._channel = channel
         self._page = page
         self._pid = os.getpid()
         self._stream = SlotStream()
-        self._finished = Finished(channel, self._stream)
+        self._finished = finished = Finished(channel, self._stream)
+        self._door = inside.Door(door, page, finished.hurry, finished.waited)
+        inside.set_door(self._door)
         self._blobs: dict[FunctionId, bytes] = {}
         self._loaded: dict[FunctionId, LoadedFunction] = {}
         self._active = threading.Event()
@@ -233,6 +248,7 @@ class Slot:
         self._finished.max_payload_bytes = message.max_payload_bytes
         problem = ""
         try:
+            self._door.shares_path = bool(message.environment)
             enter_environment(message.environment)
         except UnloadableTaskError as error:
             problem = str(error)
@@ -262,6 +278,8 @@ class Slot:
                 break
             except BaseException as error:  # noqa: BLE001 - whatever a task raises is its own outcome
                 index = self._fail_begun(run, error)
+        if self._door.guests:
+            self._door.end_task()
         words[RUN] = 0
         self._finished.flush(ended=True)
 
@@ -286,6 +304,8 @@ class Slot:
             if now >= finished.due_ns and index < run.stop:  # the last outcome goes with the end of the run
                 # Whoever looks must not take the time of sending for a task's.
                 words[begun_at] = 0
+                if self._door.guests:
+                    self._door.end_task()
                 finished.flush()
                 now = clock()
             words[begun_at] = now
@@ -307,6 +327,8 @@ class Slot:
         index = self._finished.next_index()
         if index > begun:
             return index  # raised too late, by a signal handler: the task had finished
+        if self._door.guests:
+            self._door.end_task()
         output = self._page.output(run.run, begun).decode("utf-8", "replace")
         loaded = self._loaded.get(run.function)
         retriable = loaded is not None and loaded.is_retriable(error)
@@ -357,6 +379,8 @@ class Slot:
     def _become_stranger(self) -> None:
         """In a child that a task forked: neither socket nor page nor signals are its own."""
         self._channel.close()
+        self._door.shut()
+        inside.set_door(None)
         self._page.release()
         signal.signal(INTERRUPT_SIGNAL, signal.SIG_DFL)
         faulthandler.disable()
@@ -370,14 +394,14 @@ def _leave(error: BaseException) -> NoReturn:
     os._exit(code if isinstance(code, int) else int(code is not None))
 
 
-def run_slot(channel: socket.socket, page: Page, stacks: int) -> NoReturn:
+def run_slot(channel: socket.socket, door: socket.socket, page: Page, stacks: int) -> NoReturn:
     """Be a slot process until the supervisor closes the socket, then end this process."""
     code = 0
     try:
         faulthandler.enable(stacks)
         faulthandler.register(STACKS_SIGNAL, stacks, all_threads=True)
         capture_streams(page)
-        Slot(channel, page).serve()
+        Slot(channel, door, page).serve()
         atexit._run_exitfuncs()  # noqa: SLF001 - os._exit runs none, and a plain exit would wait for threads
     except BaseException:  # noqa: BLE001 - the last stop of this process
         code = 1

@@ -22,6 +22,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from distcomp.errors import ProtocolError
+from distcomp.inside import REQUEST, TASK_OVER
 from distcomp.page import LANES, Page, page_bytes
 from distcomp.slot_protocol import (
     INTERRUPT_SIGNAL,
@@ -93,6 +94,11 @@ class SlotListener(Protocol):
     def run_progressed(self, process: SlotProcess, progress: RunProgressed) -> None:
         """Outcomes came, or a run ended."""
 
+    def connection_wanted(
+        self, process: SlotProcess, run: int, task_index: int, channel: socket.socket
+    ) -> None:
+        """The task that runs wants `channel`, which is the listener's now, connected to the scheduler."""
+
     def slot_exited(self, process: SlotProcess, end: SlotEnd) -> None:
         """The process is gone; nothing comes after this."""
 
@@ -136,7 +142,9 @@ class SlotProcess:
         self._stacks = shared_file(0)
         self._output, far_output = os.pipe()
         os.set_blocking(self._output, False)
-        self.files = (far_channel.detach(), shared, far_output, self._stacks)
+        self._door, far_door = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._door.setblocking(False)
+        self.files = (far_channel.detach(), shared, far_output, far_door.detach(), self._stacks)
         self._unwritten: deque[memoryview] = deque()
         self._stream = SlotStream()
         self._last_run = 0
@@ -149,6 +157,7 @@ class SlotProcess:
         self._open = True
         loop.add_reader(self._channel, self._on_readable)
         loop.add_reader(self._output, self._on_output)
+        loop.add_reader(self._door, self._on_door)
 
     # --- what it is told --------------------------------------------------------------------------
 
@@ -362,6 +371,25 @@ class SlotProcess:
         else:
             raise ProtocolError(f"{type(message).__name__} came from a slot")
 
+    # --- what its tasks ask for -------------------------------------------------------------------
+
+    def _on_door(self) -> None:
+        """A task wants a connection; only the one that runs may have one."""
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._door, REQUEST.size, 1)
+        except OSError as error:
+            if not isinstance(error, BlockingIOError):
+                self._loop.remove_reader(self._door)
+            return
+        if len(descriptors) != 1:
+            return
+        channel = socket.socket(fileno=descriptors[0])
+        task = REQUEST.unpack(data) if len(data) == REQUEST.size else None
+        if self.progress()[:2] == task:
+            self._listener.connection_wanted(self, *task, channel)
+        else:
+            refuse(channel, TASK_OVER)
+
     # --- what it writes to descriptors 1 and 2 ----------------------------------------------------
 
     def _on_output(self) -> None:
@@ -425,10 +453,11 @@ class SlotProcess:
             return
         self.alive = False
         self._unwritten.clear()
-        for reader in (self._channel, self._output):
+        for reader in (self._channel, self._output, self._door):
             self._loop.remove_reader(reader)
         self._loop.remove_writer(self._channel)
         self._channel.close()
+        self._door.close()
         os.close(self._output)
         os.close(self._stacks)
         self._page.release()
@@ -444,6 +473,12 @@ def _check_inside(run: range, message: RunProgressed) -> None:
         inside = inside and low <= index < high
     if not inside:
         raise ProtocolError("outcomes of other tasks than it was given")
+
+
+def refuse(channel: socket.socket, verdict: bytes, text: str = "") -> None:
+    """Tell a task why it has no connection, and end what it wanted to use for it."""
+    with channel, suppress(OSError):  # it may have given it up
+        channel.sendall(verdict + text.encode()[:MAX_WORDS])
 
 
 def shared_file(size_bytes: int) -> int:

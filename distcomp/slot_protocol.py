@@ -216,7 +216,7 @@ ORDER = struct.Struct("=cqi")
 """To the template: what, for which slot process, and a signal number."""
 
 FORK = b"F"
-"""Fork a slot process. Its socket, page, output pipe and stacks file come along as descriptors."""
+"""Fork a slot process. Its socket, page, output pipe, door and stacks file come along as descriptors."""
 
 SIGNAL = b"S"
 """Send the signal to the slot process alone."""

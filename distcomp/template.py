@@ -30,7 +30,7 @@ from distcomp.page import Page
 from distcomp.slot import run_slot
 from distcomp.slot_protocol import ENDED, FORK, FORKED, NEWS, ORDER, SIGNAL, SIGNAL_GROUP, UNFORKED
 
-FORK_DESCRIPTORS = 4
+FORK_DESCRIPTORS = 5
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 CHILDREN = "/proc/self/task/{}/children"
@@ -116,14 +116,15 @@ class Template:
             os.close(self._wake_write)
             for descriptor in descriptors:
                 os.set_inheritable(descriptor, False)
-            channel, page, output, stacks = descriptors
+            channel, page, output, door, stacks = descriptors
             os.dup2(output, 1)
             os.dup2(output, 2)
             os.close(output)
             shared = mmap.mmap(page, 0)
             os.close(page)
             sys.modules["__main__"] = ModuleType("__main__")
-            run_slot(socket.socket(fileno=channel), Page(memoryview(shared)), stacks)
+            sockets = socket.socket(fileno=channel), socket.socket(fileno=door)
+            run_slot(*sockets, Page(memoryview(shared)), stacks)
         except BaseException:  # noqa: BLE001 - the last stop of this process
             sys.excepthook(*sys.exc_info())
         os._exit(1)

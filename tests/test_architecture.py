@@ -15,6 +15,7 @@ MAX_FUNCTION_LINES = 70
 FLOORS: dict[str, int] = {
     "errors": 0,
     "ids": 0,
+    "inside": 1,
     "config": 1,
     "options": 1,
     "page": 1,
@@ -28,6 +29,7 @@ FLOORS: dict[str, int] = {
     "access": 3,
     "auth": 3,
     "cluster": 3,
+    "relay": 3,
     "slot": 3,
     "slot_output": 3,
     "slot_process": 3,
@@ -43,7 +45,9 @@ FLOORS: dict[str, int] = {
     "futures": 4,
     "handles": 4,
     "scheduler": 4,
+    "open_clients": 4,
     "task_arrays": 4,
+    "task_streams": 4,
     "worker": 4,
     "cli": 5,
     "decorator": 5,
@@ -53,10 +57,21 @@ FLOORS: dict[str, int] = {
 FAMILIES: list[set[str]] = [
     {"cli"},
     {"core"},
-    {"wire", "config", "protocol", "rows", "slot_protocol", "page", "options", "payload"},
+    {"wire", "config", "protocol", "rows", "slot_protocol", "page", "inside", "options", "payload"},
     {"slot", "slot_output", "slot_process", "slots", "template"},
     {"transfers", "transport"},
-    {"bound_client", "client", "client_program", "discovery", "feeder", "futures", "handles", "task_arrays"},
+    {
+        "bound_client",
+        "client",
+        "client_program",
+        "discovery",
+        "feeder",
+        "futures",
+        "handles",
+        "open_clients",
+        "task_arrays",
+        "task_streams",
+    },
 ]
 """Modules of one floor that make one thing together and may import each other, without cycles."""
 

@@ -12,6 +12,7 @@ written at the top of `arrays`, `leases`, `sessions`, `roster` and `queue`, and 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING
@@ -109,7 +110,7 @@ class Pool:
         self.sessions = 0
         self.leased = 0
         self.divisible: dict[Token, OpenLease] = {}
-        self.priorities: dict[int, int] = {}
+        self.priorities: defaultdict[int, int] = defaultdict(int)
         self.look_at = float("inf")
         self.look_after = 0.0
         self.unnoticed: dict[SessionId, Session] = {}

@@ -77,15 +77,9 @@ def end_lease(books: Books, lease: OpenLease, now: float) -> None:
     pool.roster.ended(worker, lease, now)
 
 
-def results_bytes(message: TasksSettled) -> int:
-    """What holding these outcomes costs in memory, roughly."""
-    size_bytes = 0
-    for _, _, blob in message.runs:
-        size_bytes += len(blob)
-    for _, failure in message.failures:
-        texts = len(failure.traceback) + len(failure.output) + len(failure.stacks)
-        size_bytes += FAILURE_BYTES + len(failure.exception) + texts
-    return size_bytes
+def _size_bytes(failure: Failure) -> int:
+    texts = len(failure.traceback) + len(failure.output) + len(failure.stacks)
+    return FAILURE_BYTES + len(failure.exception) + texts
 
 
 def forward(
@@ -96,13 +90,18 @@ def forward(
 ) -> None:
     """Send outcomes to the client that waits for them, and keep them until it acknowledges them."""
     session = array.session
-    array.failed += len(failures)
-    books.counts.failed += len(failures)
+    if failures:
+        array.failed += len(failures)
+        books.counts.failed += len(failures)
     if session.closed:
         return
     session.seq = seq = session.seq + 1
     message = TasksSettled(seq, array.id, runs, failures)
-    size_bytes = results_bytes(message)
+    size_bytes = 0
+    for _, _, blob in runs:
+        size_bytes += len(blob)
+    for _, failure in failures:
+        size_bytes += _size_bytes(failure)
     session.outbox[seq] = message, size_bytes
     session.unread_bytes += size_bytes
     books.held_bytes += size_bytes
@@ -136,7 +135,8 @@ def finish(books: Books, array: TaskArrayState) -> None:
     counter = array.id[1]
     del session.arrays[counter]
     session.finished.add(counter, counter + 1)
-    array.definition.waiting.pop(array.order, None)
+    if array.definition.waiting:
+        array.definition.waiting.pop(array.order, None)
     books.functions.release(array.definition)
     for bundle in array.bundles:
         bundle.waiting.pop(array.order, None)

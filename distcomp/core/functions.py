@@ -89,7 +89,8 @@ class DefinitionBook(Generic[M]):
         definition.users -= 1
         if not definition.users:
             self._unused[definition.id] = definition
-            self._trim()
+            if len(self._unused) > 1:
+                self._trim()
 
     def define(self, digest: bytes, message: M) -> Definition[M] | None:
         """Take in the bytes that a digest names; None if they are not those.

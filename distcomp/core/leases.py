@@ -67,9 +67,12 @@ class OpenLease:
         worker: WorkerEntry,
         span: Span,
         *,
-        pace_s: float,
+        urgent: bool,
+        horizon_s: float,
         now: float,
     ) -> None:
+        pace_s = array.pace_s
+        known = pace_s >= 0 and not array.definition.nests
         self.token = token
         self.array = array
         self.chunk = chunk
@@ -77,10 +80,11 @@ class OpenLease:
         self.open = [span]
         self.size = span[1] - span[0]
         self.cancelled: list[Span] = []
-        self.pace_s = pace_s
-        self.long = self.brisk = False
+        self.pace_s = pace_s = pace_s if pace_s >= 0 else UNKNOWN_S
+        self.brisk = known and pace_s <= horizon_s
+        self.long = not known or array.eager or self.size * pace_s > horizon_s
         self.waits = False
-        self.urgent = False
+        self.urgent = urgent
         self.begins_at = self.heard_at = now
         self.retract_until = 0.0
         self.nests: dict[int, NestingTask] | None = None
@@ -112,16 +116,16 @@ class OpenLease:
         return taken
 
 
-def lease_length(array: TaskArrayState, pace_s: float, slots: int, target_s: float, rate: float) -> int:
+def lease_length(array: TaskArrayState, slots: int, target_s: float, rate: float) -> int:
     """How many of the array's pending tasks one lease should hold.
 
     Args:
         array: has something pending.
-        pace_s: expected seconds per task, or below 0.
         slots: how many slots can run it.
         target_s: the seconds of work that a lease should hold.
         rate: how many leases may settle in a second; more slots get longer leases for it.
     """
+    pace_s = array.pace_s
     if pace_s < 0 or array.eager or array.definition.nests:
         return 1
     by_time = int(max(target_s, slots / rate) / (pace_s or SHORTEST_S))

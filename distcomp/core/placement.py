@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from distcomp.core.leases import UNKNOWN_S, OpenLease, lease_length
+from distcomp.core.leases import OpenLease, lease_length
 from distcomp.protocol import DefineSession, GrantLease
 
 if TYPE_CHECKING:
@@ -72,23 +72,18 @@ def grant(
     settings = books.settings
     start, stop = array.pending.first()
     chunk = array.chunk_at(start)
-    pace_s = array.pace_s
-    length = lease_length(array, pace_s, pool.roster.slots, settings.lease_target_s, settings.lease_rate)
-    stop = min(stop, chunk.stop, start + length)
+    if stop - start > 1:
+        target_s, rate = settings.lease_target_s, settings.lease_rate
+        stop = min(stop, chunk.stop, start + lease_length(array, pool.roster.slots, target_s, rate))
     attempt = 1
     if array.trials or array.eager:
         stop, attempt = _try_singly(array, start, stop)
     token = (books.epoch, next(books.lease_counter))
-    known = pace_s >= 0
+    horizon_s = settings.lease_horizon_s
     lease = OpenLease(
-        token, array, chunk, worker, (start, stop), pace_s=pace_s if known else UNKNOWN_S, now=now
+        token, array, chunk, worker, (start, stop), urgent=urgent, horizon_s=horizon_s, now=now
     )
-    seconds = lease.size * lease.pace_s
-    lease.urgent = urgent
-    nests = array.definition.nests
-    lease.brisk = known and pace_s <= settings.lease_horizon_s and not nests
-    lease.long = not known or seconds > settings.lease_horizon_s or array.eager or nests
-    pool.queue.take(array, lease.size, seconds)
+    pool.queue.take(array, lease.size, lease.size * lease.pace_s)
     _enter(books, pool, lease, now)
     definition, options = array.definition, array.options
     if array.id[0] not in worker.sessions or definition.id not in worker.functions:
@@ -145,7 +140,7 @@ def _enter(books: Books, pool: Pool, lease: OpenLease, now: float) -> None:
     session.leases += 1
     owner.leases += 1
     priority = array.options.priority
-    pool.priorities[priority] = pool.priorities.get(priority, 0) + 1
+    pool.priorities[priority] += 1
     pool.roster.granted(lease.worker, lease, now)
     if size > 1 or lease.waits:
         pool.divisible[lease.token] = lease

@@ -46,17 +46,19 @@ def on_lease_settled(books: Books, link: Link, message: LeaseSettled, now: float
     if message.failures:
         spans += _take_failures(books, lease, message, now)
     taken = leave(lease, spans)
-    books.counts.late += reported - taken
+    if taken != reported:
+        books.counts.late += reported - taken
+    busy_s, slot = message.busy_s, message.slot
     worker.settled += taken
-    array.session.unprepared = 0
-    worker.busy_s += message.busy_s
+    worker.busy_s += busy_s
     worker.changed_at = array.changed_at = now
-    if message.slot < len(worker.slot_busy_s):
-        worker.slot_busy_s[message.slot] += message.busy_s
-        worker.slot_settled[message.slot] += taken
+    if slot < len(worker.slot_busy_s):
+        worker.slot_busy_s[slot] += busy_s
+        worker.slot_settled[slot] += taken
     if reported:
-        array.observe(message.busy_s / reported, PACE_WEIGHT)
-        worker.pool.queue.correct(array, message.busy_s - taken * lease.pace_s)
+        array.session.unprepared = 0
+        array.observe(busy_s / reported, PACE_WEIGHT)
+        worker.pool.queue.correct(array, busy_s - taken * lease.pace_s)
     if not lease.size and not lease.cancelled:
         end_lease(books, lease, now)
     if array.closed and array.settled == array.accepted:

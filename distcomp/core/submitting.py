@@ -82,12 +82,12 @@ def on_submit(books: Books, link: Link, message: Submit, now: float) -> None:
         return
     if array is None:
         array = _open_array(books, session, message, now)
+    array.closed = array.closed or message.last
     if message.start + message.tasks > array.accepted:
         _extend(books, array, message, now)
-    array.closed = array.closed or message.last
-    _accept(books, link, message, array.accepted)
-    if array.finished:
+    elif array.finished:
         finish(books, array)
+    _accept(books, link, message, array.accepted)
 
 
 def _accept(books: Books, link: Link, message: Submit, tasks: int) -> None:

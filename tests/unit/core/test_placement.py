@@ -20,9 +20,9 @@ def test_leases_hold_the_target_and_leave_enough_for_others() -> None:
     world.submit(client, 0, 100, last=False)
     assert [grant.stop - grant.start for grant in world.grants(worker)] == [4, 4]
     array = world.pool.queue.first()
-    assert lease_length(array, array.pace_s, 1, 0.002, 20_000) == 4
-    assert lease_length(array, array.pace_s, 1000, 0.002, 20_000) == 1
-    assert lease_length(array, array.pace_s, 4, 0.002, 400) == 12
+    assert lease_length(array, 1, 0.002, 20_000) == 4
+    assert lease_length(array, 1000, 0.002, 20_000) == 1
+    assert lease_length(array, 4, 0.002, 400) == 12
 
 
 def test_a_lease_stays_within_its_chunk() -> None:

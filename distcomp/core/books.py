@@ -3,7 +3,7 @@
 The modules beside this one decide: each is a few functions over the books. Together they keep the laws
 written at the top of `arrays`, `leases`, `sessions`, `roster` and `queue`, and these:
 
-    a lease is in `Books.leases`, in its array's and in its worker's, from its grant until it is over
+    a lease is in its array's `leases` and in its worker's, from its grant until it is over
     a worker is in its pool's roster exactly if it is connected, not draining and not resting
     `held_bytes` is the size of all chunks and of all results that no client has acknowledged
 
@@ -183,7 +183,6 @@ class Books:
     owners_holding: int = 0
     workers: dict[WorkerId, WorkerEntry] = field(default_factory=dict)
     pools: dict[str, Pool] = field(default_factory=dict)
-    leases: dict[Token, OpenLease] = field(default_factory=dict)
     owing: dict[Peer, list[int]] = field(default_factory=dict)
     given_up: list[tuple[TaskArrayState, tuple[Span, ...]]] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
@@ -193,6 +192,11 @@ class Books:
     held_bytes: int = 0
     orders: count[int] = field(default_factory=lambda: count(1))
     lease_counter: count[int] = field(default_factory=lambda: count(1))
+
+    @property
+    def leases(self) -> dict[Token, OpenLease]:
+        """All leases, gathered from the workers; for those who look at everything."""
+        return {token: lease for worker in self.workers.values() for token, lease in worker.leases.items()}
 
     def send(self, peer: Peer | None, message: Message) -> None:
         """Send to a peer, if it is there."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from distcomp.protocol import WaitExplained
@@ -51,7 +51,8 @@ def _why_busy(books: Books, session: Session) -> tuple[str, str]:
     if roster.idle:
         return "idle", f"{roster.idle} of {slots} are idle: the tasks are about to start"
     holders: dict[str, dict[int, None]] = {}
-    for lease in islice(books.leases.values(), LOOKED_AT):
+    leases = chain.from_iterable(worker.leases.values() for worker in books.workers.values())
+    for lease in islice(leases, LOOKED_AT):
         array = lease.array
         holders.setdefault(array.session.owner.name, {})[array.order] = None
     whose = ", ".join(

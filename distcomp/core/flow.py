@@ -62,7 +62,6 @@ def end_lease(books: Books, lease: OpenLease, now: float) -> None:
     """Forget a lease that is over; its slot is free."""
     array, worker = lease.array, lease.worker
     pool, session = worker.pool, array.session
-    del books.leases[lease.token]
     del array.leases[lease.token]
     if pool.divisible:
         pool.divisible.pop(lease.token, None)

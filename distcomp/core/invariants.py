@@ -57,6 +57,8 @@ def _hold(law: str, holds: object, *where: object) -> None:
 def _check_array(array: TaskArrayState) -> None:
     places: list[tuple[int, int]] = [*array.pending, *((index, index + 1) for index in array.delayed)]
     _hold("pending counts its spans", array.pending.count == sum(b - a for a, b in array.pending), array.id)
+    for token, lease in array.leases.items():
+        _hold("a lease is in its worker", lease.worker.leases.get(token) is lease, token)
     leased = [span for lease in array.leases.values() for span in lease.open]
     _hold("leased counts what leases hold", array.leased == sum(b - a for a, b in leased), array.id)
     places = sorted([*places, *leased])
@@ -120,13 +122,13 @@ def _check_pool(books: Books, pool: Pool) -> None:
     arrays = [array for session in sessions for array in session.arrays.values()]
     pending = sum(array.pending.count for array in arrays if array.queued)
     _hold("the queue counts pending tasks", pool.queue.pending == pending, pool.python)
-    leases = [lease for lease in books.leases.values() if lease.worker.pool is pool]
-    _hold("the pool counts leased tasks", pool.leased == sum(x.size for x in leases), pool.python)
+    leases = {token: lease for worker in workers for token, lease in worker.leases.items()}
+    _hold("the pool counts leased tasks", pool.leased == sum(x.size for x in leases.values()), pool.python)
     for priority, count in pool.priorities.items():
-        found = sum(lease.array.options.priority == priority for lease in leases)
+        found = sum(lease.array.options.priority == priority for lease in leases.values())
         _hold("leases by priority are counted", found == count, pool.python, priority)
     for token in pool.divisible:
-        _hold("what can be divided is leased", token in books.leases, pool.python, token)
+        _hold("what can be divided is leased", token in leases, pool.python, token)
 
 
 def _check_leases(books: Books) -> None:
@@ -134,15 +136,12 @@ def _check_leases(books: Books) -> None:
     for token, lease in books.leases.items():
         array, worker = lease.array, lease.worker
         _hold("a lease is in its array", array.leases.get(token) is lease, token)
-        _hold("a lease is in its worker", worker.leases.get(token) is lease, token)
-        _hold("a lease's worker is known", books.workers.get(worker.id) is worker, token)
+        _hold("a lease knows its worker", worker.leases.get(token) is lease, token)
         _hold("a lease is not over", not lease.over, token)
         _hold("a lease counts its spans", lease.size == sum(b - a for a, b in lease.open), token)
         chunk = lease.chunk
         _hold("a lease has its arguments", not lease.size or chunk in array.chunks, token)
         owners[array.session.owner.name] += 1
-    for worker in books.workers.values():
-        _hold("a worker's leases are known", all(t in books.leases for t in worker.leases), worker.id)
     for owner in books.owners.values():
         _hold("an owner's leases are counted", owner.leases == owners[owner.name], owner.name)
     holding = sum(owner.leases > 0 for owner in books.owners.values())

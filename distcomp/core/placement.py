@@ -80,9 +80,7 @@ def grant(
         stop, attempt = _try_singly(array, start, stop)
     token = (books.epoch, next(books.lease_counter))
     horizon_s = settings.lease_horizon_s
-    lease = OpenLease(
-        token, array, chunk, worker, (start, stop), urgent=urgent, horizon_s=horizon_s, now=now
-    )
+    lease = OpenLease(token, array, chunk, worker, (start, stop), urgent=urgent, horizon_s=horizon_s, now=now)
     pool.queue.take(array, lease.size, lease.size * lease.pace_s)
     _enter(books, pool, lease, now)
     definition, options = array.definition, array.options
@@ -127,7 +125,7 @@ def _enter(books: Books, pool: Pool, lease: OpenLease, now: float) -> None:
     """Write a new lease into all books."""
     array = lease.array
     size = lease.size
-    books.leases[lease.token] = array.leases[lease.token] = lease
+    array.leases[lease.token] = lease
     array.leased += size
     array.changed_at = lease.worker.changed_at = now
     pool.leased += size

@@ -33,8 +33,8 @@ def on_lease_settled(books: Books, link: Link, message: LeaseSettled, now: float
         if start >= stop:
             raise MalformedMessageError("a run of results without a task")
         reported += stop - start
-    lease = books.leases.get(message.token)
-    if lease is None or lease.worker is not worker:
+    lease = worker.leases.get(message.token)
+    if lease is None:
         books.counts.late += reported
         return
     array = lease.array
@@ -46,8 +46,7 @@ def on_lease_settled(books: Books, link: Link, message: LeaseSettled, now: float
     if message.failures:
         spans += _take_failures(books, lease, message, now)
     taken = leave(lease, spans)
-    if taken != reported:
-        books.counts.late += reported - taken
+    books.counts.late += reported - taken
     busy_s, slot = message.busy_s, message.slot
     worker.settled += taken
     worker.busy_s += busy_s
@@ -103,8 +102,8 @@ def on_lease_returned(books: Books, link: Link, message: LeaseReturned, now: flo
     """Make pending what a worker gives back; it has not run, so nothing is charged."""
     worker = link.working()
     books.owing.setdefault(link.peer, []).append(message.seq)
-    lease = books.leases.get(message.token)
-    if lease is None or lease.worker is not worker:
+    lease = worker.leases.get(message.token)
+    if lease is None:
         return
     spans = [span for start, stop in message.spans for span in lease.answer(start, stop)]
     unwind(lease, spans)
@@ -163,7 +162,7 @@ def on_slots_reported(books: Books, link: Link, message: SlotsReported, now: flo
     worker.changed_at = now
     began: dict[int, tuple[OpenLease, list[int]]] = {}
     for token, index in worker.running:
-        lease = books.leases.get(token)
+        lease = worker.leases.get(token)
         if lease is not None and (token, index) not in before:
             began.setdefault(lease.array.order, (lease, []))[1].append(index)
     for lease, indexes in began.values():

@@ -18,7 +18,8 @@ def busy_world() -> SchedulerWorld:
     ("breakage", "law"),
     [
         (lambda b: setattr(next(iter(b.leases.values())).array, "leased", 7), "leased counts"),
-        (lambda b: b.leases.clear(), "counts leased"),
+        (lambda b: next(iter(b.workers.values())).leases.clear(), "in its worker"),
+        (lambda b: setattr(b.pools["3.11"], "leased", 5), "counts leased"),
         (lambda b: setattr(b, "held_bytes", 5), "held bytes"),
         (lambda b: setattr(b.pools["3.11"].queue, "pending", 1), "queue counts"),
         (lambda b: setattr(b.pools["3.11"].roster, "idle", 5), "counts idle"),

@@ -250,6 +250,12 @@ class WorkerSettings(Settings):
     )
     max_function_bytes: int = setting(1 << 30, "bytes of function definitions held in memory", low=1 << 20)
     max_sessions: int = setting(10_000, "sessions at the same time", low=1)
+    max_lent_per_slot: int = setting(
+        64, "tasks beyond one that a slot may hold while they wait for tasks that they submitted"
+    )
+    max_task_connections: int = setting(
+        1024, "connections to the scheduler that running tasks may have open", low=1
+    )
     max_bundle_bytes: int = setting(1 << 30, "bytes of bundles of local modules held in memory", low=1 << 20)
     max_leases_per_slot: int = setting(64, "leases held for each slot, running or waiting", low=2)
 

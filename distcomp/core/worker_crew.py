@@ -4,11 +4,16 @@ Law: a slot has at most one process and a process has exactly one slot from `tak
 process is *busy* while it has runs and *idle* otherwise. An idle one keeps its slot until a lease of
 another realm needs it, so that the next lease of its own finds it warm. A realm is a session and the
 bundle of local modules that tasks need; a process never changes it.
+
+A busy process *lends* its slot while its task waits for tasks that it submitted: there is one more slot
+as long, and nothing may wait behind that task. When it goes on, there may be more processes than slots:
+nobody idles then, and who comes to idle leaves.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
@@ -67,9 +72,21 @@ class Process:
         sight: what it ran when it was last looked at.
         ending: the end of its task under way.
         stalled: looks in a row at which it had runs and had begun none.
+        lends: the run and the index of the task that lends the slot, or None.
     """
 
-    __slots__ = ("ending", "number", "realm", "runs", "session", "sight", "slot", "stalled", "started")
+    __slots__ = (
+        "ending",
+        "lends",
+        "number",
+        "realm",
+        "runs",
+        "session",
+        "sight",
+        "slot",
+        "stalled",
+        "started",
+    )
 
     def __init__(self, number: int, realm: Realm, slot: int) -> None:
         self.number = number
@@ -79,6 +96,7 @@ class Process:
         self.runs: list[Run] = []
         self.sight = NOTHING
         self.ending: Ending | None = None
+        self.lends: tuple[int, int] | None = None
         self.started = 0
         self.stalled = 0
 
@@ -91,7 +109,7 @@ class Process:
 
     def has_place_behind(self) -> bool:
         """Whether one run more can be fetched ahead, so that the slot never waits for it between leases."""
-        if self.ending is not None or len(self.runs) >= MOST_RUNS:
+        if self.ending is not None or self.lends is not None or len(self.runs) >= MOST_RUNS:
             return False
         return not any(run.start < run.stop and not run.lowered for run in self.runs[1:])
 
@@ -106,10 +124,15 @@ class Crew:
         processes: all by their numbers.
         busy: those that have runs.
         behind: how many runs lie behind another one at their process.
+        vacancies: how many slots have no process; below 0 there are more processes than slots.
+        lent: how many of the slots are lent by processes.
     """
 
     def __init__(self, slots: int) -> None:
-        self._vacant = list(range(slots - 1, -1, -1))
+        self.vacancies = slots
+        self.lent = 0
+        self._vacant = list(range(slots))
+        self._named = slots
         self._idle: OrderedDict[int, Process] = OrderedDict()
         self._idle_of: dict[Realm, list[Process]] = {}
         self._numbers = 0
@@ -120,12 +143,7 @@ class Crew:
     @property
     def has_room(self) -> bool:
         """Whether a slot has nothing to run."""
-        return bool(self._idle or self._vacant)
-
-    @property
-    def has_vacancy(self) -> bool:
-        """Whether a slot has no process."""
-        return bool(self._vacant)
+        return bool(self._idle) or self.vacancies > 0
 
     def idle(self, realm: Realm) -> Process | None:
         """The idle process of this realm that was busy last."""
@@ -143,7 +161,11 @@ class Crew:
     def take(self, realm: Realm) -> Process:
         """A new process at a vacant slot, idle; there must be one."""
         self._numbers += 1
-        process = Process(self._numbers, realm, self._vacant.pop())
+        if not self._vacant:
+            self._vacant.append(self._named)
+            self._named += 1
+        self.vacancies -= 1
+        process = Process(self._numbers, realm, heappop(self._vacant))
         self.processes[process.number] = process
         self._rest(process)
         return process
@@ -156,7 +178,23 @@ class Crew:
             self.behind -= len(process.runs) - 1
         else:
             self._wake(process)
-        self._vacant.append(process.slot)
+        self.go_on(process)
+        self.vacancies += 1
+        heappush(self._vacant, process.slot)
+
+    def lend(self, process: Process, run: int, task_index: int) -> None:
+        """The task of a process waits for others: there is one more slot until it goes on."""
+        if process.lends is None:
+            self.vacancies += 1
+            self.lent += 1
+        process.lends = (run, task_index)
+
+    def go_on(self, process: Process) -> None:
+        """The task of a process waits no more, if it did."""
+        if process.lends is not None:
+            process.lends = None
+            self.vacancies -= 1
+            self.lent -= 1
 
     def start(self, process: Process, lease: Lease, start: int, stop: int) -> Run:
         """Give a process one more run, behind those it has."""
@@ -213,7 +251,11 @@ class Crew:
         best = None
         most = 0
         for process in self.busy.values():
-            if process.ending is not None or any(run.lease.grant.urgent for run in process.runs):
+            if (
+                process.ending is not None
+                or process.lends is not None
+                or any(run.lease.grant.urgent for run in process.runs)
+            ):
                 continue
             ahead = 2 * process.runs[0].ahead() + (not process.has_place_behind())
             if ahead > most:

@@ -152,7 +152,7 @@ class WorkerEffects(Effects):
 
 
 class WorkerIdentity(NamedTuple):
-    """What a worker says of itself when it registers."""
+    """What a worker says of itself when it registers; `bind_key` is random, and nobody else's to know."""
 
     worker: WorkerId
     name: str
@@ -160,3 +160,4 @@ class WorkerIdentity(NamedTuple):
     pid: int
     slots: int
     versions: Versions
+    bind_key: bytes = b""

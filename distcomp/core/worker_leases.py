@@ -30,8 +30,9 @@ class Lease:
         waiting_since: when the first of `waiting` came to wait.
         cancelled: those of `open` whose end the scheduler asked for.
         urgency: the order of leases that wait.
-        session: the session whose slot processes can run it.
-        realm: that session and the bundle it needs: only slot processes of both can run it.
+        session: the session that it is of.
+        realm: the session whose slot processes can run it, which is another one if a task submitted it, and
+            the bundle it needs: only slot processes of both can run it.
     """
 
     __slots__ = ("cancelled", "grant", "open", "realm", "session", "urgency", "waiting", "waiting_since")

@@ -30,6 +30,7 @@ from distcomp.core.worker_effects import (
     TakeProcess,
     WorkerIdentity,
 )
+from distcomp.ids import SessionId
 from distcomp.rows import Failure, RunningTask
 
 if TYPE_CHECKING:
@@ -81,7 +82,10 @@ class Runs:
 
     def grant(self, grant: GrantLease, now: float) -> None:
         """Take up a lease. An urgent one makes a slot come to its next task border."""
-        self._book.add(grant, now)
+        lease = self._book.add(grant, now)
+        home = self._shelf.sessions[lease.session].home
+        if home:
+            lease.realm = (SessionId(home), grant.bundle)
         if grant.urgent and not self.crew.has_room:
             process = self.crew.least_urgent()
             if process is not None:
@@ -117,19 +121,38 @@ class Runs:
             return crew.ahead_of(realm, urgent=lease.grant.urgent)
         if now < self._refused_until:
             return None
-        if not crew.has_vacancy and (oldest := crew.oldest_idle()):
+        if crew.vacancies <= 0 and (oldest := crew.oldest_idle()):
             self.let_go(oldest)
         process = crew.take(realm)
         session, bundle = realm
-        self.commands.append(
-            TakeProcess(process.number, self._shelf.sessions[session], self._shelf.bundles.get(bundle))
-        )
+        definition = self._shelf.sessions[lease.session]._replace(session=session, home=b"")
+        self.commands.append(TakeProcess(process.number, definition, self._shelf.bundles.get(bundle)))
         return process
 
     def let_go(self, process: Process) -> None:
         """Give an idle process back, so that its slot is vacant."""
         self.crew.release(process)
         self.commands.append(GiveBack(process.number))
+
+    def lend(self, lease: Lease, index: int) -> None:
+        """A task waits for tasks that it submitted: one more may run here, and none behind it."""
+        for run in self._runs_of(lease):
+            if run.start <= index < run.stop and run is run.process.runs[0]:
+                self.crew.lend(run.process, run.number, index)
+                for each in run.process.runs:
+                    self._lower(each, index + 1 if each is run else each.start, "retracted")
+
+    def go_on(self, lease: Lease, index: int) -> None:
+        """A task waits no more."""
+        for run in self._runs_of(lease):
+            if run.process.lends == (run.number, index):
+                self.crew.go_on(run.process)
+        self._trim()
+
+    def _trim(self) -> None:
+        """Give back idle processes as long as there are more processes than slots."""
+        while self.crew.vacancies < 0 and (oldest := self.crew.oldest_idle()):
+            self.let_go(oldest)
 
     # --- taking back ------------------------------------------------------------------------------
 
@@ -237,6 +260,8 @@ class Runs:
         ):
             process.ending = None
             del self._ending[number]
+        if process.lends is not None and (progress.ended or progress.reached > process.lends[1]):
+            self.crew.go_on(process)
         if progress.ended:
             self.crew.ended(run)
             if lease.open:
@@ -245,6 +270,8 @@ class Runs:
             if not process.runs and process.session not in self._shelf.sessions:
                 self.let_go(process)
                 self.commands.append(ForgetSession(process.session))
+        if self.crew.vacancies < 0:
+            self._trim()
 
     def _settle(self, run: Run, progress: RunProgressed) -> None:
         lease = run.lease

@@ -40,6 +40,7 @@ from distcomp.protocol import (
     Refused,
     RegisterWorker,
     RetractLease,
+    SlotLent,
     SlotsReported,
     WorkerDraining,
     WorkerLeft,
@@ -110,6 +111,8 @@ class WorkerState:
                 self.held_leases(),
                 draining,
                 tuple(self._shelf.sessions),
+                self._settings.max_lent_per_slot * identity.slots,
+                identity.bind_key,
             ),
         )
 
@@ -209,6 +212,17 @@ class WorkerState:
         if lease is not None:
             self._runs.cancel(lease, list(message.spans) or list(lease.open))
 
+    def on_slot_lent(self, message: SlotLent, now: float) -> None:
+        """A task waits for tasks that it submitted, or goes on."""
+        del now
+        lease = self._book.get(message.token)
+        if lease is None:
+            return
+        if message.lent:
+            self._runs.lend(lease, message.task_index)
+        else:
+            self._runs.go_on(lease, message.task_index)
+
     def on_ack_settles(self, message: AckSettles, now: float) -> None:
         """Let go of what the scheduler has."""
         del now
@@ -230,6 +244,7 @@ class WorkerState:
         GrantLease: on_grant_lease,
         RetractLease: on_retract_lease,
         CancelLease: on_cancel_lease,
+        SlotLent: on_slot_lent,
         AckSettles: on_ack_settles,
         Refused: on_refused,
     }
@@ -249,6 +264,12 @@ class WorkerState:
         """A run told outcomes, or that it is over."""
         self._attempts = 0
         self._runs.progressed(process, progress, now)
+
+    def task_token(self, process: int, run: int) -> Token | None:
+        """The lease that a run of a process is of, if it has not ended."""
+        known = self._runs.crew.processes.get(process)
+        found = known.run(run) if known is not None else None
+        return None if found is None else found.lease.grant.token
 
     def stop_lowered(self, command: LowerStop, taken_from: int, now: float) -> None:
         """The answer to `LowerStop`: from `taken_from` on the run will begin nothing."""
@@ -352,7 +373,8 @@ class WorkerState:
             return "drained"
         if grant.array[0] not in self._shelf.sessions:
             return "unprepared"
-        if len(self._book) >= self._settings.max_leases_per_slot * self._identity.slots:
+        slots = self._identity.slots + self._runs.crew.lent
+        if len(self._book) >= self._settings.max_leases_per_slot * slots:
             return "refused"
         return None
 

@@ -74,6 +74,14 @@ class Settings:
                 variable = PREFIX + each.name.upper()
                 yield Described(each.name, variable, kind, each.default, each.metadata["words"])
 
+    def variables(self) -> dict[str, str]:
+        """The variables that make these settings of the defaults."""
+        return {
+            each.variable: str(getattr(self, each.name))
+            for each in self.describe()
+            if getattr(self, each.name) != each.default
+        }
+
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Self:
         """Settings from `DISTCOMP_<NAME>` variables, with `overrides` on top.

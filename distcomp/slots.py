@@ -155,6 +155,7 @@ class SlotPool:
         listener: hears of processes that were taken.
         slots: how many tasks the worker runs at once; inner thread pools share the cores by it.
         max_payload_bytes: a larger result is its task's failure.
+        variables: settings of ours that tasks see, in place of all that `environ` has.
         environ: the variables to hand on to tasks; this process's if left out.
 
     Example:
@@ -174,11 +175,13 @@ class SlotPool:
         *,
         slots: int,
         max_payload_bytes: int = MAX_BLOB_BYTES,
+        variables: Mapping[str, str] | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> None:
         self._settings, self._listener = settings, listener
         self._max_payload_bytes = max_payload_bytes
         self._environ = task_environment(os.environ if environ is None else environ, slots)
+        self._environ.update(variables or {})
         self._processes: dict[int, SlotProcess] = {}
         self._spare: SlotProcess | None = None
         self._idle: dict[int, SlotProcess] = {}

@@ -33,7 +33,7 @@ except ImportError:  # it is not there on every platform; asyncio's own loop doe
     import asyncio as fastest  # type: ignore[no-redef] # they share what is used of them
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from distcomp.protocol import Message
 
@@ -62,6 +62,13 @@ class Handshake(Protocol):
     def receive(self, data: bytes) -> bytes:
         """Take in bytes, give back what is to be sent; raises `ConnectError`."""
         ...
+
+
+class Relayed(Protocol):
+    """What takes over the socket of a connection; an `asyncio.Protocol` besides."""
+
+    def begin(self, transport: Any) -> None:
+        """Take over a transport that stands."""
 
 
 class Connection(asyncio.Protocol):
@@ -186,6 +193,19 @@ class Connection(asyncio.Protocol):
         """Close this process's copy of the socket, in a forked child whose parent goes on with it."""
         self.closed = True
         os.close(self._transport.get_extra_info("socket").fileno())
+
+    def hand_over(self, protocol: Relayed) -> bytes:
+        """Leave a ready connection's socket to another protocol; gives the bytes that came and were not read.
+
+        Nothing is called back any more.
+        """
+        self._send_patient()
+        self.closed = True
+        self._set_timer(0, None)
+        protocol.begin(self._transport)
+        if not self._transport.is_closing():
+            self._transport.set_protocol(protocol)
+        return self._splitter.rest()
 
     # --- what the event loop calls ---
 
@@ -407,8 +427,12 @@ async def dial(address: Address, make: Callable[[], Connection], *, timeout_s: f
         UnreachableError: nobody answered in time.
         ConnectError: what answered is not what was wanted; see `errors`.
     """
+
+    def connect(made: Callable[[], Connection]) -> Awaitable[Any]:
+        return asyncio.get_running_loop().create_connection(made, address.host, address.port)
+
     try:
-        return await asyncio.wait_for(_open(address, make), timeout_s)
+        return await asyncio.wait_for(_open(connect, make), timeout_s)
     except DistcompError:
         raise
     except asyncio.TimeoutError:
@@ -419,9 +443,27 @@ async def dial(address: Address, make: Callable[[], Connection], *, timeout_s: f
         raise UnreachableError(f"{address} cannot be reached: {error.strerror or error}") from None
 
 
-async def _open(address: Address, make: Callable[[], Connection]) -> Connection:
-    loop = asyncio.get_running_loop()
-    opened: asyncio.Future[Connection] = loop.create_future()
+async def take_up(sock: socket.socket, make: Callable[[], Connection], *, timeout_s: float) -> Connection:
+    """Shake hands over a local socket that is connected already, and is the connection's from now on.
+
+    Raises:
+        UnreachableError: nobody answered in time.
+        ConnectError: what answered is not what was wanted; see `errors`.
+    """
+
+    def connect(made: Callable[[], Connection]) -> Awaitable[Any]:
+        return asyncio.get_running_loop().create_unix_connection(made, sock=sock)
+
+    try:
+        return await asyncio.wait_for(_open(connect, make), timeout_s)
+    except asyncio.TimeoutError:
+        raise UnreachableError(f"the worker did not connect this task within {timeout_s:g} s") from None
+
+
+async def _open(
+    connect: Callable[[Callable[[], Connection]], Awaitable[Any]], make: Callable[[], Connection]
+) -> Connection:
+    opened: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
 
     def made() -> Connection:
         connection = make()
@@ -429,7 +471,7 @@ async def _open(address: Address, make: Callable[[], Connection]) -> Connection:
         return connection
 
     try:
-        _, connection = await loop.create_connection(made, address.host, address.port)
+        _, connection = await connect(made)
         try:
             return await opened
         except BaseException:

@@ -519,6 +519,10 @@ class FrameSplitter:
         self.max_frame_bytes = max_frame_bytes
         self._rest = bytearray()
 
+    def rest(self) -> bytes:
+        """The bytes of the frame that is not whole yet."""
+        return bytes(self._rest)
+
     def feed(self, data: bytes) -> list[bytes]:
         """Take in bytes as they arrived; give back the bodies that are now whole.
 

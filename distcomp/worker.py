@@ -36,8 +36,11 @@ from distcomp.core.worker_effects import (
 from distcomp.core.worker_state import WorkerState
 from distcomp.errors import ConnectError, RoleError, SlotsUnavailableError, VersionMismatchError
 from distcomp.ids import Peer, WorkerId
+from distcomp.inside import TASK_OVER
 from distcomp.rows import Versions
+from distcomp.slot_process import refuse
 from distcomp.slots import SlotEnd, SlotPool, SlotProcess
+from distcomp.task_links import TaskLinks
 from distcomp.versions import installed_versions
 
 if TYPE_CHECKING:
@@ -106,10 +109,16 @@ class WorkerProgram:
                 pid=os.getpid(),
                 slots=slots,
                 versions=Versions(*installed_versions()),
+                bind_key=secrets.token_bytes(32),
             ),
         )
+        self._links = TaskLinks(settings, access, log)
         self._pool = SlotPool(
-            settings.slot, self, slots=slots, max_payload_bytes=settings.wire.max_payload_bytes
+            settings.slot,
+            self,
+            slots=slots,
+            max_payload_bytes=settings.wire.max_payload_bytes,
+            variables=settings.wire.variables(),
         )
         self._stints: dict[int, Stint] = {}
         self._stints_of: dict[SlotProcess, Stint] = {}
@@ -177,6 +186,7 @@ class WorkerProgram:
         if self._connection is not None:
             self._connection.close()
             await self._lost.wait()
+        self._links.close()
         await self._pool.close()
         await asyncio.gather(connecting, return_exceptions=True)
 
@@ -398,6 +408,17 @@ class WorkerProgram:
                 progress = progress._replace(run=progress.run - stint.runs_before)
             self._state.run_progressed(stint.number, progress, time.monotonic())
             self._soon()
+
+    def connection_wanted(
+        self, process: SlotProcess, run: int, task_index: int, channel: socket.socket
+    ) -> None:
+        """A task that runs wants to speak with the scheduler."""
+        stint = self._stints_of.get(process)
+        token = None if stint is None else self._state.task_token(stint.number, run - stint.runs_before)
+        if token is None:
+            refuse(channel, TASK_OVER)
+        else:
+            self._links.open(self._state.binding(token, task_index), channel)
 
     def slot_exited(self, process: SlotProcess, end: SlotEnd) -> None:
         """A slot process is gone."""

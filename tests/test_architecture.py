@@ -47,6 +47,7 @@ FLOORS: dict[str, int] = {
     "scheduler": 4,
     "open_clients": 4,
     "task_arrays": 4,
+    "task_links": 4,
     "task_streams": 4,
     "worker": 4,
     "cli": 5,
@@ -60,6 +61,7 @@ FAMILIES: list[set[str]] = [
     {"wire", "config", "protocol", "rows", "slot_protocol", "page", "inside", "options", "payload"},
     {"slot", "slot_output", "slot_process", "slots", "template"},
     {"transfers", "transport"},
+    {"task_links", "worker"},
     {
         "bound_client",
         "client",

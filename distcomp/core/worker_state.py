@@ -29,6 +29,7 @@ from distcomp.core.worker_outbox import Outbox, held_leases
 from distcomp.core.worker_runs import Runs
 from distcomp.protocol import (
     AckSettles,
+    BindTask,
     CancelLease,
     DefineBundle,
     DefineFunction,
@@ -270,6 +271,10 @@ class WorkerState:
         known = self._runs.crew.processes.get(process)
         found = known.run(run) if known is not None else None
         return None if found is None else found.lease.grant.token
+
+    def binding(self, token: Token, task_index: int) -> BindTask:
+        """What makes a connection one of a task that runs here."""
+        return BindTask(self._identity.worker, self._identity.bind_key, token, task_index)
 
     def stop_lowered(self, command: LowerStop, taken_from: int, now: float) -> None:
         """The answer to `LowerStop`: from `taken_from` on the run will begin nothing."""

@@ -19,7 +19,6 @@ from distcomp import transport
 from distcomp.auth import ClientHandshake
 from distcomp.config import Address, parse_address
 from distcomp.core.worker_effects import (
-    Command,
     Departure,
     Discard,
     DumpStacks,
@@ -51,6 +50,9 @@ if TYPE_CHECKING:
     from distcomp.core.effects import Close
     from distcomp.protocol import Message
     from distcomp.slot_protocol import RunProgressed
+
+WITHOUT_STINT = frozenset({TakeProcess, ForgetSession})
+"""Commands that are for no slot process that was taken."""
 
 REFUSALS: dict[str, type[ConnectError]] = {"role": RoleError, "versions": VersionMismatchError}
 """What a final refusal of the scheduler is raised as."""
@@ -322,11 +324,12 @@ class WorkerProgram:
 
     # --- commands: each says whether it told the state machine something ---------------------------
 
-    def _obey(self, command: Command, now: float) -> bool:
+    def _obey(self, command: Any, now: float) -> bool:
         """Carry out a command, unless it is for a slot process whose end came in between."""
-        if not isinstance(command, TakeProcess | ForgetSession) and command.process not in self._stints:
+        kind: type[Any] = type(command)
+        if kind not in WITHOUT_STINT and command.process not in self._stints:
             return False
-        return self._carry_out[type(command)](command, now)
+        return self._carry_out[kind](command, now)
 
     def _take_process(self, command: TakeProcess, now: float) -> bool:
         try:

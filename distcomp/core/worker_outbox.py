@@ -44,6 +44,10 @@ class Outbox:
 
     Args:
         settings: for `settle_window_bytes` and `max_held_result_bytes`.
+
+    Attributes:
+        waiting: numbers of what is to leave.
+        held_bytes: of all that is held.
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
@@ -51,7 +55,7 @@ class Outbox:
         self._most_bytes = settings.max_held_result_bytes
         self._seq = 0
         self._held: dict[int, tuple[LeaseSettled | LeaseReturned, int]] = {}
-        self._waiting: deque[int] = deque()
+        self.waiting: deque[int] = deque()
         self._sent_bytes = 0
         self.held_bytes = 0
 
@@ -90,7 +94,7 @@ class Outbox:
             held = self._held.pop(seq, None)
             if held is not None:
                 self.held_bytes -= held[1]
-                if not self._waiting or seq < self._waiting[0]:
+                if not self.waiting or seq < self.waiting[0]:
                     self._sent_bytes -= held[1]
 
     def forget(self, tokens: frozenset[Token]) -> None:
@@ -99,14 +103,14 @@ class Outbox:
 
     def rewind(self) -> None:
         """The connection is gone: what was on its way has to leave once more."""
-        self._waiting = deque(self._held)
+        self.waiting = deque(self._held)
         self._sent_bytes = 0
 
     def take(self) -> list[LeaseSettled | LeaseReturned]:
         """What may leave now, in order."""
         leaving = []
-        while self._waiting and self._sent_bytes < self._window_bytes:
-            held = self._held.get(self._waiting.popleft())
+        while self.waiting and self._sent_bytes < self._window_bytes:
+            held = self._held.get(self.waiting.popleft())
             if held is not None:
                 self._sent_bytes += held[1]
                 leaving.append(held[0])
@@ -120,9 +124,16 @@ class Outbox:
         return spans
 
     def _hold(self, message: LeaseSettled | LeaseReturned) -> None:
-        size = size_bytes(message)
+        size = MESSAGE_BYTES
+        if isinstance(message, LeaseReturned):
+            size += 16 * len(message.spans)
+        else:
+            for _, _, blob in message.runs:
+                size += len(blob) + 24
+            for _, failure in message.failures:
+                size += _size_of(failure)
         self._held[message.seq] = (message, size)
-        self._waiting.append(message.seq)
+        self.waiting.append(message.seq)
         self.held_bytes += size
 
 
@@ -133,18 +144,6 @@ def held_leases(parts: Iterable[dict[Token, list[Span]]]) -> tuple[HeldLease, ..
         for token, some in part.items():
             spans.setdefault(token, []).extend(some)
     return tuple(HeldLease(token, tuple(joined(some))) for token, some in sorted(spans.items()))
-
-
-def size_bytes(message: LeaseSettled | LeaseReturned) -> int:
-    """What a message is counted as, near enough to its size on the wire."""
-    if isinstance(message, LeaseReturned):
-        return MESSAGE_BYTES + 16 * len(message.spans)
-    size = MESSAGE_BYTES
-    for _, _, blob in message.runs:
-        size += len(blob) + 24
-    for _, failure in message.failures:
-        size += _size_of(failure)
-    return size
 
 
 def _spans_of(message: LeaseSettled | LeaseReturned) -> list[Span]:

@@ -56,6 +56,11 @@ class Runs:
         book: all leases.
         shelf: definitions of sessions and functions.
         outbox: where answers go.
+
+    Attributes:
+        crew: the slots.
+        ending: the ends of tasks under way, by process.
+        commands: what to do with slot processes.
     """
 
     def __init__(
@@ -74,7 +79,7 @@ class Runs:
         self._refused_until = 0.0
         self._stalled_most = 1 + ceil(settings.prepare_s / settings.check_interval_s)
         self._deaths: dict[FunctionId, int] = {}
-        self._ending: dict[int, Ending] = {}
+        self.ending: dict[int, Ending] = {}
         self.crew = Crew(identity.slots)
         self.commands: list[Command] = []
 
@@ -259,7 +264,7 @@ class Runs:
             and (progress.ended or progress.reached > ending.task_index)
         ):
             process.ending = None
-            del self._ending[number]
+            del self.ending[number]
         if process.lends is not None and (progress.ended or progress.reached > process.lends[1]):
             self.crew.go_on(process)
         if progress.ended:
@@ -317,7 +322,7 @@ class Runs:
         runs = process.runs
         reason = "unprepared" if process.stalled >= self._stalled_most else "neighbour"
         self.crew.release(process)
-        self._ending.pop(number, None)
+        self.ending.pop(number, None)
         begun = next((place for place, run in enumerate(runs) if run.number == end.run), 0)
         for place, run in enumerate(runs):
             spans = overlap(run.lease.open, run.start, run.stop)
@@ -437,9 +442,7 @@ class Runs:
 
     def next_at(self) -> float | None:
         """When a task that is being ended needs its next step."""
-        if not self._ending:
-            return None
-        steps = [ending.next_at for ending in self._ending.values()]
+        steps = [ending.next_at for ending in self.ending.values()]
         return min((at for at in steps if at is not None), default=None)
 
     def _end_task(self, run: Run, index: int, cause: Cause, now: float) -> None:
@@ -449,7 +452,7 @@ class Runs:
         timeout_s = run.lease.grant.timeout_s
         task = Kill(process.number, run.number, index)
         process.ending = Ending(task, cause, timeout_s, now, self._settings)
-        self._ending[process.number] = process.ending
+        self.ending[process.number] = process.ending
         for each in process.runs:
             self._lower(each, index + 1 if each is run else each.start, "ending")
         self.commands += process.ending.due(now)

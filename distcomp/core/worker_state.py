@@ -335,10 +335,8 @@ class WorkerState:
         effects = self._effects
         self._effects = WorkerEffects()
         effects.commands, self._runs.commands = self._runs.commands, []
-        if self._peer is not None:
-            answers = self._outbox.take()
-            if answers:
-                effects.sends.setdefault(self._peer, []).extend(answers)
+        if self._peer is not None and self._outbox.waiting:
+            effects.sends.setdefault(self._peer, []).extend(self._outbox.take())
         if self._leave_at is not None and not self._left:
             self._leave_if_done(effects, now)
         effects.wake_at = self._wake_at(now)
@@ -360,6 +358,8 @@ class WorkerState:
         if self._check_at is None and self._book:
             self._check_at = now + self._settings.check_interval_s
         wake_at = self._check_at
+        if self._leave_at is None and not self._runs.ending:
+            return wake_at
         for at in (self._runs.next_at(), None if self._left else self._leave_at):
             if at is not None and (wake_at is None or at < wake_at):
                 wake_at = at

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from distcomp.access import SchedulerAccess
     from distcomp.config import SchedulerSettings
-    from distcomp.core.effects import Effects
     from distcomp.protocol import Message
 
 _SPARE_FILES = 64
@@ -155,7 +154,8 @@ class SchedulerProgram:
         receive, peer, now = self._state.receive, connection.peer, time.monotonic()
         for message in messages:
             receive(peer, message, now)
-        self._plan_turn()
+        if not self._turn_comes:
+            self._plan_turn()
 
     def _on_closed(self, connection: Connection, error: Exception | None) -> None:
         level = "debug" if error is None else "warning"
@@ -184,29 +184,30 @@ class SchedulerProgram:
             self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
-        """One placement pass over all that arrived, and one write for each peer it concerns."""
+        """One placement pass over all that arrived, and one write for each peer it concerns.
+
+        Acknowledgements leave too, as nothing is journalled that they would wait for.
+        """
         self._turn_comes = False
         if self._stopping:
             return
         now = time.monotonic()
         effects = self._state.take_effects(now)
-        self._send(effects)
+        sends = effects.sends
+        for peer, acks in effects.acks.items():
+            sends.setdefault(peer, []).extend(acks)
+        for peer, messages in sends.items():
+            connection = self._peers.get(peer)
+            if connection is not None:
+                connection.send(messages)
         for peer, reason in effects.closes:
             if peer in self._peers:
                 self._log("debug", "peer closed", peer=self._peers[peer].address, reason=reason)
                 self._peers[peer].close(reason)
         for level, text, values in effects.events:
             self._log(level, text, **values)
-        self._alarm.set(effects.wake_at, now)
-
-    def _send(self, effects: Effects) -> None:
-        """Let everything leave; acknowledgements too, as nothing is journalled that they would wait for."""
-        for peer, acks in effects.acks.items():
-            effects.sends.setdefault(peer, []).extend(acks)
-        for peer, messages in effects.sends.items():
-            connection = self._peers.get(peer)
-            if connection is not None:
-                connection.send(messages)
+        if effects.wake_at is not None:
+            self._alarm.set(effects.wake_at, now)
 
     def _on_alarm(self) -> None:
         self._state.tick(time.monotonic())

@@ -70,7 +70,12 @@ class Client:
         address: `tcp://host:port` of a scheduler, or an `Access`. None leaves the choice to the
             surroundings: `DISTCOMP_ADDRESS`, the one running scheduler that this user has access to, or
             an embedded cluster that is gone with this client.
+        slots: how many tasks at a time an embedded cluster runs, if it comes to one; as many as there
+            are cores if left out.
         settings: the client's settings; from `DISTCOMP_...` variables if left out.
+
+    Attributes:
+        is_embedded: whether it has an embedded cluster of its own.
 
     Raises:
         ConfigError: the address or a setting cannot be read.
@@ -83,11 +88,16 @@ class Client:
     """
 
     def __init__(
-        self, address: str | Access | None = None, *, settings: ClientSettings | None = None
+        self,
+        address: str | Access | None = None,
+        *,
+        slots: int | None = None,
+        settings: ClientSettings | None = None,
     ) -> None:
         self.settings = settings or ClientSettings.from_environment()
-        self._target = target = discovery.find(address)
+        self._target = target = discovery.find(address, slots)
         _log.info("using %s", target.how)
+        self.is_embedded = target.cluster is not None
         self.shares_path = target.cluster is not None
         self.max_payload_bytes = self.settings.wire.max_payload_bytes
         self.patience_s = self.settings.explain_after_s
@@ -183,10 +193,21 @@ class Client:
         """The results of futures, in order; see `distcomp.gather`."""
         return gather(futures)
 
-    def cancel(self, handles: Future[Any] | TaskArray[Any] | Iterable[Future[Any] | TaskArray[Any]]) -> None:
-        """Cancel a future, a `TaskArray`, or several of them."""
+    def cancel(
+        self,
+        handles: Future[Any] | TaskArray[Any] | Iterable[Future[Any] | TaskArray[Any]],
+        *,
+        pending_only: bool = False,
+    ) -> None:
+        """Cancel a future, a `TaskArray`, or several of them.
+
+        Args:
+            handles: what to cancel.
+            pending_only: leave alone what runs or was given to a worker. Which tasks that are, the scheduler
+                decides: the others settle as cancelled as soon as it says so.
+        """
         for handle in [handles] if isinstance(handles, Future | TaskArray) else handles:
-            handle.cancel()
+            handle.cancel_pending() if pending_only else handle.cancel()
 
     def status(self) -> StatusReported:
         """The cluster in numbers, as the scheduler sees it now.
@@ -349,10 +370,16 @@ class Client:
         if not self._explained and time.monotonic() - self._news_at >= self.patience_s:
             self._program.post(lambda state: state.explain(self._program.now))
 
-    def cancel_tasks(self, sink: Sink, spans: tuple[tuple[int, int], ...]) -> None:
+    def cancel_tasks(
+        self, sink: Sink, spans: tuple[tuple[int, int], ...], *, pending_only: bool = False
+    ) -> None:
         """Have tasks of an array cancelled in the cluster; no spans means all of them."""
+
+        def cancel(state: ClientState) -> None:
+            (state.cancel_pending if pending_only else state.cancel)(sink.counter, spans)
+
         if not self.closed and not self.forked:
-            self._program.post(lambda state: state.cancel(sink.counter, spans))
+            self._program.post(cancel)
 
     # --- what feeders call ------------------------------------------------------------------------
 

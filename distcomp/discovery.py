@@ -51,19 +51,23 @@ class Target(NamedTuple):
         return None if self.cluster is None else self.cluster.failure()
 
 
-def find(address: str | Access | None = None) -> Target:
+def find(address: str | Access | None = None, slots: int | None = None) -> Target:
     """Decide which cluster to use; starts an embedded one if there is no other.
 
     Args:
         address: `tcp://host:port`, or an access; None leaves the choice to the surroundings.
+        slots: how many slots an embedded cluster gets; as many as cores may be used if None.
 
     Raises:
-        TypeError: it is neither.
+        TypeError: it is neither, or `slots` is no number.
+        ValueError: `slots` is below 1.
         ConfigError: an address cannot be read.
         AmbiguousClusterError: several schedulers run, and nothing says which.
         UsageError: this is a task, which cannot have a cluster of its own.
         EmbeddedClusterError: no embedded cluster can be started.
     """
+    if slots is not None and slots < 1:
+        raise ValueError(f"an embedded cluster needs 1 or more slots, not {slots}")
     if isinstance(address, Access):
         return _from_access(address, "as its access says")
     if address is not None:
@@ -74,7 +78,7 @@ def find(address: str | Access | None = None) -> Target:
         return at(os.environ["DISTCOMP_ADDRESS"], "as DISTCOMP_ADDRESS says")
     if os.environ.get(config.SLOT_VARIABLE):
         raise UsageError("a task cannot submit tasks: nested calls are not available yet")
-    return running() or embedded()
+    return running() or embedded(slots)
 
 
 def at(address: str, why: str) -> Target:
@@ -103,9 +107,9 @@ def running() -> Target | None:
     return _from_access(alive[0], "the one that is running") if alive else None
 
 
-def embedded() -> Target:
+def embedded(slots: int | None = None) -> Target:
     """A cluster of our own on this host."""
-    cluster = EmbeddedCluster.start()
+    cluster = EmbeddedCluster.start(slots)
     return Target(
         f"an embedded cluster of {cluster.slots} slots on this host, as there is no other",
         (cluster.address,),

@@ -192,7 +192,8 @@ class Feeder:
         if len(chunk) > self._client.max_payload_bytes:
             return self._refuse(len(chunk))
         if self._leg.ended or not self._client.make_room(self._leg, tasks, len(chunk)):
-            self._client.post(lambda state: state.extend(self._leg.counter, 0, b"", last=True))
+            self._client.post(lambda state: state.cancel_pending(self._leg.counter, ()))
+            self._end(Failure("cancelled", text="cancelled by its client"))
             return False
         self._handed_in += tasks
         last = self._handed_in == self._leg.tasks

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, TypeVar, c
 from distcomp.errors import UnpicklableError
 from distcomp.handles import (
     CANCELLED,
+    FINISHED,
     OPEN,
     PENDING,
     RUNNING,
@@ -162,6 +163,18 @@ class Future(concurrent.futures.Future[T], Generic[T]):
             return self._state == CANCELLED
         self._book.cancel_task(self._index)
         return True
+
+    def cancel_pending(self) -> None:
+        """Cancel the task unless a worker has it, which the scheduler decides: this future settles then."""
+        if self._state in OPEN:
+            self._book.cancel_task(self._index, pending_only=True)
+
+    def failed(self) -> bool:
+        """Whether the task has ended with an exception; the exception is not unpickled for that."""
+        outcome = self._outcome
+        if self._state != FINISHED:
+            return False
+        return self._error is not None if outcome is None else not isinstance(outcome, ResultRun)
 
     def add_done_callback(self, fn: Callable[[concurrent.futures.Future[T]], object]) -> None:
         """Have `fn(future)` called once the outcome is here; at once if it is.
@@ -356,9 +369,9 @@ class FutureGroup:
             if future is not None:
                 future.enter(RUNNING, None, woken)
 
-    def cancel_task(self, index: int) -> None:
+    def cancel_task(self, index: int, *, pending_only: bool = False) -> None:
         """Have one task cancelled in the cluster."""
-        self.host.cancel_tasks(self, ((index, index + 1),))
+        self.host.cancel_tasks(self, ((index, index + 1),), pending_only=pending_only)
 
 
 def wake_all(woken: Iterable[Woken]) -> None:

@@ -48,7 +48,9 @@ class Host(Protocol):
     def explain_wait(self) -> None:
         """Have it said why nothing runs, if that has been so for long; takes no lock."""
 
-    def cancel_tasks(self, sink: Sink, spans: tuple[tuple[int, int], ...]) -> None:
+    def cancel_tasks(
+        self, sink: Sink, spans: tuple[tuple[int, int], ...], *, pending_only: bool = False
+    ) -> None:
         """Have tasks of an array cancelled in the cluster; no spans means all of them."""
 
 
@@ -70,8 +72,8 @@ class Book(Protocol):
 
     host: Host
 
-    def cancel_task(self, index: int) -> None:
-        """Have the task cancelled in the cluster; its future has settled already."""
+    def cancel_task(self, index: int, *, pending_only: bool = False) -> None:
+        """Have the task cancelled in the cluster; its future has settled already, or waits for that."""
 
 
 def error_of(failure: Failure) -> BaseException:

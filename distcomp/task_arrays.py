@@ -168,15 +168,31 @@ class TaskArray(Generic[T]):
         return Futures(self)
 
     def __iter__(self) -> Iterator[T]:
+        return self.iterate()
+
+    def iterate(self, timeout: float | None = None) -> Iterator[T]:
+        """Give the results in order, as iterating does, within a time; each is let go of as it is given.
+
+        Args:
+            timeout: seconds from the first `next` that all of it may take at most; None waits for ever.
+
+        Raises:
+            concurrent.futures.TimeoutError: a result was not there in time.
+            Exception: what a task raised, at its place.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
         index = 0
         while index < self._tasks:
-            entry = self._entry_at(index)
+            entry = self._entry_at(index, deadline)
             if entry.state == CANCELLED:
                 raise CancelledError
             if not isinstance(entry.outcome, ResultRun):
                 raise error_of(entry.outcome)
-            yield from entry.outcome.values(index, entry.stop)
+            values = list(entry.outcome.values(index, entry.stop))
+            values.reverse()
             index = entry.stop
+            while values:
+                yield values.pop()
 
     def as_completed(self, timeout: float | None = None) -> Iterator[Future[T]]:
         """Give the tasks' futures as they settle.
@@ -220,14 +236,14 @@ class TaskArray(Generic[T]):
         """
         if on_error not in ("raise", "return", "skip"):
             raise ValueError(f"on_error must be 'raise', 'return' or 'skip', not {on_error!r}")
-        if on_error == "raise":
-            return list(self)
         gathered: list[Any] = []
         index = 0
         while index < self._tasks:
             entry = self._entry_at(index)
             if isinstance(entry.outcome, ResultRun):
                 gathered.extend(entry.outcome.values(index, entry.stop))
+            elif on_error == "raise":
+                raise _error_in(entry)
             elif on_error == "return":
                 gathered.extend(_error_in(entry) for _ in range(index, entry.stop))
             index = entry.stop
@@ -260,6 +276,30 @@ class TaskArray(Generic[T]):
                 leg.ended = True
                 self.host.cancel_tasks(leg, ())
         return count
+
+    def cancel_pending(self) -> None:
+        """Cancel every task that no worker has, which the scheduler decides: they settle when it says so."""
+        with self.host.lock:
+            legs = list(self._legs) if self._open.count else []
+            for leg in legs:
+                leg.ended = True  # so that no more is handed in; see the feeder
+        for leg in legs:
+            self.host.cancel_tasks(leg, (), pending_only=True)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until every task has an outcome.
+
+        Args:
+            timeout: seconds to wait at most; None waits for ever.
+
+        Returns:
+            Whether that came in time.
+        """
+        try:
+            self._wait(self.done, None if timeout is None else time.monotonic() + timeout)
+        except FutureTimeoutError:
+            return False
+        return True
 
     def retry(self) -> TaskArray[T]:
         """Run the tasks again that have failed or were cancelled so far.
@@ -326,15 +366,16 @@ class TaskArray(Generic[T]):
                 future.enter(entry.state, entry.outcome, [])
         return future
 
-    def cancel_task(self, index: int) -> None:
-        """Have one task cancelled in the cluster; its future has settled already."""
+    def cancel_task(self, index: int, *, pending_only: bool = False) -> None:
+        """Have one task cancelled in the cluster; its future has settled already, or waits for that."""
         with self.host.lock:
-            failure = Failure("cancelled", text="cancelled by its client")
-            self.take_in(Entry(index, index + 1, CANCELLED, failure), [])
+            if not pending_only:
+                failure = Failure("cancelled", text="cancelled by its client")
+                self.take_in(Entry(index, index + 1, CANCELLED, failure), [])
             places = [(leg, leg.place_of(index)) for leg in self._legs]
         for leg, place in places:
             if place is not None and leg.wants(place):
-                self.host.cancel_tasks(leg, ((place, place + 1),))
+                self.host.cancel_tasks(leg, ((place, place + 1),), pending_only=pending_only)
 
     # --- inside -----------------------------------------------------------------------------------
 
@@ -342,9 +383,9 @@ class TaskArray(Generic[T]):
         entry = self._entries.get(index)
         return entry or self._entries[self._starts[bisect_right(self._starts, index) - 1]]
 
-    def _entry_at(self, index: int) -> Entry:
+    def _entry_at(self, index: int, deadline: float | None = None) -> Entry:
         """The outcome that covers one index, waiting for it if need be."""
-        self._wait(lambda: index not in self._open, None)
+        self._wait(lambda: index not in self._open, deadline)
         with self.host.lock:
             return self._entry_of(index)
 

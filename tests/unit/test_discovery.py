@@ -166,3 +166,15 @@ def test_what_is_no_address_is_refused() -> None:
     wrong: Any = 7077
     with pytest.raises(TypeError, match="named by text like 'tcp://host:7077', not by 7077"):
         discovery.find(wrong)
+
+
+def test_an_embedded_cluster_has_as_many_slots_as_asked_for() -> None:
+    with pytest.raises(ValueError, match="1 or more slots, not 0"):
+        discovery.find(slots=0)
+    target = discovery.embedded(3)
+    assert target.cluster is not None
+    try:
+        assert target.cluster.slots == 3
+        assert "3 slots" in target.how
+    finally:
+        target.cluster.close()

@@ -23,6 +23,7 @@ class RecordingState:
 
     def __init__(self) -> None:
         self.parts: list[tuple[int, bytes, bool]] = []
+        self.dispensed: list[Any] = []
         self.cancelled: list[Any] = []
 
     def submit(self, *_: Any) -> int:
@@ -35,6 +36,10 @@ class RecordingState:
     def cancel(self, counter: int, spans: Any) -> None:
         assert counter == 1
         self.cancelled.append(spans)
+
+    def cancel_pending(self, counter: int, spans: Any) -> None:
+        assert counter == 1
+        self.dispensed.append(spans)
 
     def rows(self) -> list[Any]:
         """The arguments of all tasks handed in, in the order in which they travel."""
@@ -65,7 +70,7 @@ class ClientInPlay:
     def explain_wait(self) -> None:
         """Nobody asks."""
 
-    def cancel_tasks(self, sink: Sink, spans: tuple[tuple[int, int], ...]) -> None:
+    def cancel_tasks(self, sink: Sink, spans: Any, *, pending_only: bool = False) -> None:
         """Nothing runs."""
 
     def post(self, action: Callable[[Any], None]) -> None:
@@ -114,6 +119,14 @@ def test_large_arguments_are_pickled_as_there_is_room_for_them() -> None:
     feed(client, [[bytes(600_000)] * 100], 100)
     assert [tasks for tasks, *_ in client.state.parts] == [1, 1, 1, 0]
     assert client.state.parts[-1] == (0, b"", True)
+
+
+def test_what_is_not_wanted_any_more_is_cancelled() -> None:
+    client = ClientInPlay()
+    client.wanted = 3
+    array = feed(client, [[bytes(600_000)] * 5], 5)
+    assert [future.cancelled() for future in array.futures] == [False] * 3 + [True] * 2
+    assert client.state.dispensed == [()]
 
 
 def test_an_iterable_that_gives_too_few_fails_the_rest() -> None:

@@ -35,6 +35,7 @@ class PlainHost:
         self.lock = threading.Lock()
         self.patience_s = 0.05
         self.cancelled: list[tuple[Any, tuple[tuple[int, int], ...]]] = []
+        self.dispensed: list[tuple[Any, tuple[tuple[int, int], ...]]] = []
         self.explained = threading.Event()
         self.loop_thread = 0
 
@@ -45,8 +46,8 @@ class PlainHost:
     def explain_wait(self) -> None:
         self.explained.set()
 
-    def cancel_tasks(self, sink: Sink, spans: tuple[tuple[int, int], ...]) -> None:
-        self.cancelled.append((sink, spans))
+    def cancel_tasks(self, sink: Sink, spans: Any, *, pending_only: bool = False) -> None:
+        (self.dispensed if pending_only else self.cancelled).append((sink, spans))
 
 
 class Group:
@@ -157,6 +158,27 @@ def test_cancel_comes_too_late_for_what_is_done() -> None:
     group.give(0, 1)
     assert not group.futures[0].cancel()
     assert group.host.cancelled == []
+
+
+def test_a_future_can_be_cancelled_unless_a_worker_has_its_task() -> None:
+    group = Group(1)
+    (future,) = group.futures
+    future.cancel_pending()
+    assert group.host.dispensed == [(group.group, ((0, 1),))]
+    assert group.host.cancelled == []
+    assert not future.done()
+
+
+def test_a_future_tells_that_its_task_has_failed() -> None:
+    group = Group(3)
+    returned, failed, cancelled = group.futures
+    group.give(0, 7)
+    group.fail(1, dump_failure(KeyError("k")))
+    cancelled.cancel()
+    assert [each.failed() for each in (returned, failed, cancelled)] == [False, True, False]
+    returned.result()
+    failed.exception()
+    assert [each.failed() for each in (returned, failed)] == [False, True]
 
 
 def test_cancel_wakes_who_waits() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import concurrent.futures
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -30,6 +31,7 @@ class LoneHost:
         self.lock = threading.Lock()
         self.patience_s = 10.0
         self.cancelled: list[tuple[Any, tuple[tuple[int, int], ...]]] = []
+        self.dispensed: list[tuple[Any, tuple[tuple[int, int], ...]]] = []
 
     def check_may_wait(self) -> None:
         """Every thread may."""
@@ -37,8 +39,8 @@ class LoneHost:
     def explain_wait(self) -> None:
         """Nobody asks."""
 
-    def cancel_tasks(self, sink: Sink, spans: tuple[tuple[int, int], ...]) -> None:
-        self.cancelled.append((sink, spans))
+    def cancel_tasks(self, sink: Sink, spans: Any, *, pending_only: bool = False) -> None:
+        (self.dispensed if pending_only else self.cancelled).append((sink, spans))
 
 
 class World:
@@ -218,6 +220,55 @@ def test_cancelling_one_future_cancels_that_task_where_it_travels() -> None:
     assert world.array.done_count == 1
     world.give(0, "c", "a", "late")
     assert world.array.results("skip") == ["a", "c"]
+
+
+def test_what_no_worker_has_is_cancelled_when_the_cluster_says_so() -> None:
+    world = World(4)
+    world.give(0, "a")
+    future = world.array.futures[1]
+    future.cancel_pending()
+    assert world.host.dispensed == [(world.leg, ((1, 2),))]
+    world.array.cancel_pending()
+    assert world.host.dispensed[1:] == [(world.leg, ())]
+    assert world.leg.ended
+    assert world.host.cancelled == []
+    assert (future.done(), world.array.done_count) == (False, 1)
+    world.fail(1, 4, Failure("cancelled"))
+    assert future.cancelled()
+    future.cancel_pending()
+    world.array.cancel_pending()
+    assert len(world.host.dispensed) == 2
+
+
+def test_one_waits_for_all_outcomes() -> None:
+    world = World(2)
+    world.give(0, 0)
+    assert not world.array.wait(0.001)
+    thread = later(world, 1, 1)
+    assert world.array.wait()
+    thread.join()
+
+
+def test_results_can_be_had_within_a_time() -> None:
+    world = World(3)
+    world.give(0, "a", "b")
+    results = world.array.iterate(timeout=0.01)
+    assert [next(results), next(results)] == ["a", "b"]
+    with pytest.raises(TimeoutError):
+        next(results)
+
+
+class Shy:
+    """Can be referred to weakly."""
+
+
+def test_results_are_let_go_of_as_they_are_given() -> None:
+    world = World(3)
+    world.give(0, Shy(), Shy(), Shy())
+    for result in world.array:
+        seen = weakref.ref(result)
+        del result
+        assert seen() is None
 
 
 def test_retry_runs_again_what_failed() -> None:

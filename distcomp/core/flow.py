@@ -65,7 +65,10 @@ def end_lease(books: Books, lease: OpenLease, now: float) -> None:
     del array.leases[lease.token]
     if pool.divisible:
         pool.divisible.pop(lease.token, None)
-    pool.priorities[array.options.priority] -= 1
+    priority = array.options.priority
+    others = pool.priorities.pop(priority) - 1
+    if others:
+        pool.priorities[priority] = others
     session.leases -= 1
     owner = session.owner
     owner.leases -= 1

@@ -42,7 +42,7 @@ def _interrupted(books: Books, pool: Pool, array: TaskArrayState) -> WorkerEntry
     """A worker where the array may go before others, because it ranks higher or its session is owed more."""
     priority = array.options.priority
     owed = _is_owed(books, pool, array)
-    if not owed and not any(count for other, count in pool.priorities.items() if other < priority):
+    if not owed and priority <= min(pool.priorities, default=priority):
         return None
     for lease in pool.roster.brisk_leases():
         worker = lease.worker

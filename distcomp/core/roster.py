@@ -121,11 +121,6 @@ class WorkerEntry:
         """Slots with nothing to do."""
         return max(0, self.slots - len(self.leases))
 
-    @property
-    def quick_slots(self) -> int:
-        """Slots that are expected to come free soon, if they are busy at all."""
-        return max(0, self.slots - self.long)
-
 
 class Roster:
     """Workers that can run the same tasks.
@@ -223,27 +218,23 @@ class Roster:
             del self._brisk[lease.token]
         if lease.urgent:
             worker.urgent -= 1
-        if worker.waiting:
-            self._begin_next(worker, lease, now)
+        if lease.waits:
+            worker.waiting.remove(lease)
+        elif worker.waiting:
+            worker.waiting.popleft().begin(now)
         if worker.enrolled:
             if len(worker.leases) < worker.slots:
                 self.idle += 1
             self.update(worker, now)
 
-    def _begin_next(self, worker: WorkerEntry, ended: OpenLease, now: float) -> None:
-        if ended.waits:
-            worker.waiting.remove(ended)
-            return
-        worker.waiting.popleft().begin(now)
-
     def update(self, worker: WorkerEntry, now: float) -> None:
         """Give a worker of the roster the place that is due to it now."""
-        leases = len(worker.leases)
-        if leases < worker.slots:
-            place = (worker.load_s / worker.slots, worker.turn, next(self._order), worker)
+        slots, leases = worker.slots, len(worker.leases)
+        if leases < slots:
+            place = (worker.load_s / slots, worker.turn, next(self._order), worker)
             heap = self._idle
-        elif leases < worker.slots + worker.quick_slots and not worker.overdue:
-            place = (now + worker.load_s / worker.quick_slots, worker.turn, next(self._order), worker)
+        elif leases - slots < (quick_slots := slots - worker.long) and not worker.overdue:
+            place = (now + worker.load_s / quick_slots, worker.turn, next(self._order), worker)
             heap = self._busy
         else:
             worker.place = None
@@ -255,7 +246,7 @@ class Roster:
 
     def idlest(self) -> WorkerEntry | None:
         """The worker with an idle slot that has the least to do, or of those the longest without a grant."""
-        return self._first(self._idle)
+        return self._first(self._idle) if self.idle else None
 
     def soonest(self) -> WorkerEntry | None:
         """The worker without idle slot where one more lease would begin first, if it may wait anywhere."""

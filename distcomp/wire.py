@@ -76,7 +76,8 @@ class Integer(Kind):
     """An integer between two bounds, both included."""
 
     def __init__(self, low: int, high: int) -> None:
-        self.test = f"type(v) is int and {low} <= v <= {high}"
+        bounds = f"{low} <= v <= {high}" if (low, high) != (0, MAX_COUNTER) else "not v >> 63"
+        self.test = f"type(v) is int and {bounds}"
         self.wanted = f"an integer from {low} to {high}"
 
 
@@ -107,7 +108,8 @@ class Octets(Kind):
     """Bytes of a length between two bounds, both included."""
 
     def __init__(self, shortest: int, longest: int) -> None:
-        self.test = f"type(v) is bytes and {shortest} <= len(v) <= {longest}"
+        bounds = f"{shortest} <= len(v) <= {longest}" if shortest < longest else f"len(v) == {longest}"
+        self.test = f"type(v) is bytes and {bounds}"
         self.wanted = f"{shortest} to {longest} bytes"
         if longest > INLINE_BLOB_BYTES:
             self.large = f"len(v) > {INLINE_BLOB_BYTES}"

@@ -130,6 +130,7 @@ class WorkerProgram:
         self._turn_is_due = False
         self._alarm = transport.Alarm(self._tick)
         self._departed: asyncio.Future[Departure] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._carry_out: dict[type[Any], Callable[[Any, float], bool]] = {
             TakeProcess: self._take_process,
             GiveBack: self._give_back,
@@ -154,7 +155,8 @@ class WorkerProgram:
             ConnectError: no waiting can bring this worker to its scheduler; `heals` is False.
             SlotsUnavailableError: slot processes cannot be started here at all.
         """
-        self._departed = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._departed = self._loop.create_future()
         await self._pool.start()
         connecting = asyncio.ensure_future(self._stay_connected())
         try:
@@ -278,7 +280,8 @@ class WorkerProgram:
         """Have a turn when everything that was ready with this has been taken in."""
         if not self._turn_is_due:
             self._turn_is_due = True
-            asyncio.get_running_loop().call_soon(self._turn)
+            loop = self._loop or asyncio.get_running_loop()
+            loop.call_soon(self._turn)
 
     def _turn(self) -> None:
         """Carry out everything that the state machine asks for, and send once."""

@@ -11,6 +11,7 @@ Credit bounds what is under way: every piece costs its size, and the receiver gi
 from __future__ import annotations
 
 from collections import deque
+from io import BytesIO
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -208,12 +209,14 @@ class Outgoing:
 
 
 class _Arriving:
-    __slots__ = ("pieces", "size_bytes", "stored_bytes")
+    """The beginning of a blob. A `BytesIO` gives what was written to it without another copy of it all."""
+
+    __slots__ = ("content", "size_bytes", "stored_bytes")
 
     def __init__(self, size_bytes: int) -> None:
         self.size_bytes = size_bytes
         self.stored_bytes = 0
-        self.pieces: list[bytes] = []
+        self.content = BytesIO()
 
 
 class Incoming:
@@ -241,11 +244,11 @@ class Incoming:
         arriving.stored_bytes += len(piece.data)
         if piece.size_bytes != arriving.size_bytes or arriving.stored_bytes > arriving.size_bytes:
             raise MalformedMessageError(f"transfer {piece.transfer} changed its size")
-        arriving.pieces.append(piece.data)
+        arriving.content.write(piece.data)
         self._owed_bytes += len(piece.data)
         if arriving.stored_bytes == arriving.size_bytes:
             del self._arriving[piece.transfer]
-            self._whole[piece.transfer] = b"".join(arriving.pieces)
+            self._whole[piece.transfer] = arriving.content.getvalue()
 
     def claim(self, transfer: int) -> bytes:
         """The blob of a transfer, once; raises `ValueError` if it is not whole or not known."""

@@ -408,7 +408,9 @@ class Codec:
             frames.append(self.frame(batch))
         return frames
 
-    def decode(self, body: bytes, blob_of: Callable[[int], bytes] | None = None) -> list[Message]:
+    def decode(
+        self, body: bytes | memoryview, blob_of: Callable[[int], bytes] | None = None
+    ) -> list[Message]:
         """The messages of one frame's body, checked.
 
         Args:
@@ -525,7 +527,7 @@ class FrameSplitter:
         """The bytes of the frame that is not whole yet."""
         return bytes(self._rest)
 
-    def feed(self, data: bytes) -> list[bytes]:
+    def feed(self, data: bytes) -> list[bytes | memoryview]:
         """Take in bytes as they arrived; give back the bodies that are now whole.
 
         Raises:
@@ -536,19 +538,18 @@ class FrameSplitter:
         if may_be_whole and data.startswith(_LENGTH.pack(size_bytes)):
             return [data[_LENGTH.size :]]  # one frame, as nearly always
         self._rest += data
-        bodies: list[bytes] = []
-        position, end = 0, len(self._rest)
-        with memoryview(self._rest) as source:
-            while end - position >= _LENGTH.size:
-                (length,) = _LENGTH.unpack_from(source, position)
-                if length > self.max_frame_bytes:
-                    raise FrameTooLargeError(
-                        f"a frame of {length} bytes; the limit is {self.max_frame_bytes}"
-                    )
-                begin = position + _LENGTH.size
-                if end - begin < length:
-                    break
-                position = begin + length
-                bodies.append(bytes(source[begin:position]))
-        del self._rest[:position]
+        source = self._rest
+        bodies: list[bytes | memoryview] = []
+        position, end = 0, len(source)
+        while end - position >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(source, position)
+            if length > self.max_frame_bytes:
+                raise FrameTooLargeError(f"a frame of {length} bytes; the limit is {self.max_frame_bytes}")
+            begin = position + _LENGTH.size
+            if end - begin < length:
+                break
+            position = begin + length
+            bodies.append(memoryview(source)[begin:position])  # pieces of payloads are dear to copy
+        if bodies:
+            self._rest = source[position:]
         return bodies

@@ -77,6 +77,8 @@ def pack_results(kept: Sequence[Any], start: int = 0, *, max_bytes: int = RUN_BY
             values[i] = values[i].blob
         return dump_plain((values, boxed, definitions))
 
+    if len(kept) == 1:  # one alone is not cut
+        return [Packed(start, start + 1, encode(0, 1))]
     return pack(len(kept), encode, max_bytes, RUN_RESULTS, start)
 
 

@@ -208,6 +208,9 @@ class SchedulerSettings(Settings):
     unprepared_limit: int = setting(
         10, "times in a row that no slot process could be prepared for a session before its tasks fail", low=1
     )
+    tell_retries_s: float = setting(
+        0.25, "seconds within which retries of an array are told to its client at once"
+    )
     max_status_arrays: int = setting(1_000, "unfinished task arrays that an observer is told of", low=1)
     status_interval_s: float = setting(0.1, "shortest time between two reports to one observer", low=0.01)
 
@@ -221,6 +224,10 @@ class SlotSettings(Settings):
     functions_per_slot: int = setting(256, "functions kept loaded in a slot process", low=1)
     output_bytes: int = setting(64 << 10, "bytes kept of what a task prints last", low=1 << 10, high=1 << 20)
     exit_grace_s: float = setting(1.0, "seconds that a slot process has to end by itself")
+    unused_bundles: int = setting(16, "unpacked bundles of local modules kept although no process uses them")
+    bundle_bytes: int = setting(
+        1 << 30, "bytes of an unpacked bundle, each file counted as 512 at least", low=1 << 20
+    )
     template_restarts: int = setting(5, "ends of the template within a minute after which it is given up")
 
 
@@ -290,6 +297,9 @@ class ClientSettings(Settings):
     )
     refused_pause_s: float = setting(0.2, "seconds before a submit that found no room is sent again")
     defined_functions: int = setting(4096, "functions that the scheduler is taken to know", low=1)
+    bundle_bytes: int = setting(64 << 20, "bytes of the local modules and data that tasks need", low=1)
+    bundle_files: int = setting(10_000, "files of the local modules and data that tasks need", low=1)
+    bundle_check_s: float = setting(0.5, "seconds after which files of local modules are looked at again")
     close_s: float = setting(5.0, "seconds that closing a client may take once its tasks have ended")
 
 

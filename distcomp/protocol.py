@@ -31,6 +31,7 @@ from distcomp.rows import (
     Name,
     Names,
     Numbers,
+    PastAttempts,
     Priority,
     RunningTask,
     Runs,
@@ -226,6 +227,15 @@ class LendSlot(NamedTuple):
     lent: Switch
 
 
+@message(18)
+class ExplainTask(NamedTuple):
+    """Asks where a task of this session is, and why it is not done."""
+
+    request: Count
+    array: Array
+    task_index: Count
+
+
 # --- scheduler to client --------------------------------------------------------------------------
 
 
@@ -327,6 +337,28 @@ class WaitExplained(NamedTuple):
     request: Count
     code: Name
     text: Words
+
+
+@message(29)
+class TaskExplained(NamedTuple):
+    """Where a task is, and what came of the tries that it had.
+
+    `state` is `sending`, `waiting`, `delayed`, `held` (by a worker that has not begun it), `running` or
+    `settled`.
+    """
+
+    request: Count
+    state: Name
+    text: Words
+    past: PastAttempts
+
+
+@message(30)
+class TasksRetried(NamedTuple):
+    """How many tries of an array's tasks were followed by another one. Lossy: never sent again."""
+
+    array: Array
+    retried: Count
 
 
 # --- worker to scheduler --------------------------------------------------------------------------
@@ -502,7 +534,7 @@ class SlotLent(NamedTuple):
     lent: Switch
 
 
-PATIENT: frozenset[type[Any]] = frozenset({Accepted, AckOutcomes, AckSettles, TasksBegan})
+PATIENT: frozenset[type[Any]] = frozenset({Accepted, AckOutcomes, AckSettles, TasksBegan, TasksRetried})
 """Messages that nobody waits for: a connection keeps them back a little, to leave with the next others."""
 
 ORDER_KEYS: dict[type[Any], Callable[[Any], tuple[Hashable, ...]]] = {

@@ -32,6 +32,7 @@ _blob = Octets(0, MAX_BLOB_BYTES)
 Count = Annotated[int, _counter]
 Name = Annotated[str, Text(256)]
 Names = Annotated[tuple[str, ...], Listing(Text(256))]
+Brief = Annotated[str, Text(1024)]
 Words = Annotated[str, Text(64 << 10)]
 LongText = Annotated[str, Text(256 << 10)]
 Seconds = Annotated[float, Real()]
@@ -81,6 +82,19 @@ class TaskOptions(NamedTuple):
     retries_timeouts: Switch = True
 
 
+class PastAttempt(NamedTuple):
+    """One try of a task that ended badly: which it was, where, and what came of it; see `Failure`."""
+
+    attempt: Count
+    kind: Name
+    worker: Name
+    host: Name
+    text: Brief
+
+
+PastAttempts = Annotated[tuple[PastAttempt, ...], Listing(Nested(PastAttempt))]
+
+
 class Failure(NamedTuple):
     """How one task ended badly.
 
@@ -97,6 +111,7 @@ class Failure(NamedTuple):
         attempt: which try this was, from 1.
         output: the last that the task printed.
         stacks: the Python stacks dumped before the task was stopped.
+        past: the last of the tries before this one.
     """
 
     kind: Name
@@ -110,6 +125,7 @@ class Failure(NamedTuple):
     attempt: Count = 1
     output: Words = ""
     stacks: Words = ""
+    past: PastAttempts = ()
 
 
 Failures = Annotated[tuple[tuple[int, Failure], ...], Listing(Row(_counter, Nested(Failure)))]

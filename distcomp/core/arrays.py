@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from distcomp.core.ranges import RangeSet
 from distcomp.ids import NO_BUNDLE
+from distcomp.rows import PastAttempt
 
 if TYPE_CHECKING:
     from distcomp.core.functions import Definition
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from distcomp.core.sessions import Session
     from distcomp.ids import ArrayId, BundleId, Token
     from distcomp.protocol import DefineBundle, DefineFunction
-    from distcomp.rows import TaskOptions
+    from distcomp.rows import Failure, TaskOptions
 
 _start_of = attrgetter("start")
 
@@ -54,16 +55,30 @@ class HeldChunk:
         self.unsettled = stop - start
 
 
-class Trial:
-    """The past of one index: what counts against its limits."""
+MAX_PAST = 16
+"""Bad ends of one index that are remembered, to be told."""
 
-    __slots__ = ("crashes", "failures", "losses", "starts")
+PAST_CHARACTERS = 200
+"""How much is remembered of what was said about one."""
+
+
+class Trial:
+    """The past of one index: what counts against its limits, and the last of its bad ends."""
+
+    __slots__ = ("crashes", "failures", "losses", "past", "starts")
 
     def __init__(self) -> None:
         self.failures = 0
         self.crashes = 0
         self.losses = 0
         self.starts = 0
+        self.past: tuple[PastAttempt, ...] = ()
+
+    def remember(self, failure: Failure) -> None:
+        """Note how a try ended that is followed by another."""
+        text = failure.text[:PAST_CHARACTERS]
+        end = PastAttempt(failure.attempt, failure.kind, failure.worker, failure.host, text)
+        self.past = (*self.past[1 - MAX_PAST :], end)
 
     @property
     def attempt(self) -> int:
@@ -82,6 +97,8 @@ class TaskArrayState:
         claim: its place in the queue; arrays of one session and priority share it.
         queued: whether its pending indexes count in the queue.
         seconds: measured seconds per task, or below 0 while nothing is known.
+        retried: how many tries were followed by another one.
+        untold: its client has not heard of all of them.
         changed_at: when something last changed that an observer can see.
     """
 
@@ -107,10 +124,12 @@ class TaskArrayState:
         "order",
         "pending",
         "queued",
+        "retried",
         "seconds",
         "session",
         "settled",
         "trials",
+        "untold",
     )
 
     def __init__(
@@ -144,7 +163,8 @@ class TaskArrayState:
         self.chunks: list[HeldChunk] = []
         self.empty_chunks = 0
         self.trials: dict[int, Trial] = {}
-        self.queued = self.forgotten = False
+        self.retried = 0
+        self.queued = self.forgotten = self.untold = False
         self.seconds = -1.0
         self.accepted_at = self.changed_at = now
 

@@ -1,19 +1,25 @@
-"""Why nothing of a session runs, in words for the person who waits."""
+"""Why nothing of a session runs, and where one task is, in words for the person who waits."""
 
 from __future__ import annotations
 
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
-from distcomp.protocol import WaitExplained
+from distcomp.errors import MalformedMessageError
+from distcomp.protocol import TaskExplained, WaitExplained
 
 if TYPE_CHECKING:
+    from distcomp.core.arrays import TaskArrayState
     from distcomp.core.books import Books, Link
+    from distcomp.core.leases import OpenLease
     from distcomp.core.sessions import Session
-    from distcomp.protocol import ExplainWait
+    from distcomp.protocol import ExplainTask, ExplainWait
 
 LOOKED_AT = 10_000
-"""Leases that are looked at to find out whose work keeps the slots busy."""
+"""Leases that are looked at to find out whose work keeps the slots busy, or which holds a task."""
+
+_SENDING = "its arguments are on their way to the scheduler"
+_SETTLED = "it has ended; what came of it is on its way to the client"
 
 
 def on_explain_wait(books: Books, link: Link, message: ExplainWait, _now: float) -> None:
@@ -21,6 +27,63 @@ def on_explain_wait(books: Books, link: Link, message: ExplainWait, _now: float)
     session = link.opened()
     code, text = _why_unfit(books, session) or _why_busy(books, session)
     books.send(link.peer, WaitExplained(message.request, code, text))
+
+
+def on_explain_task(books: Books, link: Link, message: ExplainTask, now: float) -> None:
+    """Answer where a task of the session is."""
+    session = link.opened()
+    if message.array[0] != session.id:
+        raise MalformedMessageError("a task of another session cannot be explained")
+    array = session.arrays.get(message.array[1])
+    if array is None:
+        known = message.array[1] in session.finished
+        state, text = ("settled", _SETTLED) if known else ("sending", _SENDING)
+    else:
+        state, text = _where(books, array, message.task_index, now)
+    trial = None if array is None else array.trials.get(message.task_index)
+    past = () if trial is None else trial.past
+    books.send(link.peer, TaskExplained(message.request, state, text, past))
+
+
+def _where(books: Books, array: TaskArrayState, index: int, now: float) -> tuple[str, str]:
+    """Where a task of an unfinished array is."""
+    if index >= array.accepted:
+        return "sending", _SENDING
+    if index in array.delayed:
+        return "delayed", f"it failed, and is tried again in {max(0.0, array.delayed[index] - now):.1f} s"
+    if index in array.pending:
+        return "waiting", _why_waiting(books, array)
+    for lease in islice(array.leases.values(), LOOKED_AT):
+        if any(start <= index < stop for start, stop in lease.open):
+            return _at_worker(lease, index)
+    if array.leased:  # there were more leases than are looked at
+        return "held", "a worker has it"
+    return "settled", _SETTLED
+
+
+def _at_worker(lease: OpenLease, index: int) -> tuple[str, str]:
+    """What a worker does with a task of its lease."""
+    worker = lease.worker
+    where = f"worker {worker.record.name} on {worker.record.host}"
+    cut_off = "" if worker.peer is not None else ", which is cut off just now"
+    running_s = worker.running.get((lease.token, index))
+    if running_s is not None:
+        return "running", f"{where}{cut_off} runs it, for {running_s:.1f} s when it last said so"
+    return "held", f"{where}{cut_off} has it, and has not said that it runs: it has just come, or waits there"
+
+
+def _why_waiting(books: Books, array: TaskArrayState) -> str:
+    """Why no worker has a pending task."""
+    session = array.session
+    unfit = _why_unfit(books, session)
+    if unfit is not None:
+        return unfit[1]
+    if not array.queued and (text := _why_withheld(session)) is not None:
+        return text
+    if session.pool.roster.idle:
+        return "it is about to start: slots are idle"
+    pending = array.pending.count
+    return f"{_who_is_busy(books, session)}; {_number(pending, 'task')} of its array wait"
 
 
 def _why_unfit(books: Books, session: Session) -> tuple[str, str] | None:
@@ -50,6 +113,12 @@ def _why_busy(books: Books, session: Session) -> tuple[str, str]:
         return "idle", text
     if roster.idle:
         return "idle", f"{roster.idle} of {slots} are idle: the tasks are about to start"
+    return "busy", _who_is_busy(books, session)
+
+
+def _who_is_busy(books: Books, session: Session) -> str:
+    """Whose work keeps all slots busy."""
+    slots = _number(session.pool.roster.slots, "slot")
     holders: dict[str, dict[int, None]] = {}
     leases = chain.from_iterable(worker.leases.values() for worker in books.workers.values())
     for lease in islice(leases, LOOKED_AT):
@@ -58,7 +127,7 @@ def _why_busy(books: Books, session: Session) -> tuple[str, str]:
     whose = ", ".join(
         f"{_number(len(arrays), 'task array')} of {owner}" for owner, arrays in sorted(holders.items())
     )
-    return "busy", f"all {slots} are busy with {whose}"
+    return f"all {slots} are busy with {whose}"
 
 
 def _why_withheld(session: Session) -> str | None:

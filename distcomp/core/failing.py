@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from distcomp.core.flow import put_back
+from distcomp.core.flow import put_back, tell_retried
 from distcomp.rows import Failure
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ def retry(books: Books, array: TaskArrayState, index: int, failure: Failure, now
         return False
     if array.eager and trial.starts >= array.options.max_attempts:
         return False
-    books.counts.retried += 1
+    trial.remember(failure)
+    _count_retry(books, array, now)
     delay_s = array.options.retry_delay_s if failure.kind in RETRIED_KINDS else 0.0
     if delay_s:
         due = now + delay_s
@@ -36,6 +37,26 @@ def retry(books: Books, array: TaskArrayState, index: int, failure: Failure, now
     else:
         put_back(array, index, index + 1)
     return True
+
+
+def with_past(array: TaskArrayState, index: int, failure: Failure) -> Failure:
+    """The final failure of an index that is not settled yet, with the tries before it."""
+    trial = array.trials.get(index)
+    return failure if trial is None or not trial.past else failure._replace(past=trial.past)
+
+
+def _count_retry(books: Books, array: TaskArrayState, now: float) -> None:
+    """Count one more try; the client hears of all that come within a while at once."""
+    books.counts.retried += 1
+    array.retried += 1
+    if not array.untold:
+        array.untold = True
+        books.timers.add(now + books.settings.tell_retries_s, _tell_late, books, array)
+
+
+def _tell_late(books: Books, array: TaskArrayState, _now: float) -> None:
+    if array.untold:
+        tell_retried(books, array)
 
 
 def _charge(books: Books, array: TaskArrayState, trial: Trial, failure: Failure) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from distcomp.core.nesting import leave_task
-from distcomp.protocol import EndSession, TasksSettled
+from distcomp.protocol import EndSession, TasksRetried, TasksSettled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -128,11 +128,19 @@ def resume(session: Session) -> None:
             session.pool.queue.offer(array)
 
 
+def tell_retried(books: Books, array: TaskArrayState) -> None:
+    """Tell the client how many tries were followed by another one."""
+    array.untold = False
+    books.send(array.session.peer, TasksRetried(array.id, array.retried))
+
+
 def finish(books: Books, array: TaskArrayState) -> None:
     """Forget an array to which nothing more can happen, unless that was done."""
     if array.forgotten:
         return
     array.forgotten = True
+    if array.untold:
+        tell_retried(books, array)
     session = array.session
     counter = array.id[1]
     del session.arrays[counter]

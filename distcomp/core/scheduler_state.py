@@ -32,7 +32,7 @@ from distcomp.core.clients import (
     on_open_session,
 )
 from distcomp.core.effects import Effects
-from distcomp.core.explaining import on_explain_wait
+from distcomp.core.explaining import on_explain_task, on_explain_wait
 from distcomp.core.functions import DefinitionBook
 from distcomp.core.nesting import on_bind_task, on_lend_slot
 from distcomp.core.placement import place
@@ -57,6 +57,7 @@ from distcomp.protocol import (
     CloseSession,
     DefineBundle,
     DefineFunction,
+    ExplainTask,
     ExplainWait,
     LeaseReturned,
     LeaseSettled,
@@ -91,6 +92,7 @@ _SESSION: Routes = {
     CloseSession: on_close_session,
     WatchStatus: on_watch_status,
     ExplainWait: on_explain_wait,
+    ExplainTask: on_explain_task,
     LendSlot: on_lend_slot,
 }
 _NOTHING: Routes = {}

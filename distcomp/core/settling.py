@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from distcomp.core.cancelling import fail_session
-from distcomp.core.failing import retry
+from distcomp.core.failing import retry, with_past
 from distcomp.core.flow import end_lease, finish, forward, leave, settle
 from distcomp.core.workforce import rest, unwind
 from distcomp.errors import MalformedMessageError
@@ -90,8 +90,8 @@ def _take_failures(books: Books, lease: OpenLease, message: LeaseSettled, now: f
         spans = lease.answer(index, index + 1)
         taken += spans
         if spans and not retry(books, lease.array, index, failure, now):
+            final.append((index, with_past(lease.array, index, failure)))
             settle(books, lease.array, spans)
-            final.append((index, failure))
     if final:
         lease.worker.failed += len(final)
         forward(books, lease.array, (), tuple(final))

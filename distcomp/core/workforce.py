@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from distcomp.core.effects import Close
-from distcomp.core.failing import lost_with, retry
+from distcomp.core.failing import lost_with, retry, with_past
 from distcomp.core.flow import end_lease, finish, forward, leave, put_back, settle
 from distcomp.core.nesting import tell_lent
 from distcomp.core.roster import WorkerEntry
@@ -219,7 +219,7 @@ def _lose(books: Books, lease: OpenLease, running: list[int], now: float) -> Non
 
 def _settle_lost(books: Books, lease: OpenLease, index: int) -> None:
     """End a task that may not be started again: it ran, or it may have run, on a worker that is lost."""
-    failure = lost_with(lease.worker, lease.array, index)
+    failure = with_past(lease.array, index, lost_with(lease.worker, lease.array, index))
     settle(books, lease.array, [(index, index + 1)])
     books.counts.lost += 1
     forward(books, lease.array, (), ((index, failure),))

@@ -1,9 +1,23 @@
 from __future__ import annotations
 
-from scheduler_world import SchedulerWorld
+from typing import TYPE_CHECKING
 
-from distcomp.protocol import AckOutcomes, ExplainWait, WaitExplained, WorkerDraining
+from scheduler_world import FUNCTION, PLAIN, SchedulerWorld
+
+from distcomp.core import explaining
+from distcomp.protocol import (
+    AckOutcomes,
+    ExplainTask,
+    ExplainWait,
+    Submit,
+    TaskExplained,
+    WaitExplained,
+    WorkerDraining,
+)
 from distcomp.rows import TaskOptions
+
+if TYPE_CHECKING:
+    import pytest
 
 
 def explain(world: SchedulerWorld, client: int) -> tuple[str, str]:
@@ -69,3 +83,96 @@ def test_idle_for_reasons_of_the_client() -> None:
     world.state.receive(client, AckOutcomes((1, 2)), world.now)
     world.state.receive(client, ExplainWait(5), world.now)
     assert "about to start" in world.books.effects.sends[client][-1].text
+
+
+def where(world: SchedulerWorld, client: int, array: int, index: int) -> TaskExplained:
+    world.say(client, ExplainTask(6, (client.to_bytes(16, "big"), array), index))
+    (answer,) = world.got(client, TaskExplained)
+    assert isinstance(answer, TaskExplained)
+    assert answer.request == 6
+    return answer
+
+
+def test_a_task_is_followed_from_its_client_to_its_end() -> None:
+    world = SchedulerWorld()
+    client = world.client()
+    assert where(world, client, 0, 0).state == "sending"
+    world.submit(client, 0, 1)
+    assert where(world, client, 0, 1).state == "sending"
+    waiting = where(world, client, 0, 0)
+    assert (waiting.state, waiting.text) == ("waiting", "no workers are connected")
+    worker = world.worker()
+    (grant,) = world.grants(worker)
+    held = where(world, client, 0, 0)
+    assert held.state == "held"
+    assert held.text.startswith(f"worker w{worker} on h has it")
+    world.running(worker, (grant.token, 0))
+    running = where(world, client, 0, 0)
+    assert (running.state, running.text) == (
+        "running",
+        f"worker w{worker} on h runs it, for 1.0 s when it last said so",
+    )
+    world.cut(worker)
+    assert "cut off just now" in where(world, client, 0, 0).text
+
+
+def test_a_task_waits_for_others_or_for_its_client() -> None:
+    world = SchedulerWorld(max_unread_bytes=1)
+    worker, client = world.worker(), world.client()
+    world.submit(client, 0, 1)
+    (grant,) = world.grants(worker)
+    world.submit(client, 1, 3)
+    waiting = where(world, client, 1, 2)
+    assert waiting.state == "waiting"
+    assert waiting.text == "all 1 slot are busy with 1 task array of ann; 3 tasks of its array wait"
+    world.settle(worker, grant.token, (0, 1), busy_s=9.0)
+    world.settle(worker, world.grants(worker)[0].token, (0, 1), busy_s=9.0)
+    assert "not being read" in where(world, client, 1, 2).text
+
+
+def test_a_failed_task_is_explained_with_its_tries() -> None:
+    world = SchedulerWorld()
+    worker, client = world.worker(), world.client()
+    world.submit(client, 0, 2, TaskOptions(retries=1, retry_delay_s=9.0))
+    (token,) = {grant.token for grant in world.grants(worker)}
+    world.fail(worker, token, 0, "exception")
+    delayed = where(world, client, 0, 0)
+    assert (delayed.state, delayed.text) == ("delayed", "it failed, and is tried again in 9.0 s")
+    assert [(past.attempt, past.kind) for past in delayed.past] == [(1, "exception")]
+
+
+def test_a_task_that_has_ended_is_on_its_way_to_its_client() -> None:
+    world = SchedulerWorld()
+    worker, client = world.worker(), world.client()
+    world.submit(client, 0, 1)
+    world.settle(worker, world.grants(worker)[0].token, (0, 1))
+    assert where(world, client, 0, 0).state == "settled"
+    world.submit(client, 1, 1, last=False)
+    world.settle(worker, world.grants(worker)[0].token, (0, 1))
+    assert where(world, client, 1, 0).state == "settled"
+
+
+def test_a_task_that_came_in_this_turn_is_about_to_start() -> None:
+    world = SchedulerWorld()
+    world.worker()
+    client = world.client()
+    array = (client.to_bytes(16, "big"), 0)
+    world.state.receive(client, Submit(array, FUNCTION, PLAIN, 0, 1, b"args", last=True), world.now)
+    assert where(world, client, 0, 0).text == "it is about to start: slots are idle"
+
+
+def test_not_all_leases_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = SchedulerWorld()
+    world.worker()
+    client = world.client()
+    world.submit(client, 0, 1)
+    monkeypatch.setattr(explaining, "LOOKED_AT", 0)
+    assert where(world, client, 0, 0).text == "a worker has it"
+
+
+def test_a_task_of_another_session_is_nonsense() -> None:
+    world = SchedulerWorld()
+    ann, bob = world.client("ann"), world.client("bob")
+    world.submit(ann, 0, 1)
+    world.say(bob, ExplainTask(1, (ann.to_bytes(16, "big"), 0), 0))
+    assert world.closed == [bob]

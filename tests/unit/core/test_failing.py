@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from scheduler_world import SchedulerWorld
 
-from distcomp.rows import TaskOptions
+from distcomp.protocol import LeaseSettled, TasksRetried, TasksSettled
+from distcomp.rows import Failure, PastAttempt, TaskOptions
 
 
 def start(options: TaskOptions) -> tuple[SchedulerWorld, int, int]:
@@ -39,8 +40,10 @@ def test_a_retry_waits_for_its_delay() -> None:
     world, worker, _ = start(TaskOptions(retries=1, retry_delay_s=5.0))
     world.fail(worker, world.grants(worker)[0].token, 0, "exception")
     assert world.grants(worker) == []
-    assert world.wake_at == world.now + 5.0
-    world.wait(5.0)
+    due = world.now + 5.0
+    world.wait(0.25)  # when its client is told
+    assert world.wake_at == due
+    world.wait(due - world.now)
     assert world.grants(worker)[0].attempt == 2
 
 
@@ -88,3 +91,40 @@ def test_an_index_with_a_past_runs_alone() -> None:
         world.settle(worker, grant.token, (grant.start, grant.stop), busy_s=1e-6)
         grants += world.grants(worker)
     assert world.books.counts.settled == 21
+
+
+def test_the_client_hears_of_retries_once_in_a_while_and_at_the_end() -> None:
+    world = SchedulerWorld(tell_retries_s=0.25)
+    worker, client = world.worker(), world.client()
+    world.submit(client, 0, 1, TaskOptions(retries=9))
+    for _ in range(3):
+        world.fail(worker, world.grants(worker)[0].token, 0, "exception")
+        assert world.got(client, TasksRetried) == []
+    (grant,) = world.grants(worker)
+    world.wait(0.25)
+    assert [message.retried for message in world.got(client, TasksRetried)] == [3]
+    world.fail(worker, grant.token, 0, "exception")
+    world.settle(worker, world.grants(worker)[0].token, (0, 1))
+    assert [message.retried for message in world.got(client, TasksRetried)] == [4]
+    world.wait(0.25)
+    assert world.got(client, TasksRetried) == []
+
+
+def test_the_last_failure_tells_of_those_before_it() -> None:
+    world, worker, client = start(TaskOptions(retries=1))
+    for attempt, text in ((1, "x" * 999), (2, "at last")):
+        failure = Failure("exception", True, text=text, host="h", worker="w", attempt=attempt)
+        (grant,) = world.grants(worker)
+        world.say(worker, LeaseSettled(1, grant.token, (), ((0, failure),), 0.001, 0))
+    (settled,) = world.got(client, TasksSettled)
+    ((_, last),) = settled.failures
+    assert last.text == "at last"
+    assert last.past == (PastAttempt(1, "exception", "w", "h", "x" * 200),)
+
+
+def test_only_the_last_tries_are_remembered() -> None:
+    world, worker, client = start(TaskOptions(retries=99))
+    for _ in range(20):
+        world.fail(worker, world.grants(worker)[0].token, 0, "exception")
+    array = world.books.sessions[client.to_bytes(16, "big")].arrays[0]
+    assert len(array.trials[0].past) == 16

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     )
     from distcomp.futures import Future, as_completed, gather, wait
     from distcomp.task_arrays import TaskArray
+    from distcomp.task_streams import TaskStream
 
 __version__ = "0.1.0"
 
@@ -69,6 +70,7 @@ __all__ = [
     "TaskCrashedError",
     "TaskError",
     "TaskLostError",
+    "TaskStream",
     "TaskTimeoutError",
     "UnloadableTaskError",
     "UnpicklableError",
@@ -94,6 +96,7 @@ _HOMES = {
     "gather": "futures",
     "wait": "futures",
     "TaskArray": "task_arrays",
+    "TaskStream": "task_streams",
 }
 """The module of each public name; errors are not listed."""
 

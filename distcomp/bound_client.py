@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from typing_extensions import Unpack
 
     from distcomp.client import Client
+    from distcomp.feeder import Cost, SizedIterable
     from distcomp.futures import Future, FutureGroup
     from distcomp.ids import FunctionId
     from distcomp.options import Options, OptionValues
     from distcomp.rows import TaskOptions
     from distcomp.task_arrays import TaskArray
+    from distcomp.task_streams import TaskStream
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -51,13 +53,15 @@ class BoundClient:
         """Have `function(*args, **kwargs)` run in the cluster; see `Client.submit`."""
         return self._client.submit_with(self, function, args, kwargs)
 
-    def map(
-        self,
-        function: Callable[..., T],
-        /,
-        *iterables: Iterable[Any],
-        cost: Callable[..., Any] | Sequence[Any] | None = None,
-    ) -> TaskArray[T]:
+    @overload
+    def map(  # type: ignore[overload-overlap]  # what has a length is looked for first
+        self, function: Callable[..., T], /, *iterables: SizedIterable, cost: Cost = None
+    ) -> TaskArray[T]: ...
+
+    @overload
+    def map(self, function: Callable[..., T], /, *iterables: Iterable[Any]) -> TaskStream[T]: ...
+
+    def map(self, function: Callable[..., T], /, *iterables: Iterable[Any], cost: Cost = None) -> Any:
         """Have `function` run for the items of `iterables`; see `Client.map`."""
         return self._client.map_with(self, function, iterables, cost)
 

@@ -14,9 +14,9 @@ import threading
 import time
 from concurrent.futures import Future as StandardFuture
 from concurrent.futures import TimeoutError as StandardTimeoutError
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, overload
 
-from distcomp import discovery
+from distcomp import discovery, open_clients
 from distcomp.bound_client import Batch, BoundClient
 from distcomp.client_program import ClientProgram
 from distcomp.config import ClientSettings
@@ -29,13 +29,15 @@ from distcomp.errors import (
     UnreachableError,
     WindowFullError,
 )
-from distcomp.feeder import Feeder, columns_of, order_by_cost
+from distcomp.feeder import Feeder, columns_of, have_lengths, order_by_cost
 from distcomp.futures import Future, FutureGroup, gather
 from distcomp.handles import wait_until
 from distcomp.options import Options
 from distcomp.payload import Boxed, FunctionCache, dump_call, dump_environment, function_name, pack_calls
 from distcomp.rows import Versions, WorkerRow
+from distcomp.stream_source import StreamLeg, StreamSource
 from distcomp.task_arrays import Leg, TaskArray
+from distcomp.task_streams import TaskStream
 from distcomp.versions import installed_versions
 
 if TYPE_CHECKING:
@@ -47,10 +49,13 @@ if TYPE_CHECKING:
     from distcomp.access import Access
     from distcomp.core.client_effects import ClientEffects
     from distcomp.core.client_state import ClientState
+    from distcomp.feeder import Cost, SizedIterable, Wanted
     from distcomp.handles import Sink
     from distcomp.ids import FunctionId
     from distcomp.options import OptionValues
     from distcomp.protocol import StatusReported
+
+    Handle = Future[Any] | TaskArray[Any] | TaskStream[Any]
 
 __all__ = ["BoundClient", "Client", "connect", "default_client"]
 
@@ -129,7 +134,7 @@ class Client:
             self.closed = True
             _end_cluster(target)
             raise
-        _remember(self)
+        open_clients.remember(self)
 
     # --- what users call --------------------------------------------------------------------------
 
@@ -153,26 +158,29 @@ class Client:
         """
         return self.submit_with(self._plain, function, args, kwargs)
 
-    def map(
-        self,
-        function: Callable[..., T],
-        /,
-        *iterables: Iterable[Any],
-        cost: Callable[..., Any] | Sequence[Any] | None = None,
-    ) -> TaskArray[T]:
+    @overload
+    def map(  # type: ignore[overload-overlap]  # what has a length is looked for first
+        self, function: Callable[..., T], /, *iterables: SizedIterable, cost: Cost = None
+    ) -> TaskArray[T]: ...
+
+    @overload
+    def map(self, function: Callable[..., T], /, *iterables: Iterable[Any]) -> TaskStream[T]: ...
+
+    def map(self, function: Callable[..., T], /, *iterables: Iterable[Any], cost: Cost = None) -> Any:
         """Have `function` run for the items of `iterables`, taken together as by the built-in `map`.
 
         Args:
             function: what to call.
-            *iterables: things with a length; the shortest counts. A list is copied at once, by reference.
+            *iterables: the arguments; the shortest counts. A list is copied at once, by reference.
             cost: how long each task takes, in any unit: a callable of its arguments, or a sequence. The
                 longest start first, which ends the whole sooner.
 
         Returns:
-            The array of the tasks, which gives results in the order of the items.
+            A `TaskArray`, which gives results in the order of the items; if one of the iterables has no
+            length, as a generator has none, a `TaskStream`, which is read once and may be endless.
 
         Raises:
-            TypeError: an iterable has no length.
+            TypeError: there is no iterable, or a stream was given a `cost`.
             ValueError: `cost` is a sequence of another length.
             UnpicklableError: the function cannot be pickled.
 
@@ -195,18 +203,18 @@ class Client:
 
     def cancel(
         self,
-        handles: Future[Any] | TaskArray[Any] | Iterable[Future[Any] | TaskArray[Any]],
+        handles: Handle | Iterable[Handle],
         *,
         pending_only: bool = False,
     ) -> None:
-        """Cancel a future, a `TaskArray`, or several of them.
+        """Cancel a future, a `TaskArray`, a `TaskStream`, or several of them.
 
         Args:
             handles: what to cancel.
             pending_only: leave alone what runs or was given to a worker. Which tasks that are, the scheduler
                 decides: the others settle as cancelled as soon as it says so.
         """
-        for handle in [handles] if isinstance(handles, Future | TaskArray) else handles:
+        for handle in [handles] if isinstance(handles, Future | TaskArray | TaskStream) else handles:
             handle.cancel_pending() if pending_only else handle.cancel()
 
     def status(self) -> StatusReported:
@@ -273,7 +281,7 @@ class Client:
             self.closed = True
             self._program.stop()
             _end_cluster(self._target)
-            _forget(self)
+            open_clients.forget(self)
 
     def __enter__(self) -> Self:
         return self
@@ -329,16 +337,24 @@ class Client:
         bound: BoundClient,
         function: Callable[..., Any],
         iterables: Sequence[Iterable[Any]],
-        cost: Callable[..., Any] | Sequence[Any] | None,
-    ) -> TaskArray[Any]:
-        """Make an array, and have a feeder hand in its tasks."""
+        cost: Cost,
+    ) -> TaskArray[Any] | TaskStream[Any]:
+        """Make an array, and have a feeder hand in its tasks; or a stream, which draws them itself."""
         self.check_usable()
-        columns, tasks = columns_of(iterables)
+        is_stream = not have_lengths(iterables)
+        if is_stream and cost is not None:
+            raise TypeError(
+                "cost needs arguments with a length: what comes first cannot be known of a stream"
+            )
+        columns, tasks = ([], 0) if is_stream else columns_of(iterables)
         order = None if cost is None else order_by_cost(cost, columns, tasks)
         digest, blob = self._cache.dump(function, bound.retry_types)
         if len(blob) > self.max_payload_bytes:
             self._refuse_size(0, len(blob))
         named = (digest, function_name(function), blob)
+        if is_stream:
+            stream_leg = StreamLeg(self)
+            return TaskStream(StreamSource(self, stream_leg, named, bound.on_wire, iterables), stream_leg)
 
         def travel(order: Sequence[int] | None, count: int) -> Leg:
             leg = Leg(array, count, order)
@@ -365,6 +381,11 @@ class Client:
         if self._program.is_here():
             raise BlockingCallError("a blocking call on the client's own loop thread would never return")
 
+    def become_forked(self) -> None:
+        """Be of no use: this is a forked child of the process that made it."""
+        self.forked = True
+        self._program.let_go()
+
     def explain_wait(self) -> None:
         """Ask why nothing runs, if nothing has come for long; the answer is said once."""
         if not self._explained and time.monotonic() - self._news_at >= self.patience_s:
@@ -387,13 +408,12 @@ class Client:
         """Have the loop's thread call `action`."""
         self._program.post(action)
 
-    def make_room(self, leg: Leg, tasks: int, size_bytes: int) -> bool:
-        """Wait until tasks may be handed in, and count them; False if nobody wants them any more."""
+    def make_room(self, leg: Wanted, tasks: int, size_bytes: int, *, waits: bool = True) -> bool:
+        """Count tasks as handed in, waiting for room if need be; see `feeder.FedClient`."""
         with self._room:
-            while self._open_tasks and not leg.ended:
-                full = self._open_tasks + tasks > self._most_tasks
-                if not full and self._open_bytes + size_bytes <= self._most_bytes:
-                    break
+            while not leg.ended and not self._fits(tasks, size_bytes):
+                if not waits:
+                    return False
                 self._waiting_for_room += 1
                 self._room.wait()
                 self._waiting_for_room -= 1
@@ -402,6 +422,12 @@ class Client:
             self._open_tasks += tasks
             self._open_bytes += size_bytes
             return True
+
+    def wait_for_room(self, tasks: int = 1, size_bytes: int = 0) -> None:
+        """Wait until so many tasks fit into the window, or it is empty."""
+        with self.lock:
+            if not self._fits(tasks, size_bytes):
+                self._wait_until(lambda: self._fits(tasks, size_bytes))
 
     def fed(self) -> None:
         """Take note that a feeder is through."""
@@ -431,6 +457,12 @@ class Client:
             feeder.run()
         else:
             threading.Thread(target=feeder.run, name="distcomp-feeder", daemon=True).start()
+
+    def _fits(self, tasks: int, size_bytes: int) -> bool:
+        if not self._open_tasks:
+            return True
+        full = self._open_tasks + tasks > self._most_tasks
+        return not full and self._open_bytes + size_bytes <= self._most_bytes
 
     def _has_room(self) -> bool:
         return self._open_tasks < self._most_tasks and self._open_bytes < self._most_bytes
@@ -537,46 +569,6 @@ def default_client() -> Client:
         with _default_lock:
             return connect() if _default is None or _default.closed else _default
     return client
-
-
-# --- the process's end, and forks -----------------------------------------------------------------
-
-_open_clients: list[Client] = []
-_hooked = False
-
-
-def _remember(client: Client) -> None:
-    """Have a client closed when the interpreter ends, and known as another's in forked children."""
-    global _hooked  # noqa: PLW0603 - the hooks are set once in a process
-    with _default_lock:
-        if not _hooked:
-            # Before threads are joined, as for the standard library's executors: later ones cannot start.
-            threading._register_atexit(_close_all)  # type: ignore[attr-defined]  # noqa: SLF001 - see above
-            os.register_at_fork(after_in_child=_mark_forked)
-            _hooked = True
-        _open_clients.append(client)
-
-
-def _forget(client: Client) -> None:
-    with _default_lock:
-        if client in _open_clients:
-            _open_clients.remove(client)
-
-
-def _close_all() -> None:
-    for client in tuple(_open_clients):
-        client.close(cancel=_ends_badly())
-
-
-def _ends_badly() -> bool:
-    """Whether the interpreter ends by an exception; at a prompt the last one was long ago."""
-    return getattr(sys, "last_value", None) is not None and not hasattr(sys, "ps1")
-
-
-def _mark_forked() -> None:
-    for client in _open_clients:
-        client.forked = True
-        client._program.let_go()  # noqa: SLF001 - the same module
 
 
 def _end_cluster(target: discovery.Target) -> None:

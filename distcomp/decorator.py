@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 from collections.abc import Sized
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
@@ -12,14 +13,16 @@ from distcomp.options import Options
 from distcomp.payload import Constant, check_runnable, stands_under_its_name, travels_as_function
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from typing_extensions import Self, Unpack
 
     from distcomp.client import BoundClient
+    from distcomp.feeder import Cost, SizedIterable
     from distcomp.futures import Future
     from distcomp.options import OptionValues
     from distcomp.task_arrays import TaskArray
+    from distcomp.task_streams import TaskStream
 
 __all__ = ["BoundCall", "ComputeFunction", "compute_this"]
 
@@ -127,19 +130,27 @@ class ComputeFunction(Generic[P, T]):
         """
         return self._use_client().submit(self.__wrapped__, *self._given, *args, **kwargs)
 
-    def map(
-        self, *iterables: Iterable[Any], cost: Callable[..., Any] | Sequence[Any] | None = None
-    ) -> TaskArray[T]:
+    @overload
+    def map(  # type: ignore[overload-overlap]  # what has a length is looked for first
+        self, *iterables: SizedIterable, cost: Cost = None
+    ) -> TaskArray[T]: ...
+
+    @overload
+    def map(self, *iterables: Iterable[Any]) -> TaskStream[T]: ...
+
+    def map(self, *iterables: Iterable[Any], cost: Cost = None) -> Any:
         """Have the function run for the items of `iterables`; see `Client.map`.
 
         Example:
             `list(square.map(range(3)))` gives `[0, 1, 4]`.
         """
-        tasks = min((len(each) for each in iterables if isinstance(each, Sized)), default=0)
-        given = [Constant(value, tasks) for value in self._given]
+        sized = [len(each) for each in iterables if isinstance(each, Sized)]
+        is_stream = len(sized) < len(iterables)
+        tasks = min(sized, default=0)
+        given = [itertools.repeat(value) if is_stream else Constant(value, tasks) for value in self._given]
         if given and callable(cost):
             cost = _behind(cost, len(given))
-        return self._use_client().map(self.__wrapped__, *given, *iterables, cost=cost)
+        return self._use_client().map(self.__wrapped__, *(*given, *iterables), cost=cost)  # type: ignore[call-overload]  # one of them
 
     def options(self, **values: Unpack[OptionValues]) -> ComputeFunction[P, T]:
         """This function with other options for its tasks; see `distcomp.options.Options`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import ItemsView, KeysView, ValuesView
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from distcomp.core.client_effects import Failed
 from distcomp.futures import wake_all
@@ -33,6 +33,24 @@ _CHANGEABLE = (list, set, frozenset, dict, KeysView, ValuesView, ItemsView, dequ
 _SLICEABLE = frozenset({list, tuple, range, Constant})
 
 
+Cost: TypeAlias = "Callable[..., Any] | Sequence[Any] | None"
+"""How long tasks take, in any unit: a callable of their arguments, or a value for each."""
+
+
+class SizedIterable(Protocol):
+    """An iterable with a length."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+class Wanted(Protocol):
+    """What takes in outcomes, as long as anybody wants them."""
+
+    ended: bool
+
+
 class FedClient(Protocol):
     """What a feeder needs of its client."""
 
@@ -44,8 +62,11 @@ class FedClient(Protocol):
     def post(self, action: Callable[[ClientState], None]) -> None:
         """Have the loop's thread call `action`."""
 
-    def make_room(self, leg: Leg, tasks: int, size_bytes: int) -> bool:
-        """Wait until tasks may be handed in, and count them; False if nobody wants them any more."""
+    def make_room(self, leg: Wanted, tasks: int, size_bytes: int, *, waits: bool = True) -> bool:
+        """Wait until tasks may be handed in, and count them; False if nobody wants them any more.
+
+        Without `waits`, it is also False if there is no room now.
+        """
 
     def fed(self) -> None:
         """Take note that a feeder is through."""
@@ -70,8 +91,22 @@ def columns_of(iterables: Sequence[Iterable[Any]]) -> tuple[list[Any], int]:
                 f"map needs arguments with a length, and {type(each).__name__} has none; "
                 "if it comes to an end, pass list(...) of it"
             ) from None
-    columns = [list(each) if isinstance(each, _CHANGEABLE) else each for each in iterables]
-    return columns, min(lengths)
+    return [copied(each) for each in iterables], min(lengths)
+
+
+def have_lengths(iterables: Iterable[Any]) -> bool:
+    """Whether all of them have a length."""
+    try:
+        for each in iterables:
+            len(each)
+    except TypeError:
+        return False
+    return True
+
+
+def copied(column: Any) -> Any:
+    """A copy, by reference, of what can be changed while it is drawn from."""
+    return list(column) if isinstance(column, _CHANGEABLE) else column
 
 
 def order_by_cost(cost: Callable[..., Any] | Sequence[Any], columns: Sequence[Any], tasks: int) -> list[int]:

@@ -48,6 +48,7 @@ FLOORS: dict[str, int] = {
     "open_clients": 4,
     "task_arrays": 4,
     "task_links": 4,
+    "stream_source": 4,
     "task_streams": 4,
     "worker": 4,
     "cli": 5,
@@ -72,6 +73,7 @@ FAMILIES: list[set[str]] = [
         "handles",
         "open_clients",
         "task_arrays",
+        "stream_source",
         "task_streams",
     },
 ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TYPE_CHECKING
 
 import distcomp
-from distcomp import Client, Future, TaskArray, as_completed, compute_this, gather, wait
+from distcomp import Client, Future, TaskArray, TaskStream, as_completed, compute_this, gather, wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +47,14 @@ def with_a_client() -> None:
         urgent: Future[int] = client.options(priority=9).submit(len, "abc")
         everything: list[int] = client.gather([future, one, urgent])
         client.cancel([future])
-        print(standard, results, everything)
+        stream: TaskStream[int] = client.map(len, iter(["a", "bb"]))
+        drawn: TaskStream[int] = client.options(retries=1).map(pow, count(), range(3))
+        with square.map(number for number in range(3)) as squares:
+            first: int = next(squares)
+        for finished in stream.as_completed():
+            length: int = finished.result()
+            print(length)
+        print(standard, results, everything, drawn.results("skip"), first)
 
 
 def with_the_module() -> None:

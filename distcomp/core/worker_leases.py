@@ -108,7 +108,7 @@ class LeaseBook(dict["Token", Lease]):
         return {token: list(lease.open) for token, lease in self.items()}
 
 
-class Kept(Generic[M]):
+class Kept(OrderedDict[bytes, M], Generic[M]):
     """Definitions by digest; the one used least recently goes when room is needed.
 
     Args:
@@ -116,29 +116,29 @@ class Kept(Generic[M]):
     """
 
     def __init__(self, max_bytes: int) -> None:
+        super().__init__()
         self._most_bytes = max_bytes
-        self._definitions: OrderedDict[bytes, M] = OrderedDict()
         self._bytes = 0
 
     def put(self, digest: bytes, definition: M) -> None:
         """Keep a definition, and let go of others if that takes their room."""
         self.drop(digest)
-        self._definitions[digest] = definition
+        self[digest] = definition
         self._bytes += len(definition.blob)
-        while self._bytes > self._most_bytes and len(self._definitions) > 1:
-            self.drop(next(iter(self._definitions)))
+        while self._bytes > self._most_bytes and len(self) > 1:
+            self.drop(next(iter(self)))
 
     def drop(self, digest: bytes) -> None:
         """Let go of a definition, if it is here."""
-        definition = self._definitions.pop(digest, None)
+        definition = self.pop(digest, None)
         if definition is not None:
             self._bytes -= len(definition.blob)
 
-    def get(self, digest: bytes) -> M | None:
+    def use(self, digest: bytes) -> M | None:
         """The definition, now the one used last; None if it is not here."""
-        definition = self._definitions.get(digest)
+        definition = self.get(digest)
         if definition is not None:
-            self._definitions.move_to_end(digest)
+            self.move_to_end(digest)
         return definition
 
 
@@ -160,4 +160,4 @@ class Shelf:
 
     def lacks_bundle(self, bundle: BundleId) -> bool:
         """Whether tasks that need this bundle, if it is one, cannot begin."""
-        return bool(bundle) and self.bundles.get(bundle) is None
+        return bool(bundle) and self.bundles.use(bundle) is None

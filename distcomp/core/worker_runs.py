@@ -107,7 +107,7 @@ class Runs:
         if self._outbox.full:
             return
         for lease in list(queue):
-            function = self._shelf.functions.get(lease.grant.function)
+            function = self._shelf.functions.use(lease.grant.function)
             if lease.grant.bundle and self._shelf.lacks_bundle(lease.grant.bundle):
                 continue
             while function and lease.waiting and (process := self._process_for(lease, now)):
@@ -131,7 +131,7 @@ class Runs:
         process = crew.take(realm)
         session, bundle = realm
         definition = self._shelf.sessions[lease.session]._replace(session=session, home=b"")
-        self.commands.append(TakeProcess(process.number, definition, self._shelf.bundles.get(bundle)))
+        self.commands.append(TakeProcess(process.number, definition, self._shelf.bundles.use(bundle)))
         return process
 
     def let_go(self, process: Process) -> None:
@@ -425,7 +425,7 @@ class Runs:
     def _is_prepared(self, lease: Lease) -> bool:
         """Whether what the lease needs besides a slot is here."""
         grant = lease.grant
-        return self._shelf.functions.get(grant.function) is not None and not self._shelf.lacks_bundle(
+        return self._shelf.functions.use(grant.function) is not None and not self._shelf.lacks_bundle(
             grant.bundle
         )
 

@@ -384,7 +384,7 @@ class WorkerState:
         return None
 
     def _ask_for(self, function: FunctionId, bundle: BundleId) -> None:
-        if self._shelf.functions.get(function) is None:
+        if function not in self._shelf.functions:
             self._send(MissingFunction(function))
         if bundle and self._shelf.lacks_bundle(bundle):
             self._send(MissingBundle(bundle))

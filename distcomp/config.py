@@ -7,6 +7,7 @@ flags of the command line are handed in as overrides, and win.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import re
@@ -65,7 +66,7 @@ class Settings:
     @classmethod
     def describe(cls) -> Iterator[Described]:
         """Every setting of this class, those of its parts included."""
-        hints = get_type_hints(cls)
+        hints = _kinds_of(cls)
         for each in fields(cls):
             kind = hints[each.name]
             if issubclass(kind, Settings):
@@ -105,7 +106,7 @@ class Settings:
     @classmethod
     def filled(cls, environ: Mapping[str, str], given: Mapping[str, Any]) -> Self:
         """Settings from variables and from values already checked to have a place."""
-        hints = get_type_hints(cls)
+        hints = _kinds_of(cls)
         values: dict[str, Any] = {}
         for each in fields(cls):
             kind = hints[each.name]
@@ -117,6 +118,12 @@ class Settings:
             elif variable in environ:
                 values[each.name] = parse_value(variable, environ[variable], kind)
         return cls(**values)
+
+
+@functools.cache
+def _kinds_of(cls: type[Any]) -> dict[str, type[Any]]:
+    """The types of a class's settings; finding them takes a millisecond, and tasks may make clients."""
+    return get_type_hints(cls)
 
 
 def parse_value(name: str, text: str, kind: type[Any]) -> Any:

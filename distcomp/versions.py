@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +24,7 @@ def installed_versions() -> InstalledVersions:
     return InstalledVersions(__version__, python, version_of("cloudpickle"))
 
 
+@functools.cache
 def version_of(package: str) -> str:
     """An installed package's version, as its metadata folder is named; empty if there is none."""
     for folder in sys.path:

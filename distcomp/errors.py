@@ -109,6 +109,10 @@ class UnpicklableError(UsageError, TypeError):
     """A function or an argument cannot be turned into bytes; the text names the path to the culprit."""
 
 
+class BundleTooLargeError(UsageError, ValueError):
+    """The local modules that tasks need exceed `bundle_bytes` or `bundle_files`."""
+
+
 class PayloadTooLargeError(UsageError, ValueError):
     """One task's arguments, or one function, exceed `max_payload_bytes`."""
 

@@ -29,6 +29,7 @@ from distcomp.payload import (
     PLAIN_TYPES,
     dump_failure,
     dump_result,
+    enter_bundle,
     enter_environment,
     load_function,
     open_chunk,
@@ -225,6 +226,7 @@ class Slot:
         inside.set_door(self._door)
         self._blobs: dict[FunctionId, bytes] = {}
         self._loaded: dict[FunctionId, LoadedFunction] = {}
+        self._lacks_modules = ""
         self._active = threading.Event()
         self._sender: threading.Thread | None = None
         self._sender_sleeps = True
@@ -250,8 +252,11 @@ class Slot:
         try:
             self._door.shares_path = bool(message.environment)
             enter_environment(message.environment)
+            if message.bundle_folder:
+                enter_bundle(message.bundle_folder, message.bundle_bytes)
         except UnloadableTaskError as error:
             problem = str(error)
+            self._lacks_modules = problem if message.bundle_folder else ""
         for view in self._stream.encode([SlotReady(problem)]):
             self._channel.sendall(view)
 
@@ -315,6 +320,8 @@ class Slot:
         raise UnloadableTaskError(f"the chunk holds no arguments for index {index}")
 
     def _load(self, function: FunctionId) -> LoadedFunction:
+        if self._lacks_modules:
+            raise UnloadableTaskError(self._lacks_modules)
         loaded = self._loaded[function] = load_function(self._blobs[function])
         del self._blobs[function]
         return loaded

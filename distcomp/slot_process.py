@@ -22,6 +22,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from distcomp.errors import ProtocolError
+from distcomp.ids import NO_BUNDLE
 from distcomp.inside import REQUEST, TASK_OVER
 from distcomp.page import LANES, Page, page_bytes
 from distcomp.slot_protocol import (
@@ -117,6 +118,7 @@ class SlotProcess:
         number: its name, never used again within a worker.
         pid: its process id; 0 until it is forked.
         session: whose tasks it runs; None while it is a spare.
+        bundle: what these tasks find their modules in.
         alive: whether its end has not been seen yet.
         files: the descriptors that the forked process needs, in the template's order.
     """
@@ -132,6 +134,7 @@ class SlotProcess:
         self.number = number
         self.pid = 0
         self.session: SessionId | None = None
+        self.bundle = NO_BUNDLE
         self.alive = True
         self._orders, self._listener, self._settings, self._loop = orders, listener, settings, loop
         self._channel, far_channel = socket.socketpair()
@@ -171,10 +174,10 @@ class SlotProcess:
         for descriptor in self.files[:-1]:
             os.close(descriptor)
 
-    def prepare(self, session: SessionId, environment: bytes, max_payload_bytes: int) -> None:
-        """Make the process `session`'s for good."""
-        self.session = session
-        self._send(PrepareSlot(environment, max_payload_bytes))
+    def prepare(self, session: SessionId, preparation: PrepareSlot) -> None:
+        """Make the process `session`'s, and its bundle's, for good."""
+        self.session, self.bundle = session, preparation.bundle
+        self._send(preparation)
 
     def start_run(
         self,

@@ -15,8 +15,10 @@ from itertools import count
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 from distcomp.errors import FrameTooLargeError
+from distcomp.ids import NO_BUNDLE
 from distcomp.rows import (  # noqa: TC001 - the codec reads annotations at run time
     Blob,
+    Bundle,
     Count,
     Failures,
     Function,
@@ -72,10 +74,16 @@ class BlobFollows(NamedTuple):
 
 @_message(1)
 class PrepareSlot(NamedTuple):
-    """Take over the environment of the session that this process belongs to from now on."""
+    """Take over the environment of the session that this process belongs to from now on.
+
+    Modules are imported from the bundle in `bundle_folder`, which may be of `bundle_bytes`, if there is one.
+    """
 
     environment: Blob
     max_payload_bytes: Count
+    bundle: Bundle = NO_BUNDLE
+    bundle_folder: Words = ""
+    bundle_bytes: Count = 0
 
 
 @_message(2)

@@ -24,10 +24,12 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from distcomp.bundle_store import BundleStore
 from distcomp.config import PREFIX, SLOT_VARIABLE
 from distcomp.errors import SlotsUnavailableError
+from distcomp.ids import NO_BUNDLE
 from distcomp.slot_process import IDLE, Progress, SlotEnd, SlotListener, SlotProcess
-from distcomp.slot_protocol import ENDED, FORK, FORKED, NEWS, ORDER, UNFORKED
+from distcomp.slot_protocol import ENDED, FORK, FORKED, NEWS, ORDER, UNFORKED, PrepareSlot
 from distcomp.wire import MAX_BLOB_BYTES
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
     from distcomp.config import SlotSettings
     from distcomp.ids import SessionId
+    from distcomp.protocol import DefineBundle
 
 __all__ = ["IDLE", "Progress", "SlotEnd", "SlotListener", "SlotPool", "SlotProcess", "thread_limits"]
 
@@ -186,6 +189,7 @@ class SlotPool:
         self._spare: SlotProcess | None = None
         self._idle: dict[int, SlotProcess] = {}
         self._taken: set[int] = set()
+        self._bundles = BundleStore(settings.unused_bundles)
         self._last_number = 0
         self._starts: deque[float] = deque(maxlen=settings.template_restarts + 1)
         self._spare_timer: asyncio.TimerHandle | None = None
@@ -214,18 +218,20 @@ class SlotPool:
         if self._unavailable is not None:
             raise self._unavailable
 
-    def take(self, session: SessionId, environment: bytes) -> SlotProcess:
-        """Have a process of `session`: an idle one, else the spare, else a new one. Never waits.
+    def take(self, session: SessionId, environment: bytes, bundle: DefineBundle | None = None) -> SlotProcess:
+        """Have a process of `session` and `bundle`: an idle one, else the spare, else a new one. Never waits.
 
         Args:
             session: whose tasks it will run.
             environment: what it takes over from the session's client, if it is not an idle one.
+            bundle: what they find their modules in.
 
         Raises:
             SlotsUnavailableError: the template keeps ending.
         """
+        name = NO_BUNDLE if bundle is None else bundle.bundle
         for process in self._idle.values():
-            if process.session == session:
+            if process.session == session and process.bundle == name:
                 del self._idle[process.number]
                 self._taken.add(process.number)
                 return process
@@ -233,9 +239,22 @@ class SlotPool:
         self._spare = None
         if self._spare_timer is None:
             self._spare_timer = self._loop.call_later(self._settings.spare_delay_s, self._start_spare)
-        process.prepare(session, environment, self._max_payload_bytes)
+        process.prepare(session, self._preparation(process, session, environment, bundle))
         self._taken.add(process.number)
         return process
+
+    def _preparation(
+        self, process: SlotProcess, session: SessionId, environment: bytes, bundle: DefineBundle | None
+    ) -> PrepareSlot:
+        if bundle is None:
+            return PrepareSlot(environment, self._max_payload_bytes)
+        try:
+            folder = self._bundles.enter(process.number, session, bundle)
+        except OSError as error:
+            process.kill_now()
+            raise SlotsUnavailableError(f"a bundle of modules cannot be kept: {error}") from error
+        most_bytes = self._settings.bundle_bytes
+        return PrepareSlot(environment, self._max_payload_bytes, bundle.bundle, folder, most_bytes)
 
     def give_back(self, process: SlotProcess) -> None:
         """Keep a process for more tasks of its session, as long as there is room.
@@ -255,6 +274,7 @@ class SlotPool:
         for process in [each for each in self._idle.values() if each.session == session]:
             del self._idle[process.number]
             process.dismiss()
+        self._bundles.end_session(session)
 
     async def close(self) -> None:
         """Kill everything and wait until it is gone. Nobody is told."""
@@ -271,6 +291,7 @@ class SlotPool:
         self._processes.clear()
         if template is not None:
             await template.wait_ended(self._settings.exit_grace_s)
+        self._bundles.close()
 
     # --- the template and what it says ------------------------------------------------------------
 
@@ -337,6 +358,7 @@ class SlotPool:
         if self._processes.pop(process.number, None) is None:
             return
         self._idle.pop(process.number, None)
+        self._bundles.leave(process.number)
         if process is self._spare:
             self._spare = None
         end = process.end(words)

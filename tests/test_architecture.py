@@ -28,6 +28,7 @@ FLOORS: dict[str, int] = {
     "core": 2,
     "access": 3,
     "auth": 3,
+    "bundle_store": 3,
     "cluster": 3,
     "relay": 3,
     "slot": 3,
@@ -60,7 +61,7 @@ FAMILIES: list[set[str]] = [
     {"cli"},
     {"core"},
     {"wire", "config", "protocol", "rows", "slot_protocol", "page", "inside", "options", "payload"},
-    {"slot", "slot_output", "slot_process", "slots", "template"},
+    {"bundle_store", "slot", "slot_output", "slot_process", "slots", "template"},
     {"transfers", "transport"},
     {"task_links", "worker"},
     {

@@ -31,9 +31,10 @@ from distcomp.core.client_effects import (
     Introduction,
     Returned,
 )
+from distcomp.core.client_needs import ClientNeeds
 from distcomp.core.effects import Close
 from distcomp.core.submission import Submission
-from distcomp.ids import Peer
+from distcomp.ids import NO_BUNDLE, Peer
 from distcomp.rows import Failure
 from distcomp.wire import MAX_COUNTER, MAX_ITEMS
 
@@ -50,17 +51,6 @@ if TYPE_CHECKING:
 _NOBODY = Peer(-1)
 _HEALING = frozenset({"duplicate", "full", "stopping", "silent"})
 """Refusals after which the same session may be tried again."""
-
-
-class ClientFunction:
-    """A function's bytes, kept while an array of it is open."""
-
-    __slots__ = ("blob", "name", "users")
-
-    def __init__(self, name: str, blob: bytes) -> None:
-        self.name = name
-        self.blob = blob
-        self.users = 0
 
 
 class ClientState:
@@ -94,8 +84,8 @@ class ClientState:
         self._counter = 0
         self._requests = 0
         self._status_wanted = False
-        self._functions: dict[FunctionId, ClientFunction] = {}
-        self._defined: dict[FunctionId, None] = {}
+        self._needs = ClientNeeds(settings.defined_functions)
+        self._bundle: protocol.DefineBundle | None = None
         self._unsent: deque[int] = deque()
         self._paused: set[int] = set()
         self._withdrawing: set[int] = set()
@@ -195,11 +185,12 @@ class ClientState:
         """Open an array of tasks of one function; returns its number, for `extend`."""
         self._counter += 1
         self.arrays[self._counter] = Submission(function, options)
-        known = self._functions.get(function)
-        if known is None:
-            known = self._functions[function] = ClientFunction(name, blob)
-        known.users += 1
+        self._needs.use_function(function, name, blob)
         return self._counter
+
+    def use_bundle(self, message: protocol.DefineBundle) -> None:
+        """What is handed in from now on finds its modules in this bundle, if it is one."""
+        self._bundle = message if message.bundle else None
 
     def extend(self, counter: int, tasks: int, chunk: bytes, *, last: bool) -> None:
         """Add tasks to an array, with their arguments in one chunk; `last` closes it."""
@@ -208,7 +199,13 @@ class ClientState:
             self._effects.released_tasks += tasks
             self._effects.released_bytes += len(chunk)
             return
-        array.extend(tasks, chunk, last=last)
+        if self._bundle is None:
+            array.extend(tasks, chunk, NO_BUNDLE, last=last)
+        else:
+            array.extend(tasks, chunk, self._bundle.bundle, last=last)
+            if self._bundle.bundle not in array.bundles:
+                array.bundles += (self._bundle.bundle,)
+                self._needs.use_bundle(self._bundle)
         if self.phase == "closed" or (self.phase == "unopened" and self._hopes_until is None):
             self._fail(counter, array, self._loss)
         elif array.over:
@@ -372,9 +369,17 @@ class ClientState:
     def on_missing_function(self, message: protocol.MissingFunction, now: float) -> None:
         """The scheduler has let go of a function that it needs again."""
         del now
-        self._defined.pop(message.function, None)
-        if message.function in self._functions:
-            self._define(message.function)
+        self._tell_again(message.function)
+
+    def on_missing_bundle(self, message: protocol.MissingBundle, now: float) -> None:
+        """The scheduler has let go of a bundle that it needs again."""
+        del now
+        self._tell_again(message.bundle)
+
+    def _tell_again(self, digest: bytes) -> None:
+        definition = self._needs.tell_again(digest)
+        if definition is not None:
+            self._send(definition)
 
     def on_gave_notice(self, message: protocol.GaveNotice, now: float) -> None:
         """There is something that the user should read."""
@@ -415,9 +420,12 @@ class ClientState:
             array.queued = False
             if counter in self._paused:
                 continue
-            if array.function not in self._defined:
-                self._define(array.function)
+            told = self._needs.told
+            if array.function not in told:
+                self._send(self._needs.tell(array.function))
             part = array.take_unsent()
+            if part.bundle and part.bundle not in told:
+                self._send(self._needs.tell(part.bundle))
             self._under_way_bytes += part.inline_bytes
             tasks = part.stop - part.start
             self._send(
@@ -429,17 +437,11 @@ class ClientState:
                     tasks,
                     part.chunk,
                     part.last,
+                    part.bundle,
                 )
             )
             if not part.last:
                 self._queue(counter, array)
-
-    def _define(self, function: FunctionId) -> None:
-        known = self._functions[function]
-        self._send(protocol.DefineFunction(function, known.name, known.blob))
-        self._defined[function] = None
-        if len(self._defined) > self.settings.defined_functions:
-            del self._defined[next(iter(self._defined))]
 
     def _send_withdrawn(self) -> None:
         for counter in sorted(self._withdrawing):
@@ -486,10 +488,7 @@ class ClientState:
         self._withdrawing.discard(counter)
         if array.sent:
             self._under_way_bytes -= array.under_way_bytes()
-        function = self._functions[array.function]
-        function.users -= 1
-        if not function.users:
-            del self._functions[array.function]
+        self._needs.release(array.function, array.bundles)
 
     def _lose(self, failure: Failure) -> None:
         """The session is gone: everything open ends, and the next connection opens another one."""
@@ -508,7 +507,7 @@ class ClientState:
         self._under_way_bytes = 0
         self._refused_since = None
         self._acks.clear()
-        self._defined.clear()
+        self._needs.told.clear()
         self._unsent.clear()
         self._paused.clear()
         self._withdrawing.clear()
@@ -557,6 +556,7 @@ _HANDLERS: dict[type[Any], Callable[[ClientState, Any, float], None]] = {
     protocol.TasksSettled: ClientState.on_tasks_settled,
     protocol.TasksBegan: ClientState.on_tasks_began,
     protocol.MissingFunction: ClientState.on_missing_function,
+    protocol.MissingBundle: ClientState.on_missing_bundle,
     protocol.GaveNotice: ClientState.on_gave_notice,
     protocol.WaitExplained: ClientState.on_wait_explained,
     protocol.StatusReported: ClientState.on_status_reported,

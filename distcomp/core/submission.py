@@ -10,7 +10,7 @@ from distcomp.core.spans import cut, joined
 from distcomp.wire import INLINE_BLOB_BYTES
 
 if TYPE_CHECKING:
-    from distcomp.ids import FunctionId
+    from distcomp.ids import BundleId, FunctionId
     from distcomp.rows import TaskOptions
 
 PART_BYTES = 128
@@ -29,6 +29,7 @@ class Part(NamedTuple):
     chunk: bytes
     last: bool
     inline_bytes: int
+    bundle: BundleId
 
 
 class Submission:
@@ -46,6 +47,7 @@ class Submission:
 
     __slots__ = (
         "accepted",
+        "bundles",
         "closed",
         "dispensable",
         "function",
@@ -68,6 +70,7 @@ class Submission:
         self.function = function
         self.options = options
         self.parts: deque[Part] = deque()
+        self.bundles: tuple[BundleId, ...] = ()
         self.submitted = 0
         self.accepted = 0
         self.sent = 0
@@ -93,12 +96,12 @@ class Submission:
         """How many tasks the scheduler has, or will have once what is under way arrives."""
         return self.parts[self.sent - 1].stop if self.sent else self.accepted
 
-    def extend(self, tasks: int, chunk: bytes, *, last: bool) -> None:
+    def extend(self, tasks: int, chunk: bytes, bundle: BundleId, *, last: bool) -> None:
         """Add tasks behind those there are."""
         start, size_bytes = self.submitted, len(chunk)
         self.submitted = stop = start + tasks
         inline_bytes = PART_BYTES + (size_bytes if size_bytes <= INLINE_BLOB_BYTES else 0)
-        self.parts.append(Part(start, stop, chunk, last, inline_bytes))
+        self.parts.append(Part(start, stop, chunk, last, inline_bytes, bundle))
         if tasks:
             self.open.add(start, stop)
         self.payload_bytes += size_bytes

@@ -5,6 +5,7 @@ Only clients and slot processes import this; what they exchange is opaque to eve
 
 from __future__ import annotations
 
+from distcomp.payload.archive import enter_bundle
 from distcomp.payload.chunks import (
     CHUNK_BYTES,
     CHUNK_TASKS,
@@ -29,6 +30,7 @@ from distcomp.payload.functions import (
 )
 from distcomp.payload.pickler import Boxed, stands_under_its_name, travels_as_function
 from distcomp.payload.plain import PLAIN_TYPES
+from distcomp.payload.project import Project, open_project
 from distcomp.payload.results import (
     Results,
     ResultWriter,
@@ -49,6 +51,7 @@ __all__ = [
     "FunctionCache",
     "LoadedFunction",
     "Packed",
+    "Project",
     "ResultWriter",
     "Results",
     "check_runnable",
@@ -57,11 +60,13 @@ __all__ = [
     "dump_failure",
     "dump_function",
     "dump_result",
+    "enter_bundle",
     "enter_environment",
     "function_name",
     "load_failure",
     "load_function",
     "open_chunk",
+    "open_project",
     "open_results",
     "pack_calls",
     "pack_columns",

@@ -3,7 +3,7 @@
 Every class, function, module and exception that a pickle meets is decided upon here:
 
     installed module                    by reference
-    local module, path shared           by reference (slots of an embedded cluster see the client's path)
+    local module, path shared           by reference: slots have its bundle, or see the client's path
     local module, path not shared       by value
     `__main__`, prompt, nested, dynamic by value, through cloudpickle
     exception                           by its type, `args` and attributes; its constructor is not run again
@@ -15,7 +15,6 @@ import copyreg
 import importlib
 import pickle
 import sys
-import sysconfig
 from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -32,13 +31,11 @@ from distcomp.payload.classes import (
     reduce_by_definition,
     sure_definition,
 )
+from distcomp.payload.modules import INSTALLED, LOCAL, home, reach_imports
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_INSTALLED, _LOCAL, _DYNAMIC = "installed", "local", "dynamic"
-_OWN_PACKAGE = __name__.partition(".")[0]
-_SITE_FOLDERS = ("site-packages", "dist-packages")
 _SKIPPED_NAMES = frozenset({"__builtins__", "__loader__", "__spec__", "__cached__"})
 
 NO_DEFINITIONS: Definitions = {}
@@ -46,7 +43,6 @@ NO_DEFINITIONS: Definitions = {}
 
 _reducers: dict[type, Any] = dict(cloudpickle.Pickler.dispatch_table)
 _known_reducers: dict[type, Any] = {}
-_homes: dict[str, str] = {"__main__": _DYNAMIC, "__mp_main__": _DYNAMIC}
 _wrappers: set[type] = set()
 
 
@@ -65,41 +61,7 @@ def as_task(function: Any) -> Any:
     return function.as_task() if type(function) in _wrappers else function
 
 
-# --- where a module comes from --------------------------------------------------------------------
-
-
-def _home(name: str | None) -> str:
-    """Say whether the module `name` is installed, local or dynamic."""
-    if name is None:
-        return _DYNAMIC
-    home = _homes.get(name)
-    if home is None:
-        home = _find_home(name)
-        if home is not _DYNAMIC:
-            _homes[name] = home
-    return home
-
-
-def _find_home(name: str) -> str:
-    root = name.partition(".")[0]
-    module = sys.modules.get(name)
-    if module is None:
-        return _DYNAMIC
-    if root == _OWN_PACKAGE or root in sys.stdlib_module_names or root in sys.builtin_module_names:
-        return _INSTALLED
-    places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
-    files = [place for place in places if isinstance(place, str)]
-    if not files:
-        return _find_home(root) if root != name else _DYNAMIC
-    return _INSTALLED if all(map(_is_installed, files)) else _LOCAL
-
-
-def _is_installed(file: str) -> bool:
-    parts = file.replace("\\", "/").split("/")
-    if any(folder in parts for folder in _SITE_FOLDERS):
-        return True
-    paths = sysconfig.get_paths()
-    return any(file.startswith(paths[key] + "/") for key in ("stdlib", "platstdlib", "purelib", "platlib"))
+# --- what stands in modules ----------------------------------------------------------------------
 
 
 def _find(module: str, qualname: str) -> Any:
@@ -235,8 +197,8 @@ class TaskPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle shi
 
     def _is_referable(self, module: str | None) -> bool:
         """Whether the other side can import a module of this name and get the same."""
-        home = _home(module)
-        return home is _INSTALLED or (home is _LOCAL and self.shares_path)
+        where = home(module)
+        return where is INSTALLED or (where is LOCAL and self.shares_path)
 
     def _reduce_function(self, function: FunctionType) -> Any:
         module, name = function.__module__, function.__qualname__
@@ -248,14 +210,16 @@ class TaskPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle shi
             if depth:
                 return _unwrap, (module, name, depth)
         self.codes.append(function.__code__)
+        reach_imports(function)
         return self._by_value(function)
 
     def _reduce_class(self, cls: type) -> Any:
         sure = None if self.inlines_classes else sure_definition(cls)
         if sure is not None:
             return reduce_by_definition(sure, self.definitions)
-        module = sys.modules.get(cls.__module__)
-        if module and vars(module).get(cls.__qualname__) is cls and self._is_referable(cls.__module__):
+        module, name = sys.modules.get(cls.__module__), cls.__qualname__
+        stands = module and (vars(module).get(name) is cls or ("." in name and stands_under_its_name(cls)))
+        if stands and self._is_referable(cls.__module__):
             return NotImplemented
         if self.inlines_classes or cls.__module__ == "builtins":
             return self._class_by_value(cls)
@@ -278,7 +242,7 @@ class TaskPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle shi
     def _by_value(self, obj: Any) -> Any:
         """What cloudpickle makes of a function or class of a module that the other side lacks."""
         module = sys.modules.get(obj.__module__)
-        if _home(obj.__module__) is not _LOCAL or module is None or self.shares_path:
+        if home(obj.__module__) is not LOCAL or module is None or self.shares_path:
             return super().reducer_override(obj)
         was_registered = module.__name__ in cloudpickle.list_registry_pickle_by_value()
         cloudpickle.register_pickle_by_value(module)

@@ -4,7 +4,7 @@ Law of an array: of its first `accepted` indexes each is in exactly one of
 
     pending    waits for a lease (in `pending`)
     delayed    failed, and waits for its time to be pending again (in `delayed`)
-    leased     a lease of the array holds it (in `OpenLease.open`)
+    leased     a lease of the array holds it (in `OpenLease.open`; only found by counting the others)
     settled    has its outcome, or was cancelled (in none of the three; only counted)
 
 so `pending.count + len(delayed) + leased + settled == accepted`. Nothing leaves `settled`. An index with a
@@ -118,7 +118,6 @@ class TaskArrayState:
         "forgotten",
         "id",
         "lacking",
-        "leased",
         "leases",
         "options",
         "order",
@@ -154,7 +153,6 @@ class TaskArrayState:
         self.closed = False
         self.pending = RangeSet()
         self.delayed: dict[int, float] = {}
-        self.leased = 0
         self.settled = 0
         self.failed = 0
         self.bundles: tuple[Definition[DefineBundle], ...] = ()
@@ -167,6 +165,11 @@ class TaskArrayState:
         self.queued = self.forgotten = self.untold = False
         self.seconds = -1.0
         self.accepted_at = self.changed_at = now
+
+    @property
+    def leased(self) -> int:
+        """How many indexes its leases hold."""
+        return self.accepted - self.settled - len(self.delayed) - self.pending.count
 
     @property
     def finished(self) -> bool:

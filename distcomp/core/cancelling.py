@@ -5,8 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import TYPE_CHECKING
 
-from distcomp.core.flow import finish, forward, leave, settle
-from distcomp.core.spans import joined
+from distcomp.core.flow import finish, forward, settle
+from distcomp.core.spans import count, joined
 from distcomp.protocol import CancelLease
 from distcomp.rows import Failure
 
@@ -118,8 +118,7 @@ def _cut_lease(books: Books, lease: OpenLease, wanted: list[Span]) -> list[Span]
         taken += lease.cancel(*wanted[position])
         position += 1
     if taken:
-        count = leave(lease, taken)
-        lease.worker.pool.queue.correct(lease.array, -count * lease.pace_s)
+        lease.worker.pool.queue.correct(lease.array, -count(taken) * lease.pace_s)
         books.send(lease.worker.peer, CancelLease(lease.token, tuple(taken)))
     return taken
 

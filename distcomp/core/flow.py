@@ -1,10 +1,9 @@
-"""The steps that every way of a task is made of: wait, leave a lease, settle, be told, be forgotten."""
+"""The steps that every way of a task is made of: wait, settle, be told, be forgotten."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from distcomp.core.nesting import leave_task
 from distcomp.protocol import EndSession, TasksRetried, TasksSettled
 
 if TYPE_CHECKING:
@@ -35,20 +34,6 @@ def put_back(array: TaskArrayState, start: int, stop: int) -> None:
     array.pending.add(start, stop)
     if can_run(array):
         queue.offer(array)
-
-
-def leave(lease: OpenLease, spans: Iterable[Span]) -> int:
-    """Note that indexes are in their lease no more, whatever became of them; return how many."""
-    left = 0
-    for start, stop in spans:
-        left += stop - start
-    array, worker = lease.array, lease.worker
-    if lease.nests is not None:
-        leave_task(lease, spans)
-    array.leased -= left
-    worker.pool.leased -= left
-    worker.load_s -= left * lease.pace_s
-    return left
 
 
 def settle(books: Books, array: TaskArrayState, spans: Iterable[Span]) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from distcomp.core.spans import Span, count, cut, joined
+from distcomp.core.nesting import leave_task
+from distcomp.core.spans import Span, cut, joined
 
 if TYPE_CHECKING:
     from distcomp.core.arrays import HeldChunk, TaskArrayState
@@ -100,19 +101,29 @@ class OpenLease:
         return not self.size and not self.cancelled
 
     def answer(self, start: int, stop: int) -> list[Span]:
-        """Note that the worker has answered for `start` to `stop`; return what of it was open."""
+        """Note that the worker has answered for `start` to `stop`; return what of it was open.
+
+        Here alone indexes leave a lease, whatever becomes of them.
+        """
         taken = cut(self.open, start, stop)
+        left = 0
         for low, high in taken:
-            self.size -= high - low
+            left += high - low
+        worker = self.worker
+        self.size -= left
+        worker.pool.leased -= left
+        worker.load_s -= left * self.pace_s
+        if self.nests is not None:
+            leave_task(self, taken)
         if self.cancelled:
             cut(self.cancelled, start, stop)
         return taken
 
     def cancel(self, start: int, stop: int) -> list[Span]:
         """Move what is open between `start` and `stop` to what is cancelled, and return it."""
-        taken = cut(self.open, start, stop)
-        self.size -= count(taken)
-        self.cancelled = joined([*self.cancelled, *taken])
+        cancelled, self.cancelled = self.cancelled, []
+        taken = self.answer(start, stop)
+        self.cancelled = joined([*cancelled, *taken])
         return taken
 
 

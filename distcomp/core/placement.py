@@ -126,7 +126,6 @@ def _enter(books: Books, pool: Pool, lease: OpenLease, now: float) -> None:
     array = lease.array
     size = lease.size
     array.leases[lease.token] = lease
-    array.leased += size
     array.changed_at = lease.worker.changed_at = now
     pool.leased += size
     session = array.session

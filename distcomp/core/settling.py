@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from distcomp.core.cancelling import fail_session
 from distcomp.core.failing import retry, with_past
-from distcomp.core.flow import end_lease, finish, forward, leave, settle
+from distcomp.core.flow import end_lease, finish, forward, settle
 from distcomp.core.workforce import rest, unwind
 from distcomp.errors import MalformedMessageError
 from distcomp.protocol import TasksBegan
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from distcomp.core.leases import OpenLease
     from distcomp.core.roster import WorkerEntry
     from distcomp.core.sessions import Session
-    from distcomp.core.spans import Span
     from distcomp.protocol import LeaseReturned, LeaseSettled, SlotsReported
 
 PACE_WEIGHT = 0.3
@@ -42,10 +41,11 @@ def on_lease_settled(books: Books, link: Link, message: LeaseSettled, now: float
     if lease.waits:
         lease.begin(now)
         worker.waiting.remove(lease)
-    spans = _take_runs(books, lease, message) if message.runs else []
+    before = lease.size
+    _take_runs(books, lease, message)
     if message.failures:
-        spans += _take_failures(books, lease, message, now)
-    taken = leave(lease, spans)
+        _take_failures(books, lease, message, now)
+    taken = before - lease.size
     books.counts.late += reported - taken
     busy_s, slot = message.busy_s, message.slot
     worker.settled += taken
@@ -64,38 +64,32 @@ def on_lease_settled(books: Books, link: Link, message: LeaseSettled, now: float
         finish(books, array)
 
 
-def _take_runs(books: Books, lease: OpenLease, message: LeaseSettled) -> list[Span]:
+def _take_runs(books: Books, lease: OpenLease, message: LeaseSettled) -> None:
     """Settle results. A run goes on whole if any of it was awaited: it cannot be opened here."""
     array = lease.array
     runs = message.runs
-    taken: list[Span] = []
     for run in runs:
         spans = lease.answer(run[0], run[1])
         for start, stop in spans:
             books.held_bytes -= array.settle_in(lease.chunk, start, stop)
             books.counts.settled += stop - start
-        taken += spans
         if not spans:
             runs = tuple(other for other in runs if other is not run)
     if runs:
         forward(books, array, runs, ())
-    return taken
 
 
-def _take_failures(books: Books, lease: OpenLease, message: LeaseSettled, now: float) -> list[Span]:
+def _take_failures(books: Books, lease: OpenLease, message: LeaseSettled, now: float) -> None:
     """Try failed tasks again or settle them."""
-    taken: list[Span] = []
     final: list[tuple[int, Failure]] = []
     for index, failure in message.failures:
         spans = lease.answer(index, index + 1)
-        taken += spans
         if spans and not retry(books, lease.array, index, failure, now):
             final.append((index, with_past(lease.array, index, failure)))
             settle(books, lease.array, spans)
     if final:
         lease.worker.failed += len(final)
         forward(books, lease.array, (), tuple(final))
-    return taken
 
 
 def on_lease_returned(books: Books, link: Link, message: LeaseReturned, now: float) -> None:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from distcomp.core.effects import Close
 from distcomp.core.failing import lost_with, retry, with_past
-from distcomp.core.flow import end_lease, finish, forward, leave, put_back, settle
+from distcomp.core.flow import end_lease, finish, forward, put_back, settle
 from distcomp.core.nesting import tell_lent
 from distcomp.core.roster import WorkerEntry
-from distcomp.core.spans import cut_all
+from distcomp.core.spans import count, cut_all
 from distcomp.protocol import CancelLease, EndSession, WorkerRegistered
 
 if TYPE_CHECKING:
@@ -108,13 +108,12 @@ def _untell(books: Books, worker: WorkerEntry) -> None:
 def unwind(lease: OpenLease, spans: list[Span]) -> None:
     """Undo the grant of indexes that left their lease without having begun."""
     array = lease.array
-    back = leave(lease, spans)
     for start, stop in spans:
         if array.eager:
             for index in range(start, stop):
                 array.trial(index).starts -= 1
         put_back(array, start, stop)
-    lease.worker.pool.queue.correct(array, -back * lease.pace_s)
+    lease.worker.pool.queue.correct(array, -count(spans) * lease.pace_s)
 
 
 def step_out(worker: WorkerEntry) -> None:
@@ -201,8 +200,7 @@ def _lose(books: Books, lease: OpenLease, running: list[int], now: float) -> Non
     lease.cancelled.clear()
     ran = [span for index in running for span in lease.answer(index, index + 1)]
     rest_of_it = [span for start, stop in lease.open.copy() for span in lease.answer(start, stop)]
-    back = leave(lease, ran) + leave(lease, rest_of_it)
-    lease.worker.pool.queue.correct(array, -back * lease.pace_s)
+    lease.worker.pool.queue.correct(array, -count([*ran, *rest_of_it]) * lease.pace_s)
     end_lease(books, lease, now)
     for index, _ in ran:
         failure = lost_with(lease.worker, array, index)

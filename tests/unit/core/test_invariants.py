@@ -17,7 +17,7 @@ def busy_world() -> SchedulerWorld:
 @pytest.mark.parametrize(
     ("breakage", "law"),
     [
-        (lambda b: setattr(next(iter(b.leases.values())).array, "leased", 7), "leased counts"),
+        (lambda b: setattr(next(iter(b.leases.values())).array, "settled", 7), "leased and settled"),
         (lambda b: next(iter(b.workers.values())).leases.clear(), "in its worker"),
         (lambda b: setattr(b.pools["3.11"], "leased", 5), "counts leased"),
         (lambda b: setattr(b, "held_bytes", 5), "held bytes"),

@@ -93,6 +93,9 @@ class RangeSet:
     def cut(self, start: int, stop: int) -> list[Span]:
         """Take out what lies between `start` and `stop`; return it from low to high."""
         spans = self._spans
+        if spans == [(start, stop)]:  # nearly always where tasks come one by one
+            self._spans, self.count = [], 0
+            return spans
         begin = end = bisect_right(spans, -stop, key=_descending)
         taken: list[Span] = []
         rest: list[Span] = []

@@ -15,8 +15,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from distcomp.client import Client, connect
+    from distcomp.client import Client
     from distcomp.decorator import compute_this
+    from distcomp.default_client import connect
     from distcomp.errors import (
         AmbiguousClusterError,
         AuthenticationError,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         ConnectError,
         DistcompError,
         ForkedClientError,
+        NestedSubmitError,
         PayloadTooLargeError,
         RemoteTracebackError,
         SchedulerLostError,
@@ -61,6 +63,7 @@ __all__ = [
     "DistcompError",
     "ForkedClientError",
     "Future",
+    "NestedSubmitError",
     "PayloadTooLargeError",
     "RemoteTracebackError",
     "SchedulerLostError",
@@ -84,16 +87,18 @@ __all__ = [
     "compute_this",
     "connect",
     "gather",
+    "progress",
     "wait",
 ]
 
 _HOMES = {
     "Client": "client",
-    "connect": "client",
+    "connect": "default_client",
     "compute_this": "decorator",
     "Future": "futures",
     "as_completed": "futures",
     "gather": "futures",
+    "progress": "progress",
     "wait": "futures",
     "TaskArray": "task_arrays",
     "TaskStream": "task_streams",

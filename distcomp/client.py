@@ -1,4 +1,4 @@
-"""`Client`: hands functions to a cluster, and the default client that decorated functions use.
+"""`Client`: hands functions to a cluster.
 
 What threads share is guarded by the program's lock: the batches of single submits that wait for the next
 turn, and the window, which counts tasks and bytes handed in and not settled.
@@ -7,40 +7,44 @@ turn, and the window, which counts tasks and bytes handed in and not settled.
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import sys
 import threading
 import time
-from concurrent.futures import Future as StandardFuture
-from concurrent.futures import TimeoutError as StandardTimeoutError
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, overload
 
 from distcomp import discovery, open_clients
 from distcomp.bound_client import Batch, BoundClient
-from distcomp.client_program import ClientProgram
+from distcomp.client_program import ClientProgram, introduce
 from distcomp.config import ClientSettings
-from distcomp.core.client_effects import Introduction
 from distcomp.errors import (
     BlockingCallError,
     ClientClosedError,
     ForkedClientError,
     PayloadTooLargeError,
-    UnreachableError,
+    UnpicklableError,
     WindowFullError,
 )
 from distcomp.feeder import Feeder, columns_of, have_lengths, order_by_cost
 from distcomp.futures import Future, FutureGroup, gather
 from distcomp.handles import wait_until
+from distcomp.news import News
 from distcomp.options import Options
-from distcomp.payload import Boxed, FunctionCache, dump_call, dump_environment, function_name, pack_calls
-from distcomp.rows import Versions, WorkerRow
+from distcomp.payload import (
+    Boxed,
+    FunctionCache,
+    dump_call,
+    dump_environment,
+    function_name,
+    open_project,
+    pack_calls,
+)
+from distcomp.stay import Stay
 from distcomp.stream_source import StreamLeg, StreamSource
 from distcomp.task_arrays import Leg, TaskArray
 from distcomp.task_streams import TaskStream
-from distcomp.versions import installed_versions
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterable, Sequence
     from types import TracebackType
 
@@ -54,10 +58,11 @@ if TYPE_CHECKING:
     from distcomp.ids import FunctionId
     from distcomp.options import OptionValues
     from distcomp.protocol import StatusReported
+    from distcomp.rows import WorkerRow
 
     Handle = Future[Any] | TaskArray[Any] | TaskStream[Any]
 
-__all__ = ["BoundClient", "Client", "connect", "default_client"]
+__all__ = ["BoundClient", "Client"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -78,6 +83,8 @@ class Client:
         slots: how many tasks at a time an embedded cluster runs, if it comes to one; as many as there
             are cores if left out.
         settings: the client's settings; from `DISTCOMP_...` variables if left out.
+        project: a folder of which everything is to travel to the workers; None sends those local modules
+            and packages that tasks reach; False none, so that local functions and classes go by value.
 
     Attributes:
         is_embedded: whether it has an embedded cluster of its own.
@@ -98,12 +105,14 @@ class Client:
         *,
         slots: int | None = None,
         settings: ClientSettings | None = None,
+        project: str | os.PathLike[str] | bool | None = None,
     ) -> None:
         self.settings = settings or ClientSettings.from_environment()
         self._target = target = discovery.find(address, slots)
         _log.info("using %s", target.how)
         self.is_embedded = target.cluster is not None
-        self.shares_path = target.cluster is not None
+        self._project = open_project(project, self.settings, by_path=target.shares_path)
+        self.shares_path = target.shares_path or self._project is not None
         self.max_payload_bytes = self.settings.wire.max_payload_bytes
         self.patience_s = self.settings.explain_after_s
         self._cache = FunctionCache(shares_path=self.shares_path)
@@ -116,25 +125,29 @@ class Client:
         self._open_tasks = 0
         self._open_bytes = 0
         self._feeding = 0
-        self._status_asked: list[StandardFuture[StatusReported]] = []
         self._news_at = time.monotonic()
         self._explained = False
         self._noticed: set[str] = set()
         self.closed = False
         self.forked = False
-        introduction = _introduction(dump_environment() if self.shares_path else b"")
+        introduction = introduce(dump_environment() if self.is_embedded else b"")
         self._program = ClientProgram(target, self.settings, introduction, self._prepare, self._tell)
+        self._news = News(self._program)
         self.lock = self._program.lock
         self.sinks = self._program.sinks
+        self.stay = None if target.door is None else Stay(target.door, self._program.post)
+        self.outlived = False
         self._room = threading.Condition(self.lock)
         self._waiting_for_room = 0
         try:
             self._program.start()
         except BaseException:
             self.closed = True
-            _end_cluster(target)
+            target.close()
             raise
         open_clients.remember(self)
+        if target.door is not None:
+            target.door.take_in(self)
 
     # --- what users call --------------------------------------------------------------------------
 
@@ -225,14 +238,7 @@ class Client:
         """
         self.check_usable()
         self.check_may_wait()
-        asked: StandardFuture[StatusReported] = StandardFuture()
-        with self.lock:
-            self._status_asked.append(asked)
-        self._program.post(lambda state: state.ask_status())
-        try:
-            return asked.result(self.settings.connect_timeout_s)
-        except StandardTimeoutError:
-            raise UnreachableError("the scheduler did not answer") from None
+        return self._news.status()
 
     def workers(self) -> tuple[WorkerRow, ...]:
         """The cluster's workers, as the scheduler sees them now."""
@@ -280,7 +286,7 @@ class Client:
         finally:
             self.closed = True
             self._program.stop()
-            _end_cluster(self._target)
+            self._target.close()
             open_clients.forget(self)
 
     def __enter__(self) -> Self:
@@ -290,6 +296,10 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close(cancel=kind is not None)
+
+    def __reduce__(self) -> NoReturn:
+        """A client is of use only in its process."""
+        raise UnpicklableError("a Client cannot leave its process; in a task, Client() is one of its own")
 
     def __repr__(self) -> str:
         return f"<Client of {self._target.how}{', closed' if self.closed else ''}>"
@@ -313,6 +323,8 @@ class Client:
             self._refuse()
         digest, blob = self._cache.dump(function, bound.retry_types)
         call = dump_call(args, kwargs, shares_path=self.shares_path)
+        if self._project is not None:
+            self._project.current()
         size_bytes = len(call.blob) if type(call) is Boxed else 0
         if size_bytes > self.max_payload_bytes or len(blob) > self.max_payload_bytes:
             self._refuse_size(size_bytes, len(blob))
@@ -380,6 +392,18 @@ class Client:
             self._refuse()
         if self._program.is_here():
             raise BlockingCallError("a blocking call on the client's own loop thread would never return")
+        if self.stay is not None:
+            self.stay.check()
+
+    def leave_task(self) -> None:
+        """End with the task that made this client; what runs still is cancelled, unless it is detached."""
+        self.outlived = True
+        if self.closed or self.forked:
+            return
+        self.closed = True
+        self._program.settle_detached()
+        self._program.stop()
+        open_clients.forget(self)
 
     def become_forked(self) -> None:
         """Be of no use: this is a forked child of the process that made it."""
@@ -405,7 +429,9 @@ class Client:
     # --- what feeders call ------------------------------------------------------------------------
 
     def post(self, action: Callable[[ClientState], None]) -> None:
-        """Have the loop's thread call `action`."""
+        """Have the loop's thread call `action`, with the modules known that its tasks need."""
+        if self._project is not None:
+            self._project.current()
         self._program.post(action)
 
     def make_room(self, leg: Wanted, tasks: int, size_bytes: int, *, waits: bool = True) -> bool:
@@ -496,6 +522,9 @@ class Client:
 
     def _prepare(self, state: ClientState) -> None:
         """Open an array for each batch of single submits."""
+        if self._project is not None:
+            self._project.is_fresh = False
+            state.use_bundle(self._project.latest)
         if not self._batches:
             return
         with self.lock:
@@ -522,6 +551,8 @@ class Client:
                 self._open_bytes -= effects.released_bytes
                 if self._waiting_for_room:
                     self._room.notify_all()
+        if effects.lend_refused is not None and self.stay is not None:
+            self.stay.refuse(effects.lend_refused)
         for code, text in effects.notices:
             if text not in self._noticed and len(self._noticed) < MAX_NOTICES:
                 self._noticed.add(text)
@@ -530,53 +561,5 @@ class Client:
             if code != "running" and not self._explained:
                 self._explained = True
                 print(f"distcomp: still waiting: {text}", file=sys.stderr)  # noqa: T201 - it is for the user
-        if effects.reports:
-            with self.lock:
-                asked, self._status_asked = self._status_asked, []
-            for each in asked:
-                if each.set_running_or_notify_cancel():
-                    each.set_result(effects.reports[-1])
-
-
-# --- the default client ---------------------------------------------------------------------------
-
-_default: Client | None = None
-_default_lock = threading.RLock()
-
-
-def connect(address: str | Access | None = None) -> Client:
-    """Make the default client, which decorated functions use; one made before is left as it is.
-
-    Args:
-        address: as for `Client`.
-
-    Returns:
-        The client.
-
-    Example:
-        `distcomp.connect("tcp://a.example:7077")`
-    """
-    global _default  # noqa: PLW0603 - there is one default client in a process
-    with _default_lock:
-        _default = Client(address)
-        return _default
-
-
-def default_client() -> Client:
-    """The client that `connect` made, or one made now, from the surroundings."""
-    client = _default
-    if client is None or client.closed:
-        with _default_lock:
-            return connect() if _default is None or _default.closed else _default
-    return client
-
-
-def _end_cluster(target: discovery.Target) -> None:
-    if target.cluster is not None:
-        target.cluster.close()
-
-
-def _introduction(environment: bytes) -> Introduction:
-    versions = Versions(*installed_versions())
-    program = os.path.basename(sys.argv[0])[:256] if sys.argv else ""  # noqa: PTH119 - no path is needed
-    return Introduction(versions, socket.gethostname(), os.getpid(), program, environment)
+        if effects.reports or effects.news:
+            self._news.take_in(effects)

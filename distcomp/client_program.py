@@ -14,11 +14,15 @@ import itertools
 import logging
 import os
 import random
+import socket
+import sys
 import threading
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from distcomp import auth, config, transport
+from distcomp import config, transport
+from distcomp.core.client_effects import Introduction
 from distcomp.core.client_state import ClientState
 from distcomp.errors import (
     ClientClosedError,
@@ -31,17 +35,20 @@ from distcomp.errors import (
 )
 from distcomp.futures import wake_all
 from distcomp.ids import Peer, SessionId
+from distcomp.rows import Versions
+from distcomp.versions import installed_versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from distcomp.core.client_effects import ClientEffects, Introduction
+    from distcomp.core.client_effects import ClientEffects
     from distcomp.discovery import Target
     from distcomp.futures import Woken
     from distcomp.handles import Sink
     from distcomp.protocol import Message, Refused
     from distcomp.transport import Connection
 
+SETTLE_LOOK_S = 0.002
 _log = logging.getLogger("distcomp")
 _REFUSALS = {
     "role": RoleError,
@@ -138,6 +145,18 @@ class ClientProgram:
         """Whether the calling thread is the loop's own."""
         return threading.get_ident() == self._ident
 
+    def settle_detached(self) -> None:
+        """Wait until the scheduler answers for all that is detached, within `close_s`."""
+        deadline = time.monotonic() + self.settings.close_s
+        owes = True
+        while owes and time.monotonic() < deadline:
+            answer: concurrent.futures.Future[bool] = concurrent.futures.Future()
+            with contextlib.suppress(ClientClosedError, concurrent.futures.TimeoutError):
+                self.post(lambda state, answer=answer: answer.set_result(state.owes_detached()))  # type: ignore[misc]
+                owes = answer.result(self.settings.close_s)
+                if owes:
+                    time.sleep(SETTLE_LOOK_S)
+
     def stop(self) -> None:
         """Close session, connection and loop, and wait for the thread to end."""
         with contextlib.suppress(ClientClosedError):
@@ -195,6 +214,11 @@ class ClientProgram:
 
     async def _dial(self) -> None:
         """Try the scheduler's addresses in order; raises the last one's error if none will do."""
+        if self.target.door is not None:
+            await transport.take_up(
+                self.target.connect(), self._new_connection, timeout_s=self.settings.connect_timeout_s
+            )
+            return
         words = self.target.failure()
         if words is not None:
             raise EmbeddedClusterError(words)
@@ -212,9 +236,8 @@ class ClientProgram:
                 return
 
     def _new_connection(self) -> Connection:
-        target = self.target
         return transport.Connection(
-            auth.ClientHandshake("client", target.owner, target.cluster_id, target.secret),
+            self.target.handshake(),
             on_ready=self._on_ready,
             on_messages=self._on_messages,
             on_closed=self._on_closed,
@@ -295,6 +318,13 @@ class ClientProgram:
                     if sink.open_tasks <= 0:
                         del self.sinks[outcome.array]
         wake_all(woken)
+
+
+def introduce(environment: bytes) -> Introduction:
+    """What this process says of itself when it opens a session; `environment` is for slots to take over."""
+    versions = Versions(*installed_versions())
+    program = os.path.basename(sys.argv[0])[:256] if sys.argv else ""  # noqa: PTH119 - no path is needed
+    return Introduction(versions, socket.gethostname(), os.getpid(), program, environment)
 
 
 def _is_refusal(error: ConnectError) -> bool:

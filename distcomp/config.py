@@ -7,7 +7,6 @@ flags of the command line are handed in as overrides, and win.
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 import re
@@ -120,10 +119,15 @@ class Settings:
         return cls(**values)
 
 
-@functools.cache
+_kinds: dict[type[Any], dict[str, type[Any]]] = {}
+
+
 def _kinds_of(cls: type[Any]) -> dict[str, type[Any]]:
-    """The types of a class's settings; finding them takes a millisecond, and tasks may make clients."""
-    return get_type_hints(cls)
+    """The types of a class's settings, kept: finding them takes a millisecond, and tasks may make clients."""
+    kinds = _kinds.get(cls)
+    if kinds is None:
+        kinds = _kinds[cls] = get_type_hints(cls)
+    return kinds
 
 
 def parse_value(name: str, text: str, kind: type[Any]) -> Any:

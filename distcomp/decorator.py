@@ -8,7 +8,8 @@ import itertools
 from collections.abc import Sized
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
-from distcomp.client import Client, default_client
+from distcomp.client import Client
+from distcomp.default_client import default_client
 from distcomp.options import Options
 from distcomp.payload import Constant, check_runnable, stands_under_its_name, travels_as_function
 
@@ -190,7 +191,9 @@ class ComputeFunction(Generic[P, T]):
         return functools.partial(self.__wrapped__, *self._given) if self._given else self.__wrapped__
 
     def _use_client(self) -> BoundClient:
-        client = self._client or default_client()
+        client = self._client
+        if client is None or client.outlived:  # made by a task before, in a module of its own
+            client = default_client()
         if self._bound is None or self._bound[0] is not client:
             self._bound = (client, client.bind(self._options))
         return self._bound[1]

@@ -1,8 +1,8 @@
 """Which cluster a client uses.
 
-In this order: the address it was given; `DISTCOMP_ADDRESS`; the one running scheduler whose access file
-is in the user's folder; an embedded cluster of its own. What was named is never replaced by something
-else: an address that nobody answers at is an error.
+In this order: the address it was given; in a task, the cluster that runs it; `DISTCOMP_ADDRESS`; the one
+running scheduler whose access file is in the user's folder; an embedded cluster of its own. What was
+named is never replaced by something else: an address that nobody answers at is an error.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ import os
 import socket
 from typing import TYPE_CHECKING, NamedTuple
 
-from distcomp import auth, config
+from distcomp import auth, config, inside
 from distcomp.access import Access, saved
 from distcomp.cluster import EmbeddedCluster, user_name
 from distcomp.errors import AmbiguousClusterError, ConfigError, ConnectError, UnreachableError, UsageError
+from distcomp.relay import RelayHandshake
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
+    from distcomp.inside import Door
 
 PROBE_TIMEOUT_S = 2.0
 _READ_BYTES = 4096
@@ -37,6 +40,8 @@ class Target(NamedTuple):
         cluster_id: which cluster has to answer; None takes any.
         secret: for the role of a client; None if there is no authentication.
         cluster: the embedded cluster, to be closed with its client.
+        door: the way out of the slot process in which this is a task; None elsewhere.
+        task: the run and index of that task.
     """
 
     how: str
@@ -45,6 +50,32 @@ class Target(NamedTuple):
     cluster_id: bytes | None = None
     secret: bytes | None = None
     cluster: EmbeddedCluster | None = None
+    door: Door | None = None
+    task: tuple[int, int] = (0, -1)
+
+    @property
+    def shares_path(self) -> bool:
+        """Whether slots can import this process's local modules."""
+        return self.cluster is not None or (self.door is not None and self.door.shares_path)
+
+    def handshake(self) -> auth.ClientHandshake | RelayHandshake:
+        """A new handshake for a connection to it."""
+        if self.door is not None:
+            return RelayHandshake()
+        return auth.ClientHandshake("client", self.owner, self.cluster_id, self.secret)
+
+    def connect(self) -> socket.socket:
+        """A connection through the worker that runs this task, under way."""
+        assert self.door is not None  # noqa: S101 - asked for in tasks only
+        try:
+            return self.door.connect(self.task)
+        except OSError as error:
+            raise UnreachableError(f"the worker that runs this task cannot be asked: {error}") from None
+
+    def close(self) -> None:
+        """End an embedded cluster."""
+        if self.cluster is not None:
+            self.cluster.close()
 
     def failure(self) -> str | None:
         """What ended an embedded cluster, if something did."""
@@ -63,7 +94,7 @@ def find(address: str | Access | None = None, slots: int | None = None) -> Targe
         ValueError: `slots` is below 1.
         ConfigError: an address cannot be read.
         AmbiguousClusterError: several schedulers run, and nothing says which.
-        UsageError: this is a task, which cannot have a cluster of its own.
+        UsageError: a task started this program, which therefore cannot have a cluster of its own.
         EmbeddedClusterError: no embedded cluster can be started.
     """
     if slots is not None and slots < 1:
@@ -74,10 +105,15 @@ def find(address: str | Access | None = None, slots: int | None = None) -> Targe
         if not isinstance(address, str):
             raise TypeError(f"a cluster is named by text like 'tcp://host:7077', not by {address!r:.80}")
         return at(address, "as told")
+    if inside.door is not None:
+        return around(inside.door)
     if os.environ.get("DISTCOMP_ADDRESS"):
         return at(os.environ["DISTCOMP_ADDRESS"], "as DISTCOMP_ADDRESS says")
     if os.environ.get(config.SLOT_VARIABLE):
-        raise UsageError("a task cannot submit tasks: nested calls are not available yet")
+        raise UsageError(
+            "this program was started by a task, or forked from it: submit tasks in the task itself, "
+            "or name a cluster by Client(address)"
+        )
     return running() or embedded(slots)
 
 
@@ -93,6 +129,11 @@ def at(address: str, why: str) -> Target:
     if chosen:
         return _from_access(chosen[0], why)._replace(addresses=(str(wanted),))
     return Target(f"the cluster at {wanted}, {why}", (str(wanted),), config.as_name(user_name()))
+
+
+def around(door: Door) -> Target:
+    """The cluster that runs the present task, reached through its worker."""
+    return Target("the cluster that runs this task", (), "", door=door, task=door.task())
 
 
 def running() -> Target | None:

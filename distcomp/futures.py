@@ -95,6 +95,11 @@ class Future(concurrent.futures.Future[T], Generic[T]):
         self._bell: threading.Lock | None = None
 
     @property
+    def book(self) -> Book:
+        """What this future settles with: the array that its task belongs to."""
+        return self._book
+
+    @property
     def host(self) -> Host:
         """The client that this future belongs to."""
         return self._book.host
@@ -194,7 +199,9 @@ class Future(concurrent.futures.Future[T], Generic[T]):
         """Wait in asyncio code. Cancelling the waiting coroutine cancels the task."""
         import asyncio  # noqa: PLC0415 - only asyncio code comes here
 
-        return asyncio.wrap_future(self).__await__()
+        stay = self._book.host.stay
+        with stay.waiting() if stay is not None else contextlib.nullcontext():
+            return (yield from asyncio.wrap_future(self).__await__())
 
     def __repr__(self) -> str:
         word = {PENDING: "pending", RUNNING: "running", CANCELLED: "cancelled"}.get(self._state, "finished")
@@ -338,13 +345,19 @@ class FutureGroup:
         host: the client.
     """
 
-    __slots__ = ("counter", "futures", "host", "open_tasks")
+    __slots__ = ("counter", "futures", "host", "open_tasks", "retried")
 
     def __init__(self, host: Host) -> None:
         self.host = host
         self.counter = 0
         self.futures: list[Future[Any] | None] = []
         self.open_tasks = 0
+        self.retried = 0
+
+    @property
+    def retried_count(self) -> int:
+        """How many tries of these tasks were followed by another one."""
+        return self.retried
 
     def add(self) -> Future[Any]:
         """One more future, for the next index."""
@@ -380,11 +393,16 @@ def wake_all(woken: Iterable[Woken]) -> None:
         future.wake(state)
 
 
-def _slices(futures: Collection[Any], timeout_s: float | None) -> Iterable[float | None]:
-    """Times to wait by the rules of a client: that of the first open future of ours, if there is one."""
+def _first_host(futures: Collection[Any]) -> Host | None:
+    """The client whose rules apply to waiting for `futures`: that of the first open one of ours."""
     ours = (each for each in futures if isinstance(each, Future) and not each.done())
     future = next(ours, None)
-    return (timeout_s,) if future is None else slices(future.host, timeout_s, len(futures))
+    return None if future is None else future.host
+
+
+def _slices(host: Host | None, timeout_s: float | None, futures: int) -> Iterable[float | None]:
+    """Times to wait by the rules of a client, if there is one."""
+    return (timeout_s,) if host is None else slices(host, timeout_s, futures)
 
 
 def _handles(futures: Iterable[Any]) -> Any:
@@ -415,7 +433,7 @@ def wait(
     """
     futures = set(_handles(fs))
     try:
-        for slice_s in _slices(futures, timeout):
+        for slice_s in _slices(_first_host(futures), timeout, len(futures)):
             ended = concurrent.futures.wait(futures, slice_s, return_when)
             if _satisfied(ended, return_when):
                 break
@@ -442,12 +460,15 @@ def as_completed(fs: Iterable[Future[T]], timeout: float | None = None) -> Itera
         `for future in as_completed(futures): print(future.result())`
     """
     left: set[Any] = set(_handles(fs))
+    host = _first_host(left)
+    stay = None if host is None else host.stay
     try:
-        for slice_s in _slices(left, timeout):
+        for slice_s in _slices(host, timeout, len(left)):
             with contextlib.suppress(concurrent.futures.TimeoutError):
                 for future in concurrent.futures.as_completed(tuple(left), slice_s):
                     left.discard(future)
-                    yield cast("Future[T]", future)
+                    with stay.going_on() if stay is not None else contextlib.nullcontext():
+                        yield cast("Future[T]", future)
             if not left:
                 return
         raise concurrent.futures.TimeoutError(f"{len(left)} futures have not settled in {timeout} s")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from distcomp.core.client_effects import Failed
     from distcomp.futures import Woken
     from distcomp.rows import Failure
+    from distcomp.stay import Stay
 
 SIGNAL_S = 0.1
 """Longest wait of the main thread without a look at signals."""
@@ -41,6 +42,7 @@ class Host(Protocol):
 
     lock: threading.Lock
     patience_s: float
+    stay: Stay | None
 
     def check_may_wait(self) -> None:
         """Raise if the calling thread or process must not wait for outcomes."""
@@ -59,6 +61,7 @@ class Sink(Protocol):
 
     counter: int
     open_tasks: int
+    retried: int
 
     def settle(self, outcome: Returned | Failed, woken: list[Woken]) -> None:
         """Take in what came of some tasks, with the host's lock held."""
@@ -71,6 +74,10 @@ class Book(Protocol):
     """What a future needs of the array that its task belongs to."""
 
     host: Host
+
+    @property
+    def retried_count(self) -> int:
+        """How many tries of its tasks were followed by another one, as far as that was told."""
 
     def cancel_task(self, index: int, *, pending_only: bool = False) -> None:
         """Have the task cancelled in the cluster; its future has settled already, or waits for that."""
@@ -155,6 +162,24 @@ def slices(host: Host, timeout_s: float | None, futures: int = 1) -> Iterator[fl
     interrupt that wait, and Ctrl-C is not to be slow even then. Elsewhere the first one is, too: most waits
     are over by then, and need not look which thread it is.
     """
+    stay = host.stay
+    if stay is None:
+        return _slices(host, timeout_s, futures)
+    return _slices_in_task(host, stay, timeout_s, futures)
+
+
+def _slices_in_task(host: Host, stay: Stay, timeout_s: float | None, futures: int) -> Iterator[float]:
+    """The same for a client in a task, whose slot is lent meanwhile."""
+    stay.begin_wait()
+    try:
+        for slice_s in _slices(host, timeout_s, futures):
+            yield slice_s
+            stay.check()
+    finally:
+        stay.end_wait()
+
+
+def _slices(host: Host, timeout_s: float | None, futures: int) -> Iterator[float]:
     host.check_may_wait()
     slice_s = min(host.patience_s, max(SIGNAL_S, futures * WAITER_S))
     now = time.monotonic()
@@ -162,7 +187,7 @@ def slices(host: Host, timeout_s: float | None, futures: int = 1) -> Iterator[fl
     explain_at = now + host.patience_s
     while deadline - now > slice_s:
         yield slice_s
-        if threading.current_thread() is not threading.main_thread():
+        if host.stay is None and threading.current_thread() is not threading.main_thread():
             slice_s = host.patience_s
         now = time.monotonic()
         if now >= explain_at:

@@ -75,7 +75,11 @@ class Door:
         """A connection to the scheduler on behalf of a task, under way."""
         near, far = socket.socketpair()
         with far:
-            socket.send_fds(self._channel, [REQUEST.pack(*task)], [far.fileno()])
+            try:
+                socket.send_fds(self._channel, [REQUEST.pack(*task)], [far.fileno()])
+            except BaseException:
+                near.close()
+                raise
         return near
 
     def take_in(self, guest: Guest) -> None:

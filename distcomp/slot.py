@@ -95,7 +95,7 @@ class Finished:
         self.due_ns = 0
         self.max_payload_bytes = MAX_BLOB_BYTES
         self.run = 0
-        self._eager = False
+        self._eager = self._held = False
         self._channel, self._stream = channel, stream
         self._lock = threading.Lock()
         self._base = 0  # the index of values[0]
@@ -107,17 +107,22 @@ class Finished:
     def open(self, run: RunTasks) -> None:
         """Begin with another run; the last one was flushed."""
         with self._lock:
-            self.run, self._eager = run.run, run.eager
+            self.run, self._eager, self._held = run.run, run.eager, False
             self._base = self._reached = run.start
             self._busy_since_ns = time.monotonic_ns()
             if run.eager:
                 self.due_ns = 0
 
-    def hurry(self) -> None:
-        """Send each outcome of the run in hand at once."""
+    def hold(self) -> None:
+        """Send what is finished; what comes of the task that runs goes after `release`, but then at once."""
+        self.flush()
         with self._lock:
-            self._eager = True
+            self._held = self._eager = True
             self.due_ns = 0
+
+    def release(self) -> None:
+        """Hold back no longer what is finished."""
+        self._held = False
 
     def waited(self, seconds: float) -> None:
         """Take no time for work in which a task waited for others."""
@@ -154,7 +159,7 @@ class Finished:
 
     def flush_late(self) -> None:
         """Send what is finished while a task runs, if there is anything."""
-        if self.values or self._failures:
+        if not self._held and (self.values or self._failures):
             self.flush()
 
     def _collect(self) -> None:
@@ -222,7 +227,7 @@ class Slot:
         self._pid = os.getpid()
         self._stream = SlotStream()
         self._finished = finished = Finished(channel, self._stream)
-        self._door = inside.Door(door, page, finished.hurry, finished.waited)
+        self._door = inside.Door(door, page, finished.hold, finished.waited)
         inside.set_door(self._door)
         self._blobs: dict[FunctionId, bytes] = {}
         self._loaded: dict[FunctionId, LoadedFunction] = {}
@@ -284,7 +289,7 @@ class Slot:
             except BaseException as error:  # noqa: BLE001 - whatever a task raises is its own outcome
                 index = self._fail_begun(run, error)
         if self._door.guests:
-            self._door.end_task()
+            self._end_guests()
         words[RUN] = 0
         self._finished.flush(ended=True)
 
@@ -310,7 +315,7 @@ class Slot:
                 # Whoever looks must not take the time of sending for a task's.
                 words[begun_at] = 0
                 if self._door.guests:
-                    self._door.end_task()
+                    self._end_guests()
                 finished.flush()
                 now = clock()
             words[begun_at] = now
@@ -335,7 +340,7 @@ class Slot:
         if index > begun:
             return index  # raised too late, by a signal handler: the task had finished
         if self._door.guests:
-            self._door.end_task()
+            self._end_guests()
         output = self._page.output(run.run, begun).decode("utf-8", "replace")
         loaded = self._loaded.get(run.function)
         retriable = loaded is not None and loaded.is_retriable(error)
@@ -346,12 +351,17 @@ class Slot:
         self._finished.fail(begun, failure)
         return begun + 1
 
+    def _end_guests(self) -> None:
+        """End the clients of a task that has ended, before anybody hears of its outcome."""
+        self._door.end_task()
+        self._finished.release()
+
     def _on_interrupt(self, _signal: int, frame: FrameType | None) -> None:
         """Raise in the task, if it is the one that is meant and it still runs."""
         callee: CodeType | None = None
         while frame is not None and self._page.is_wanted():
             if frame.f_code is Slot._run_from.__code__:
-                if callee is Finished.flush.__code__:
+                if callee in (Finished.flush.__code__, Slot._end_guests.__code__):
                     return
                 raise TaskInterrupted("the task was stopped")
             callee, frame = frame.f_code, frame.f_back

@@ -232,6 +232,9 @@ SIGNAL = b"S"
 SIGNAL_GROUP = b"G"
 """Send the signal to the slot process and what its tasks started."""
 
+LEARN = b"L"
+"""Import what tasks need that submit tasks themselves: slot processes forked from now on have it."""
+
 NEWS = struct.Struct("=cqi")
 """From the template: what, of which slot process, and a number."""
 

@@ -29,7 +29,7 @@ from distcomp.config import PREFIX, SLOT_VARIABLE
 from distcomp.errors import SlotsUnavailableError
 from distcomp.ids import NO_BUNDLE
 from distcomp.slot_process import IDLE, Progress, SlotEnd, SlotListener, SlotProcess
-from distcomp.slot_protocol import ENDED, FORK, FORKED, NEWS, ORDER, UNFORKED, PrepareSlot
+from distcomp.slot_protocol import ENDED, FORK, FORKED, LEARN, NEWS, ORDER, UNFORKED, PrepareSlot
 from distcomp.wire import MAX_BLOB_BYTES
 
 if TYPE_CHECKING:
@@ -46,6 +46,9 @@ INNER_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "
 
 RESTART_WINDOW_S = 60.0
 NEWS_READS = 256
+LESSONS = ("distcomp.decorator",)
+"""What the template imports once tasks submit tasks. It names faces that it must not know otherwise."""
+
 PROGRAM = "from distcomp.template import main; main()"
 CLOSE_CHECK_S = 0.002
 
@@ -93,7 +96,7 @@ class TemplateProcess:
         self._control.setblocking(False)
         with far:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and our own words
-                [sys.executable, "-c", PROGRAM, str(far.fileno())],
+                [sys.executable, "-c", PROGRAM, str(far.fileno()), *LESSONS],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[far.fileno()],
                 start_new_session=True,
@@ -194,6 +197,7 @@ class SlotPool:
         self._starts: deque[float] = deque(maxlen=settings.template_restarts + 1)
         self._spare_timer: asyncio.TimerHandle | None = None
         self._template_gone = True
+        self._learned: TemplateProcess | None = None
         self._answered = asyncio.Event()
         self._unavailable: SlotsUnavailableError | None = None
         self._closed = False
@@ -218,7 +222,9 @@ class SlotPool:
         if self._unavailable is not None:
             raise self._unavailable
 
-    def take(self, session: SessionId, environment: bytes, bundle: DefineBundle | None = None) -> SlotProcess:
+    def take(
+        self, session: SessionId, environment: bytes, bundle: DefineBundle | None = None
+    ) -> SlotProcess:
         """Have a process of `session` and `bundle`: an idle one, else the spare, else a new one. Never waits.
 
         Args:
@@ -268,6 +274,12 @@ class SlotPool:
         self._idle[process.number] = process
         while len(self._idle) > self._settings.idle_processes:
             self._idle.pop(next(iter(self._idle))).dismiss()
+
+    def learn(self) -> None:
+        """Have slot processes that come from now on begin with what tasks need that submit tasks."""
+        if not self._template_gone and self._learned is not self._template:
+            self._learned = self._template
+            self._template.order(LEARN, 0)
 
     def end_session(self, session: SessionId) -> None:
         """Let go of the idle processes of a session."""

@@ -8,6 +8,7 @@ processes, and reports how they end. The law of the template:
 - What left that group becomes a child of the template when its slot process ends (on Linux, where both
   adopt orphans), and is killed then: a child that is no slot process is none that may live.
 - When the supervisor is gone (its end of the socket is closed), every group is killed and so ends all.
+- It learns to submit tasks once a task has wanted to: that takes longer than all else it does.
 - When the template is gone, slot processes are killed by the kernel, or see the end of their socket.
 """
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import gc
+import importlib
 import mmap
 import os
 import select
@@ -28,7 +30,7 @@ from typing import NoReturn
 
 from distcomp.page import Page
 from distcomp.slot import run_slot
-from distcomp.slot_protocol import ENDED, FORK, FORKED, NEWS, ORDER, SIGNAL, SIGNAL_GROUP, UNFORKED
+from distcomp.slot_protocol import ENDED, FORK, FORKED, LEARN, NEWS, ORDER, SIGNAL, SIGNAL_GROUP, UNFORKED
 
 FORK_DESCRIPTORS = 5
 PR_SET_PDEATHSIG = 1
@@ -45,10 +47,12 @@ class Template:
 
     Args:
         control: the socket to the supervisor.
+        lessons: the modules to import when it is told to.
     """
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, lessons: list[str]) -> None:
         self._control = control
+        self._lessons = lessons
         self._pid = os.getpid()
         self._pids: dict[int, int] = {}
         self._numbers: dict[int, int] = {}
@@ -82,6 +86,11 @@ class Template:
         what, number, argument = ORDER.unpack(data)
         if what == FORK:
             self._fork(number, descriptors)
+        elif what == LEARN:
+            for name in self._lessons:
+                importlib.import_module(name)
+            gc.collect()
+            gc.freeze()
         elif number in self._pids and what in (SIGNAL, SIGNAL_GROUP):
             self._kill(self._pids[number], argument, group=what == SIGNAL_GROUP)
         return True
@@ -186,10 +195,10 @@ class Template:
 
 
 def main() -> None:
-    """Run as a program: the descriptor of the control socket is its only argument."""
+    """Run as a program: its arguments are the descriptor of the control socket, and modules to learn."""
     if sys.path and not sys.path[0]:
         del sys.path[0]  # tasks do not import from wherever the worker was started
-    template = Template(socket.socket(fileno=int(sys.argv[1])))
+    template = Template(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])
     gc.collect()
     gc.freeze()
     template.serve()

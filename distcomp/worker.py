@@ -336,7 +336,9 @@ class WorkerProgram:
 
     def _take_process(self, command: TakeProcess, now: float) -> bool:
         try:
-            process = self._pool.take(command.session.session, command.session.environment, command.bundle)
+            process = self._pool.take(
+                command.session.session, command.session.environment, command.bundle
+            )
         except SlotsUnavailableError as error:
             self._state.process_refused(command.process, str(error), now)
             return True
@@ -423,8 +425,9 @@ class WorkerProgram:
         token = None if stint is None else self._state.task_token(stint.number, run - stint.runs_before)
         if token is None:
             refuse(channel, TASK_OVER)
-        else:
-            self._links.open(self._state.binding(token, task_index), channel)
+            return
+        self._pool.learn()
+        self._links.open(self._state.binding(token, task_index), channel)
 
     def slot_exited(self, process: SlotProcess, end: SlotEnd) -> None:
         """A slot process is gone."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from distcomp.core.effects import Effects
 
 if TYPE_CHECKING:
-    from distcomp.protocol import Refused, StatusReported
+    from distcomp.protocol import LendRefused, Message, Refused, StatusReported
     from distcomp.rows import Failure, Versions
 
 
@@ -61,13 +61,17 @@ class ClientEffects(Effects):
         notices: codes and texts for the user to read.
         explanations: answers to `explain`.
         reports: snapshots of the cluster that were asked for.
+        news: other messages that change nothing here; for those who asked, or look on.
         opened: whether the session was opened in this turn.
         refused: the scheduler's refusal of this turn, if there was one.
+        lend_refused: why the slot of the task that this client is in cannot be lent, if that came.
     """
 
     __slots__ = (
         "began",
         "explanations",
+        "lend_refused",
+        "news",
         "notices",
         "opened",
         "outcomes",
@@ -86,5 +90,7 @@ class ClientEffects(Effects):
         self.notices: list[tuple[str, str]] = []
         self.explanations: list[Explanation] = []
         self.reports: list[StatusReported] = []
+        self.news: list[Message] = []
         self.opened = False
         self.refused: Refused | None = None
+        self.lend_refused: LendRefused | None = None

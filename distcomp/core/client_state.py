@@ -84,6 +84,7 @@ class ClientState:
         self._counter = 0
         self._requests = 0
         self._status_wanted = False
+        self._lends = False
         self._needs = ClientNeeds(settings.defined_functions)
         self._bundle: protocol.DefineBundle | None = None
         self._unsent: deque[int] = deque()
@@ -241,9 +242,28 @@ class ClientState:
                 array.dispense(start, min(stop, array.submitted))
             self._withdrawing.add(counter)
 
+    def lend(self, *, lent: bool) -> None:
+        """Have the slot lent in which this client's task waits, or take it back."""
+        self._lends = lent
+        if self.phase == "open":
+            self._send(protocol.LendSlot(lent))
+
+    def owes_detached(self) -> bool:
+        """Whether the scheduler does not answer yet for all detached tasks that were submitted."""
+        return any(
+            array.options.detach and (array.accepted < array.submitted or not array.closed)
+            for array in self.arrays.values()
+        )
+
     def ask_status(self) -> None:
         """Have the scheduler send one snapshot, as soon as there is one to ask."""
         self._status_wanted = True
+
+    def ask(self, question: Message) -> bool:
+        """Send a question if there is a connection; whether there is."""
+        if self.phase == "open":
+            self._send(question)
+        return self.phase == "open"
 
     def explain(self, now: float) -> None:
         """Ask why nothing of this session runs; without a connection the answer is known here."""
@@ -277,6 +297,8 @@ class ClientState:
         self.phase, self._resumes, self._epoch = "open", True, message.epoch
         self._grace_s = message.client_grace_s
         self._effects.opened = True
+        if self._lends:
+            self._send(protocol.LendSlot(lent=True))
         for counter, array in list(self.arrays.items()):
             self._take_up(counter, array, known.pop(counter, None), restarted=restarted)
         for counter in known:
@@ -386,10 +408,21 @@ class ClientState:
         del now
         self._effects.notices.append((message.code, message.text))
 
+    def on_lend_refused(self, message: protocol.LendRefused, now: float) -> None:
+        """The slot cannot be lent: too many are."""
+        del now
+        self._lends = False
+        self._effects.lend_refused = message
+
     def on_wait_explained(self, message: protocol.WaitExplained, now: float) -> None:
         """The answer to `explain`."""
         del now
         self._effects.explanations.append(Explanation(message.code, message.text))
+
+    def on_news(self, message: Message, now: float) -> None:
+        """Pass on what changes nothing here."""
+        del now
+        self._effects.news.append(message)
 
     def on_status_reported(self, message: protocol.StatusReported, now: float) -> None:
         """The answer to `ask_status`."""
@@ -558,6 +591,9 @@ _HANDLERS: dict[type[Any], Callable[[ClientState, Any, float], None]] = {
     protocol.MissingFunction: ClientState.on_missing_function,
     protocol.MissingBundle: ClientState.on_missing_bundle,
     protocol.GaveNotice: ClientState.on_gave_notice,
+    protocol.LendRefused: ClientState.on_lend_refused,
     protocol.WaitExplained: ClientState.on_wait_explained,
     protocol.StatusReported: ClientState.on_status_reported,
+    protocol.TaskExplained: ClientState.on_news,
+    protocol.TasksRetried: ClientState.on_news,
 }

@@ -29,6 +29,8 @@ class Outcome:
 class LocalClient(Client):
     """Runs what it is given at once, through the same bytes as a cluster would."""
 
+    outlived = False
+
     def __init__(self) -> None:
         self.used: list[Options] = []
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from distcomp import discovery
+from distcomp import discovery, inside
 from distcomp.access import Access
 from distcomp.auth import ServerHandshake
 from distcomp.config import SLOT_VARIABLE
@@ -20,6 +20,7 @@ from distcomp.errors import (
     UsageError,
 )
 from distcomp.ids import ClusterId
+from distcomp.page import BEGUN, RUN, Page, lane_of, page_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -145,11 +146,32 @@ def test_a_probe_says_what_is_wrong() -> None:
         discovery.probe(access_to("right", address))
 
 
-def test_a_task_has_no_cluster_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_task_starts_has_no_cluster_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SLOT_VARIABLE, "1")
-    with pytest.raises(UsageError, match="not available yet"):
+    with pytest.raises(UsageError, match="started by a task"):
         discovery.find()
     assert discovery.find("tcp://a.example:1").addresses
+
+
+def test_a_task_is_in_the_cluster_that_runs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Page(memoryview(bytearray(page_bytes(1024))))
+    page.open_lane(3, 0, 9)
+    page.words[RUN], page.words[lane_of(3) + BEGUN] = 3, 7
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    monkeypatch.setenv(SLOT_VARIABLE, "1")
+    monkeypatch.setenv("DISTCOMP_ADDRESS", "tcp://a.example:1")
+    monkeypatch.setattr(inside, "door", inside.Door(near, page, lambda: None, lambda _seconds: None))
+    target = discovery.find()
+    assert (target.task, target.addresses, target.cluster, target.secret) == ((3, 7), (), None, None)
+    with near, far, target.connect() as connection:
+        data, (descriptor,), _, _ = socket.recv_fds(far, 64, 1)
+        with socket.socket(fileno=descriptor) as other:
+            other.sendall(inside.RELAYED)
+            assert connection.recv(9) == inside.RELAYED
+        assert inside.REQUEST.unpack(data) == (3, 7)
+    with pytest.raises(UnreachableError, match="cannot be asked"):
+        target.connect()
+    page.release()
 
 
 def test_alone_there_is_an_embedded_cluster() -> None:

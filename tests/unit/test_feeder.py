@@ -59,6 +59,7 @@ class ClientInPlay:
         self.sinks: dict[int, Sink] = {}
         self.shares_path = True
         self.patience_s = 10.0
+        self.stay = None
         self.max_payload_bytes = max_payload_bytes
         self.state = RecordingState()
         self.wanted = 10**9

@@ -34,6 +34,7 @@ class PlainHost:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.patience_s = 0.05
+        self.stay = None
         self.cancelled: list[tuple[Any, tuple[tuple[int, int], ...]]] = []
         self.dispensed: list[tuple[Any, tuple[tuple[int, int], ...]]] = []
         self.explained = threading.Event()

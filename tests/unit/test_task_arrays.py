@@ -30,6 +30,7 @@ class LoneHost:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.patience_s = 10.0
+        self.stay = None
         self.cancelled: list[tuple[Any, tuple[tuple[int, int], ...]]] = []
         self.dispensed: list[tuple[Any, tuple[tuple[int, int], ...]]] = []
 

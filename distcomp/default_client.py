@@ -1,0 +1,43 @@
+"""The default client, which decorated functions use: one in a process, or in a task."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from distcomp.client import Client
+
+if TYPE_CHECKING:
+    from distcomp.access import Access
+
+__all__ = ["connect", "default_client"]
+
+_default: Client | None = None
+_lock = threading.RLock()
+
+
+def connect(address: str | Access | None = None) -> Client:
+    """Make the default client, which decorated functions use; one made before is left as it is.
+
+    Args:
+        address: as for `Client`.
+
+    Returns:
+        The client.
+
+    Example:
+        `distcomp.connect("tcp://a.example:7077")`
+    """
+    global _default  # noqa: PLW0603 - there is one default client in a process
+    with _lock:
+        _default = Client(address)
+        return _default
+
+
+def default_client() -> Client:
+    """The client that `connect` made, or one made now, from the surroundings; in each task another one."""
+    client = _default
+    if client is None or client.closed:
+        with _lock:
+            return connect() if _default is None or _default.closed else _default
+    return client

@@ -1,0 +1,109 @@
+"""What comes from the scheduler besides outcomes: answers that threads wait for, and counts of retries."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future as StandardFuture
+from concurrent.futures import TimeoutError as StandardTimeoutError
+from itertools import count
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from distcomp.errors import UnreachableError
+from distcomp.protocol import ExplainTask, TaskExplained, TasksRetried
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from distcomp.client_program import ClientProgram
+    from distcomp.core.client_effects import ClientEffects
+    from distcomp.core.client_state import ClientState
+    from distcomp.handles import Sink
+    from distcomp.protocol import StatusReported
+
+T = TypeVar("T")
+
+
+class News:
+    """The questions of a client's threads, and what the scheduler tells unasked.
+
+    Law: a question is in `_status` or `_tasks`, under the program's lock, from when it is asked until it is
+    answered or nobody waits for the answer any more.
+
+    Args:
+        program: which speaks with the scheduler.
+    """
+
+    def __init__(self, program: ClientProgram) -> None:
+        self._program = program
+        self._numbers = count(1)
+        self._status: list[StandardFuture[StatusReported]] = []
+        self._tasks: dict[int, StandardFuture[TaskExplained]] = {}
+        self._handlers: dict[type[Any], Callable[[Any], None]] = {
+            TaskExplained: self._on_task_explained,
+            TasksRetried: self._on_tasks_retried,
+        }
+
+    # --- for other threads ------------------------------------------------------------------------
+
+    def status(self) -> StatusReported:
+        """The cluster in numbers.
+
+        Raises:
+            UnreachableError: there was no answer within `connect_timeout_s`.
+        """
+        asked: StandardFuture[StatusReported] = StandardFuture()
+        with self._program.lock:
+            self._status.append(asked)
+        self._program.post(lambda state: state.ask_status())
+        return self._await(asked)
+
+    def explain_task(self, sink: Sink, place: int) -> TaskExplained:
+        """Where the task is that stands at `place` of an array of the cluster.
+
+        Raises:
+            UnreachableError: there was no answer within `connect_timeout_s`.
+        """
+        asked: StandardFuture[TaskExplained] = StandardFuture()
+        number = next(self._numbers)
+        with self._program.lock:
+            self._tasks[number] = asked
+
+        def ask(state: ClientState) -> None:
+            if not state.ask(ExplainTask(number, (state.session, sink.counter), place)):
+                text = "there is no connection to the scheduler, which would know; one is being tried"
+                self._on_task_explained(TaskExplained(number, "unknown", text, ()))
+
+        try:
+            self._program.post(ask)
+            return self._await(asked)
+        finally:
+            with self._program.lock:
+                self._tasks.pop(number, None)
+
+    def _await(self, asked: StandardFuture[T]) -> T:
+        try:
+            return asked.result(self._program.settings.connect_timeout_s)
+        except StandardTimeoutError:
+            raise UnreachableError("the scheduler did not answer") from None
+
+    # --- on the loop's thread ---------------------------------------------------------------------
+
+    def take_in(self, effects: ClientEffects) -> None:
+        """Give answers to those who wait for them, and note what is told unasked."""
+        if effects.reports:
+            with self._program.lock:
+                asked, self._status = self._status, []
+            for each in asked:
+                each.set_result(effects.reports[-1])
+        for message in effects.news:
+            self._handlers[type(message)](message)
+
+    def _on_task_explained(self, message: TaskExplained) -> None:
+        with self._program.lock:
+            asked = self._tasks.pop(message.request, None)
+        if asked is not None:
+            asked.set_result(message)
+
+    def _on_tasks_retried(self, message: TasksRetried) -> None:
+        sink = self._program.sinks.get(message.array[1])
+        if sink is not None:
+            sink.retried = message.retried

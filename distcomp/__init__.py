@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     )
     from distcomp.futures import Future, as_completed, gather, wait
     from distcomp.task_arrays import TaskArray
+    from distcomp.watching import progress
     from distcomp.task_streams import TaskStream
 
 __version__ = "0.1.0"
@@ -98,7 +99,7 @@ _HOMES = {
     "Future": "futures",
     "as_completed": "futures",
     "gather": "futures",
-    "progress": "progress",
+    "progress": "watching",
     "wait": "futures",
     "TaskArray": "task_arrays",
     "TaskStream": "task_streams",

@@ -77,6 +77,7 @@ class StreamLeg:
         self.host: Host = host
         self.counter = 0
         self.open_tasks = 1
+        self.retried = 0
         self.ended = False
         self.left = False
         self.handed_in = 0
@@ -94,6 +95,11 @@ class StreamLeg:
         self._ready: Callable[[], bool] | None = None
 
     # --- what the source and the reader call ------------------------------------------------------
+
+    @property
+    def retried_count(self) -> int:
+        """How many tries of its tasks were followed by another one."""
+        return self.retried
 
     @property
     def under_way(self) -> int:

@@ -19,6 +19,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, NoReturn, TypeVar, overload
 
 from distcomp.core.ranges import FlagSet, RangeSet
+from distcomp.displays import Tally, follow
 from distcomp.errors import UnpicklableError, UsageError
 from distcomp.futures import Future, wake_all
 from distcomp.handles import CANCELLED, RUNNING, MovedRun, ResultRun, entry_of, error_of, wait_until
@@ -57,13 +58,14 @@ class Leg:
         ended: nothing of it is wanted any more; what has not left stays.
     """
 
-    __slots__ = ("_places", "_wanted", "array", "counter", "ended", "open_tasks", "order", "tasks")
+    __slots__ = ("_places", "_wanted", "array", "counter", "ended", "open_tasks", "order", "retried", "tasks")
 
     def __init__(self, array: TaskArray[Any], tasks: int, order: Sequence[int] | None) -> None:
         self.array = array
         self.counter = 0
         self.tasks = tasks
         self.open_tasks = tasks
+        self.retried = 0
         self.order = order
         self.ended = False
         self._wanted: RangeSet | None = None
@@ -141,6 +143,7 @@ class TaskArray(Generic[T]):
         self._starts: list[int] = []
         self._entries: dict[int, Entry] = {}
         self._arrived: list[Entry] = []
+        self._failed = 0
         self._handles: dict[int, Future[T]] = {}
         self._changed = threading.Condition(host.lock)
         self._waiting: list[Callable[[], bool]] = []
@@ -157,6 +160,16 @@ class TaskArray(Generic[T]):
     def done_count(self) -> int:
         """How many tasks have an outcome: a result, a failure or a cancellation."""
         return self._tasks - self._open.count
+
+    @property
+    def failed_count(self) -> int:
+        """How many tasks have failed or were cancelled: those that `failures` tells of."""
+        return self._failed
+
+    @property
+    def retried_count(self) -> int:
+        """How many tries were followed by another one, as far as the cluster has told."""
+        return sum(leg.retried for leg in self._legs)
 
     def done(self) -> bool:
         """Whether all tasks have an outcome."""
@@ -301,6 +314,18 @@ class TaskArray(Generic[T]):
             return False
         return True
 
+    def progress(self) -> TaskArray[T]:
+        """Show how far the tasks are until all have an outcome; see `distcomp.progress`.
+
+        Returns:
+            This array.
+
+        Example:
+            `client.map(solve, problems).progress().results()`
+        """
+        follow(self.wait, lambda: Tally(len(self), self.done_count, self.failed_count, self.retried_count))
+        return self
+
     def retry(self) -> TaskArray[T]:
         """Run the tasks again that have failed or were cancelled so far.
 
@@ -338,6 +363,8 @@ class TaskArray(Generic[T]):
             )
             self._entries[start] = part
             self._arrived.append(part)
+            if type(part.outcome) is Failure:
+                self._failed += stop - start
             if stop - start > 1:
                 insort(self._starts, start)
             if self._handles:
@@ -407,6 +434,7 @@ class TaskArray(Generic[T]):
 
     def _reopen(self, entries: list[Entry], indexes: list[int]) -> None:
         """Open settled indexes again, with the host's lock held; no leg there is can settle them."""
+        self._failed -= len(indexes)
         for entry in reversed(entries):  # ranges grow at their low end
             del self._entries[entry.start]
             self._open.add(entry.start, entry.stop)

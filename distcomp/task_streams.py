@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, overload
 
+from distcomp.displays import Tally, shown
 from distcomp.errors import UnpicklableError, UsageError
 from distcomp.futures import Future
 from distcomp.handles import CANCELLED, ResultRun, error_of
@@ -117,6 +118,14 @@ class TaskStream(Iterator[T]):
                 elif on_error == "return":
                     gathered.extend(_error_in(entry) for _ in range(entry.start, entry.stop))
         return gathered
+
+    def progress(self) -> Iterator[T]:
+        """Give the results in order, as iterating does, and show how far it is; see `distcomp.progress`.
+
+        Raises:
+            UsageError: the stream is being read already.
+        """
+        return _in_progress(self._leg, self.runs())
 
     @property
     def done_count(self) -> int:
@@ -228,6 +237,16 @@ def _flat(source: StreamSource, runs: Iterator[Sequence[T]]) -> Generator[T, Non
             yield from run
     finally:
         source.leave()
+
+
+def _in_progress(leg: StreamLeg, runs: Iterator[Sequence[T]]) -> Generator[T, None, None]:
+    def tally() -> Tally:
+        return Tally(None, leg.handed_in - leg.under_way, 0, leg.retried)
+
+    with shown(tally) as display:
+        for run in runs:
+            yield from run
+            display.show(tally())
 
 
 def _futures(leg: StreamLeg, entries: Generator[Entry, None, None]) -> Generator[Future[Any], None, None]:

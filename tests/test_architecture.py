@@ -57,7 +57,7 @@ FLOORS: dict[str, int] = {
     "task_streams": 4,
     "worker": 4,
     "cli": 5,
-    "progress": 5,
+    "watching": 5,
     "decorator": 5,
 }
 """The floor of every top-level module or package of distcomp."""

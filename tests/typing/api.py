@@ -6,7 +6,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 import distcomp
-from distcomp import Client, Future, TaskArray, TaskStream, as_completed, compute_this, gather, wait
+from distcomp import Client, Future, TaskArray, TaskStream, as_completed, compute_this, gather, progress, wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,8 +63,11 @@ def with_the_module() -> None:
         number: int = future.result()
         print(number)
     done, not_done = wait(futures)
-    values: list[int] = gather(futures)
+    values: list[int] = gather(progress(futures))
     print(done, not_done, values)
+    array: TaskArray[int] = progress(square.map([1, 2, 3]))
+    streamed: Iterator[int] = progress(square.map(iter([1, 2, 3])))
+    print(array.progress().failed_count, array.retried_count, list(streamed))
 
 
 async def in_asyncio() -> int:

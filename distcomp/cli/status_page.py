@@ -9,7 +9,7 @@ from distcomp.cli.table import BOLD, RED, Column, count, duration, paint, table
 if TYPE_CHECKING:
     from distcomp.ids import WorkerId
     from distcomp.protocol import StatusReported
-    from distcomp.rows import ArrayRow, WorkerRow
+    from distcomp.rows import ArrayRow, Totals, WorkerRow
 
 FIXED_LINES = 11
 """Lines of the screen that are neither a worker nor an array."""
@@ -101,7 +101,7 @@ def _head(seen: Observation, *, coloured: bool) -> list[str]:
         paint(title, BOLD, coloured=coloured) + warning,
         (
             f"workers {count(totals.workers)}   slots {count(totals.slots)}, {count(totals.busy)} busy   "
-            f"sessions {count(totals.sessions)}"
+            f"sessions {count(totals.sessions)}{_bundles(totals)}"
         ),
         (
             f"queue   {count(totals.pending)} waiting, {count(totals.leased)} leased   "
@@ -113,6 +113,13 @@ def _head(seen: Observation, *, coloured: bool) -> list[str]:
             f"{count(totals.cancelled)} cancelled, {count(totals.lost)} lost{nonsense}"
         ),
     ]
+
+
+def _bundles(totals: Totals) -> str:
+    """The bundles of local modules that the scheduler holds."""
+    if not totals.bundles:
+        return ""
+    return f"   bundles {count(totals.bundles)}, {count(totals.bundle_bytes / 1024)} KiB"
 
 
 def _limited(

@@ -23,6 +23,7 @@ from distcomp.errors import (
     UnloadableTaskError,
     UnpicklableResultError,
 )
+from distcomp.payload.missing import missing_words
 from distcomp.payload.pickler import ExceptionParts, dumps, loads, remake_exception, take_apart
 from distcomp.payload.plain import dump_plain
 from distcomp.rows import Failure
@@ -221,10 +222,14 @@ def load_failure(failure: Failure) -> BaseException:
         to do. Its `__cause__` is a `RemoteTracebackError` wherever something is known from there.
     """
     cls = _KINDS.get(failure.kind)
+    origin: BaseException | None = None
     if cls is None:
         error, origin = _load_exception(failure)
+        lack = missing_words(error, failure.worker, failure.host)
+        if lack and type(error) is ModuleNotFoundError:
+            error = ModuleNotFoundError(lack, name=error.name)
     else:
-        error, origin = cls(_explain(failure)), None
+        error = cls(_lacks_module(failure) or _explain(failure))
     report = _report(failure)
     if report:
         remote = RemoteTracebackError(report)
@@ -254,6 +259,13 @@ def _load_cause(cause: bytes) -> BaseException | None:
     except DistcompError:  # it is in the traceback's text as well
         return None
     return origin if isinstance(origin, BaseException) else None
+
+
+def _lacks_module(failure: Failure) -> str:
+    """What the worker lacks, if that is why the task could not be rebuilt there."""
+    if failure.kind != "unloadable":
+        return ""
+    return missing_words(_load_exception(failure)[1], failure.worker, failure.host)
 
 
 def _explain(failure: Failure) -> str:

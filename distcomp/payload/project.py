@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from distcomp.errors import BundleTooLargeError, ConfigError
 from distcomp.ids import NO_BUNDLE, BundleId
 from distcomp.payload.archive import ArchivedFile, pack_files
+from distcomp.payload.missing import stub_source
 from distcomp.payload.modules import reached
 from distcomp.payload.project_files import Scans, SourceFile, Unit, folder_files, unit_of
-from distcomp.payload.versions import version_of
 from distcomp.protocol import DefineBundle
 
 if TYPE_CHECKING:
@@ -222,7 +222,4 @@ def open_project(
 def _archived(file: SourceFile) -> ArchivedFile:
     if not file.extension:
         return ArchivedFile(file.name, Path(file.path).read_bytes(), file.is_executable)
-    version = version_of(file.extension) or "of no version"
-    text = f"{file.extension} is a compiled extension ({version} at the client) and does not travel"
-    stub = f"raise ModuleNotFoundError({text!r}, name={file.extension!r})\n"
-    return ArchivedFile(file.name, stub.encode())
+    return ArchivedFile(file.name, stub_source(file.extension).encode())

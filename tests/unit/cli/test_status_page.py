@@ -123,3 +123,11 @@ def test_json_is_json() -> None:
     assert shown["workers"][0]["tasks_per_s"] == 200.0
     assert shown["arrays"][0]["array"] == ["00" * 16, 0]
     assert shown["totals"]["pending"] == 900
+
+
+def test_bundles_are_shown_if_there_are_any() -> None:
+    seen = observation()
+    assert "bundles" not in status_page.screen(seen, 100, 30, coloured=False)
+    totals = seen.last.totals._replace(bundles=2, bundle_bytes=20 << 10)
+    shown = status_page.screen(seen._replace(last=seen.last._replace(totals=totals)), 100, 30, coloured=False)
+    assert "bundles 2, 20 KiB" in shown

@@ -25,7 +25,8 @@ SPARE_ENTRIES = 64
 URGENT_CHOICES = 8
 """How many workers are looked at to find one where an urgent lease can begin soon."""
 
-Place: TypeAlias = "tuple[float, int, int, WorkerEntry]"
+Place: TypeAlias = "tuple[float, int, WorkerEntry]"
+"""Seconds, and the worker's turn, which no other worker has."""
 
 
 class WorkerEntry:
@@ -139,7 +140,6 @@ class Roster:
         self._turns = count(1)
         self._idle: list[Place] = []
         self._busy: list[Place] = []
-        self._order = count()
         self._brisk: dict[Token, OpenLease] = {}
 
     def idle_though_leased(self, tasks: int) -> int:
@@ -231,10 +231,10 @@ class Roster:
         """Give a worker of the roster the place that is due to it now."""
         slots, leases = worker.slots, len(worker.leases)
         if leases < slots:
-            place = (worker.load_s / slots, worker.turn, next(self._order), worker)
+            place = (worker.load_s / slots, worker.turn, worker)
             heap = self._idle
         elif leases - slots < (quick_slots := slots - worker.long) and not worker.overdue:
-            place = (now + worker.load_s / quick_slots, worker.turn, next(self._order), worker)
+            place = (now + worker.load_s / quick_slots, worker.turn, worker)
             heap = self._busy
         else:
             worker.place = None
@@ -242,7 +242,7 @@ class Roster:
         worker.place = place
         heappush(heap, place)
         if len(heap) > 2 * self.workers + SPARE_ENTRIES:
-            heap[:] = sorted(entry for entry in heap if entry[3].place is entry)
+            heap[:] = sorted(entry for entry in heap if entry[2].place is entry)
 
     def idlest(self) -> WorkerEntry | None:
         """The worker with an idle slot that has the least to do, or of those the longest without a grant."""
@@ -255,8 +255,8 @@ class Roster:
     def _first(self, heap: list[Place]) -> WorkerEntry | None:
         while heap:
             place = heap[0]
-            if place[3].place is place:
-                return place[3]
+            if place[2].place is place:
+                return place[2]
             heappop(heap)
         return None
 

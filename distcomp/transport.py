@@ -343,7 +343,8 @@ class Connection(asyncio.Protocol):
         """Send a sign of life if nothing else was sent; give up a peer that gave none.
 
         A beat that comes late, because this process was stopped or the host asleep, finds an old
-        `last_heard` although bytes may wait in the socket: only a second silent beat counts.
+        `last_heard` although bytes may wait in the socket: only a second silent beat counts, and it comes
+        no sooner than usual, as the peer may have been held up by the same and needs a moment, too.
         """
         now = self._loop.time()
         self._quiet_beats = 0 if self._heard else self._quiet_beats + 1
@@ -356,7 +357,8 @@ class Connection(asyncio.Protocol):
             self._write(_HEARTBEAT)
         self._wrote = False
         left_s = self.limits.silence_s - silent_s
-        self._set_timer(min(self.limits.heartbeat_s, max(left_s, 0.01)), self._beat)
+        beat_s = self.limits.heartbeat_s
+        self._set_timer(min(beat_s, max(left_s, ALARM_STEP_S)) if left_s > 0 else beat_s, self._beat)
 
     def _set_timer(self, delay_s: float, action: Callable[[], None] | None) -> None:
         """A connection waits for one thing at a time: its handshake, its next beat, its end."""

@@ -508,6 +508,9 @@ def test_a_late_beat_alone_is_no_silence(run: Any) -> None:
             connection.last_heard -= 1000
             connection._beat()
             assert not connection.closed
+            assert connection._timer is not None
+            left_s = connection._timer.when() - asyncio.get_running_loop().time()
+            assert left_s > LIMITS.heartbeat_s / 2
             connection._beat()
             assert not connection.closed
             connection._beat()

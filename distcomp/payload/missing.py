@@ -12,7 +12,8 @@ def stub_source(extension: str) -> str:
     """What travels in the place of a compiled extension: a module that says why it cannot be imported."""
     version = version_of(extension) or "of no version"
     words = f"{_STUB_WORDS}{extension} ({version} at the client), which does not travel"
-    return f"raise ModuleNotFoundError({words!r}, name={extension!r})\n"
+    # Without a name: `from package import module` passes over an error that bears the module's.
+    return f"raise ModuleNotFoundError({words!r})\n"
 
 
 def missing_words(error: BaseException | None, worker: str, host: str) -> str:
@@ -26,11 +27,11 @@ def missing_words(error: BaseException | None, worker: str, host: str) -> str:
     Returns:
         The line; empty if the error is about something else, or about a module that is not here either.
     """
-    if not isinstance(error, ModuleNotFoundError) or not error.name or not host:
+    if not isinstance(error, ModuleNotFoundError) or not host:
         return ""
     text = str(error)
     if not text.startswith(_STUB_WORDS):
-        text = _lacks(error.name)
+        text = _lacks(error.name) if error.name else ""
     return f"worker {worker} on host {host} {text}; install it there" if text else ""
 
 

@@ -179,11 +179,8 @@ def test_a_compiled_extension_leaves_a_word_about_itself(folder: Path) -> None:
     files = content(project(max_bytes=100).current())
     assert sorted(files) == ["quick/__init__.py", "quick/_fast.py", "quick/both.py"]
     assert files["quick/both.py"] == b"pure = 1\n"
-    with pytest.raises(
-        ModuleNotFoundError, match=r"compiled extension quick\._fast \(of no version at the"
-    ) as it:
+    with pytest.raises(ModuleNotFoundError, match=r"compiled extension quick\._fast \(of no version at the"):
         exec(files["quick/_fast.py"], {})  # noqa: S102 - that is what it is for
-    assert it.value.name == "quick._fast"
 
 
 def test_a_single_compiled_extension_leaves_a_word_too(folder: Path) -> None:

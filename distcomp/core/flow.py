@@ -55,11 +55,10 @@ def end_lease(books: Books, lease: OpenLease, now: float) -> None:
     if others:
         pool.priorities[priority] = others
     session.leases -= 1
-    owner = session.owner
-    owner.leases -= 1
     if not session.leases:
+        owner = session.owner
         owner.holding -= 1
-        if not owner.leases:
+        if not owner.holding:
             books.owners_holding -= 1
     pool.roster.ended(worker, lease, now)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -131,7 +132,7 @@ def _check_pool(books: Books, pool: Pool) -> None:
 
 
 def _check_leases(books: Books) -> None:
-    owners: dict[str, int] = dict.fromkeys(books.owners, 0)
+    counted: Counter[Session] = Counter()
     for token, lease in books.leases.items():
         array, worker = lease.array, lease.worker
         _hold("a lease is in its array", array.leases.get(token) is lease, token)
@@ -140,10 +141,13 @@ def _check_leases(books: Books) -> None:
         _hold("a lease counts its spans", lease.size == sum(b - a for a, b in lease.open), token)
         chunk = lease.chunk
         _hold("a lease has its arguments", not lease.size or chunk in array.chunks, token)
-        owners[array.session.owner.name] += 1
+        counted[array.session] += 1
+    for session, leases in counted.items():
+        _hold("a session's leases are counted", session.leases == leases, session.id)
     for owner in books.owners.values():
-        _hold("an owner's leases are counted", owner.leases == owners[owner.name], owner.name)
-    holding = sum(owner.leases > 0 for owner in books.owners.values())
+        sessions = sum(session.owner is owner for session in counted)
+        _hold("an owner's sessions with leases are counted", owner.holding == sessions, owner.name)
+    holding = sum(owner.holding > 0 for owner in books.owners.values())
     _hold("owners that hold leases are counted", books.owners_holding == holding)
 
 

@@ -60,7 +60,7 @@ def _is_owed(books: Books, pool: Pool, array: TaskArrayState) -> bool:
     """Whether the array's session has fewer leases than its share of the slots."""
     session = array.session
     owner = session.owner
-    owners = books.owners_holding + (not owner.leases)
+    owners = books.owners_holding + (not owner.holding)
     sessions = owner.holding + (not session.leases)
     return session.leases * owners * sessions < pool.roster.slots
 
@@ -131,11 +131,10 @@ def _enter(books: Books, pool: Pool, lease: OpenLease, now: float) -> None:
     session = array.session
     owner = session.owner
     if not session.leases:
-        owner.holding += 1
-        if not owner.leases:
+        if not owner.holding:
             books.owners_holding += 1
+        owner.holding += 1
     session.leases += 1
-    owner.leases += 1
     priority = array.options.priority
     pool.priorities[priority] += 1
     pool.roster.granted(lease.worker, lease, now)

@@ -25,15 +25,13 @@ class Owner:
     """A user, over all of their sessions.
 
     Attributes:
-        leases: leases of this owner that are not over.
         holding: their sessions that have leases.
     """
 
-    __slots__ = ("holding", "leases", "name")
+    __slots__ = ("holding", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.leases = 0
         self.holding = 0
 
 

@@ -247,13 +247,13 @@ class ClientProgram:
     def _on_ready(self, connection: Connection) -> None:
         connection.peer = Peer(next(self._peers))
         self._connection = connection
-        self._state.connect(Peer(connection.peer), self._loop.time())
+        self._state.connect(connection.peer, self._loop.time())
         self._turn()
 
     def _on_messages(self, connection: Connection, messages: list[Message]) -> None:
-        now, peer = self._loop.time(), Peer(connection.peer)
+        now, peer, receive = self._loop.time(), connection.peer, self._state.receive
         for message in messages:
-            self._state.receive(peer, message, now)
+            receive(peer, message, now)
         self._turn()
 
     def _on_closed(self, connection: Connection, error: Exception | None) -> None:
@@ -262,7 +262,7 @@ class ClientProgram:
         self._connection = None
         if isinstance(error, ProtocolError):
             self._state.misread(str(error))
-        self._state.disconnect(Peer(connection.peer), self._loop.time())
+        self._state.disconnect(connection.peer, self._loop.time())
         self._over.set_result(None)
         self._turn()
 
@@ -270,22 +270,24 @@ class ClientProgram:
 
     def _turn(self) -> None:
         self._woken = False
+        state = self._state
         while self._posts:
             action = self._posts.popleft()
-            self._prepare(self._state)
-            action(self._state)
-        self._prepare(self._state)
-        self._state.tick(self._loop.time())
-        effects = self._state.take_effects()
+            self._prepare(state)
+            action(state)
+        self._prepare(state)
+        state.tick(self._loop.time())
+        effects = state.take_effects()
         self._carry_out(effects)
         self._tell(effects)
-        self._settle(effects)
+        if effects.outcomes or effects.began:
+            self._settle(effects)
 
     def _carry_out(self, effects: ClientEffects) -> None:
         """Send, close, log, and see to the next tick."""
         connection = self._connection
         if connection is not None:
-            messages = effects.sends.get(Peer(connection.peer))
+            messages = effects.sends.get(connection.peer)
             if messages:
                 connection.send(messages)
             for close in effects.closes:
@@ -304,8 +306,6 @@ class ClientProgram:
 
     def _settle(self, effects: ClientEffects) -> None:
         """Hand outcomes to their sinks, then wake who waits for them."""
-        if not effects.outcomes and not effects.began:
-            return
         woken: list[Woken] = []
         with self.lock:
             for counter, indexes in effects.began:

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from distcomp.core.flow import can_run
+from distcomp.core.spans import contains
 
 if TYPE_CHECKING:
     from distcomp.core.arrays import TaskArrayState
@@ -106,7 +107,25 @@ def _check_worker(worker: WorkerEntry) -> None:
     waiting = sorted(lease.token for lease in worker.waiting)
     _hold("waiting leases wait", waiting == sorted(x.token for x in leases if x.waits), worker.id)
     load_s = sum(lease.size * lease.pace_s for lease in leases)
+    _check_nesting(worker)
     _hold("load is the sum of leases", abs(worker.load_s - load_s) < SECONDS_OFF, worker.id, load_s)
+
+
+def _check_nesting(worker: WorkerEntry) -> None:
+    """Of a worker's tasks that submit tasks; those that are over have left their leases in this turn."""
+    over = [task for task in worker.pool.over if task.lease.worker is worker]
+    tasks = [task for lease in worker.leases.values() for task in (lease.nests or {}).values()]
+    for task in tasks:
+        _hold("a nesting task is open", contains(task.lease.open, task.index) and not task.over, worker.id)
+    for task in (*tasks, *over):
+        _hold("a task lends while it waits", task.lends == bool(task.waiting), worker.id, task.index)
+        _hold("only open sessions wait", task.waiting <= task.sessions.keys(), worker.id, task.index)
+        for session in task.sessions.values():
+            _hold("a task's sessions are its own", session.task is task and not session.closed, session.id)
+    lent = sum(task.lends for task in (*tasks, *over))
+    _hold("lent slots are counted", worker.lent == lent, worker.id, worker.lent, lent)
+    own = worker.record.slots
+    _hold("a worker has its slots and those lent", worker.slots == own + lent, worker.id, worker.slots)
 
 
 def _check_pool(books: Books, pool: Pool) -> None:
@@ -115,6 +134,7 @@ def _check_pool(books: Books, pool: Pool) -> None:
     roster = pool.roster
     _hold("workers of a pool are counted", pool.workers == len(workers), pool.python)
     _hold("the roster counts workers", roster.workers == len(enrolled), pool.python)
+    _hold("the roster counts lent slots", roster.lent == sum(w.lent for w in enrolled), pool.python)
     _hold("the roster counts slots", roster.slots == sum(w.slots for w in enrolled), pool.python)
     _hold("the roster counts idle slots", roster.idle == sum(w.idle for w in enrolled), pool.python)
     sessions = [session for session in books.sessions.values() if session.pool is pool]

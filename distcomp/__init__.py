@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         ConnectError,
         DistcompError,
         ForkedClientError,
+        InitializerError,
         NestedSubmitError,
         PayloadTooLargeError,
         RemoteTracebackError,
@@ -46,10 +47,12 @@ if TYPE_CHECKING:
         WindowFullError,
         WrongClusterError,
     )
+    from distcomp.executor import Executor
+    from distcomp.explanations import TaskExplanation
     from distcomp.futures import Future, as_completed, gather, wait
     from distcomp.task_arrays import TaskArray
-    from distcomp.watching import progress
     from distcomp.task_streams import TaskStream
+    from distcomp.watching import progress
 
 __version__ = "0.1.0"
 
@@ -62,8 +65,10 @@ __all__ = [
     "ConfigError",
     "ConnectError",
     "DistcompError",
+    "Executor",
     "ForkedClientError",
     "Future",
+    "InitializerError",
     "NestedSubmitError",
     "PayloadTooLargeError",
     "RemoteTracebackError",
@@ -73,6 +78,7 @@ __all__ = [
     "TaskArray",
     "TaskCrashedError",
     "TaskError",
+    "TaskExplanation",
     "TaskLostError",
     "TaskStream",
     "TaskTimeoutError",
@@ -96,12 +102,14 @@ _HOMES = {
     "Client": "client",
     "connect": "default_client",
     "compute_this": "decorator",
+    "Executor": "executor",
     "Future": "futures",
     "as_completed": "futures",
     "gather": "futures",
     "progress": "watching",
     "wait": "futures",
     "TaskArray": "task_arrays",
+    "TaskExplanation": "explanations",
     "TaskStream": "task_streams",
 }
 """The module of each public name; errors are not listed."""

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
     from distcomp.client import Client
     from distcomp.feeder import Cost, SizedIterable
-    from distcomp.futures import Future, FutureGroup
+    from distcomp.future_groups import FutureGroup
+    from distcomp.futures import Future
     from distcomp.ids import FunctionId
     from distcomp.options import Options, OptionValues
     from distcomp.rows import TaskOptions

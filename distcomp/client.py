@@ -24,8 +24,9 @@ from distcomp.errors import (
     UnpicklableError,
     WindowFullError,
 )
-from distcomp.feeder import Feeder, columns_of, have_lengths, order_by_cost
-from distcomp.futures import Future, FutureGroup, gather
+from distcomp.feeder import Feeder, columns_of, have_lengths, order_by_cost, row_of
+from distcomp.future_groups import FutureGroup
+from distcomp.futures import Future, gather
 from distcomp.handles import wait_until
 from distcomp.news import News
 from distcomp.options import Options
@@ -38,6 +39,7 @@ from distcomp.payload import (
     open_project,
     pack_calls,
 )
+from distcomp.remembered_calls import RememberedCall
 from distcomp.stay import Stay
 from distcomp.stream_source import StreamLeg, StreamSource
 from distcomp.task_arrays import Leg, TaskArray
@@ -57,7 +59,7 @@ if TYPE_CHECKING:
     from distcomp.handles import Sink
     from distcomp.ids import FunctionId
     from distcomp.options import OptionValues
-    from distcomp.protocol import StatusReported
+    from distcomp.protocol import StatusReported, TaskExplained
     from distcomp.rows import WorkerRow
 
     Handle = Future[Any] | TaskArray[Any] | TaskStream[Any]
@@ -376,7 +378,11 @@ class Client:
         def resubmit(indexes: Sequence[int]) -> Leg:
             return travel(indexes, len(indexes))
 
-        array: TaskArray[Any] = TaskArray(self, tasks, resubmit, in_order=order is None)
+        def recall(index: int) -> RememberedCall:
+            call = dump_call(row_of(columns, index), {}, shares_path=self.shares_path)
+            return RememberedCall(blob, pack_calls([call])[0].blob, 0)
+
+        array: TaskArray[Any] = TaskArray(self, tasks, resubmit, recall=recall, in_order=order is None)
         if tasks:
             array.begin(travel(order, tasks))
         return array
@@ -414,6 +420,12 @@ class Client:
         """Ask why nothing runs, if nothing has come for long; the answer is said once."""
         if not self._explained and time.monotonic() - self._news_at >= self.patience_s:
             self._program.post(lambda state: state.explain(self._program.now))
+
+    def explain_task(self, sink: Sink, place: int) -> TaskExplained:
+        """Ask the scheduler where a task is; for `Future.explain`."""
+        self.check_usable()
+        self.check_may_wait()
+        return self._news.explain_task(sink, place)
 
     def cancel_tasks(
         self, sink: Sink, spans: tuple[tuple[int, int], ...], *, pending_only: bool = False
@@ -536,7 +548,9 @@ class Client:
             group.counter = state.submit(*batch.function, batch.options)
             group.open_tasks = count
             self.sinks[group.counter] = group
-            for part in pack_calls(batch.calls):
+            parts = pack_calls(batch.calls)
+            group.keep_calls(batch.function[2], parts)
+            for part in parts:
                 state.extend(group.counter, part.stop - part.start, part.blob, last=part.stop == count)
                 size_bytes += len(part.blob)
         with self.lock:

@@ -109,6 +109,14 @@ def copied(column: Any) -> Any:
     return list(column) if isinstance(column, _CHANGEABLE) else column
 
 
+def row_of(columns: Sequence[Any], index: int) -> tuple[Any, ...]:
+    """The arguments of one task."""
+    return tuple(
+        column[index] if type(column) in _SLICEABLE else next(islice(iter(column), index, None))
+        for column in columns
+    )
+
+
 def order_by_cost(cost: Callable[..., Any] | Sequence[Any], columns: Sequence[Any], tasks: int) -> list[int]:
     """The indexes of the tasks, the dearest first; equals stay in order.
 

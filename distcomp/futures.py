@@ -24,7 +24,9 @@ import threading
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, CancelledError
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, TypeVar, cast
 
-from distcomp.errors import UnpicklableError
+from distcomp.errors import UnpicklableError, UsageError
+from distcomp.explanations import FINISHED as FINISHED_WELL
+from distcomp.explanations import explain_failure, explain_open
 from distcomp.handles import (
     CANCELLED,
     FINISHED,
@@ -32,18 +34,19 @@ from distcomp.handles import (
     PENDING,
     RUNNING,
     ResultRun,
-    entry_of,
     error_of,
     slices,
 )
+from distcomp.rows import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Iterable, Iterator
     from concurrent.futures._base import DoneAndNotDoneFutures
+    from types import TracebackType
 
-    from distcomp.core.client_effects import Failed, Returned
+    from distcomp.explanations import TaskExplanation
     from distcomp.handles import Book, Host
-    from distcomp.rows import Failure
+    from distcomp.remembered_calls import RememberedCall
 
 __all__ = ["Future", "as_completed", "gather", "wait"]
 
@@ -80,11 +83,24 @@ class Future(concurrent.futures.Future[T], Generic[T]):
         `future = client.submit(pow, 2, 10); future.result()` gives 1024.
     """
 
-    __slots__ = ("_bell", "_book", "_error", "_index", "_outcome", "_state", "_value", "_watch")
+    __slots__ = (
+        "_bell",
+        "_book",
+        "_error",
+        "_failed_call",
+        "_failure",
+        "_index",
+        "_outcome",
+        "_state",
+        "_value",
+        "_watch",
+    )
 
     _outcome: ResultRun | Failure | None
     _value: T
     _error: BaseException | None
+    _failure: Failure  # there once a failure was unpacked
+    _failed_call: RememberedCall  # there if the call was submitted alone and has failed
 
     def __init__(self, book: Book, index: int) -> None:
         self._book = book
@@ -181,6 +197,60 @@ class Future(concurrent.futures.Future[T], Generic[T]):
             return False
         return self._error is not None if outcome is None else not isinstance(outcome, ResultRun)
 
+    def explain(self) -> TaskExplanation:
+        """Say where the task is, why it waits or why it failed, with its attempts.
+
+        Returns:
+            An explanation, which prints as a text.
+
+        Raises:
+            UnreachableError: the task is open, and the scheduler did not answer.
+
+        Example:
+            `print(future.explain())`
+        """
+        if self._state in OPEN:
+            told = self._book.explain_task(self._index)
+            if self._state in OPEN:
+                return explain_open(told)
+        outcome = self._outcome
+        if self._state == CANCELLED:
+            cancelled = Failure("cancelled", text="the task was cancelled")
+            return explain_failure(outcome if isinstance(outcome, Failure) else cancelled, None)
+        if isinstance(outcome, ResultRun) or (outcome is None and self._error is None):
+            return FINISHED_WELL
+        return explain_failure(
+            outcome or getattr(self, "_failure", None), self._error if outcome is None else None
+        )
+
+    def replay(self, debugger: Callable[[TracebackType], object] | None = None) -> T:
+        """Make the failed call again, in this process, with the same arguments, under the debugger.
+
+        Waits for the outcome if need be. What the call prints and does, it does here.
+
+        Args:
+            debugger: called with the traceback of what the call raises; `pdb.post_mortem` if left out.
+
+        Returns:
+            What the call returned, if it fails in the cluster only.
+
+        Raises:
+            UsageError: the task did not fail.
+            concurrent.futures.CancelledError: the task was cancelled.
+            Exception: whatever the call raised, once the debugger is left.
+
+        Example:
+            `client.submit(divide, 1, 0).replay()` stops at the division.
+        """
+        if self._state in OPEN:
+            self._wait(None)
+        if self._state == CANCELLED:
+            raise CancelledError
+        if not self.failed():
+            raise UsageError("the task did not fail: there is nothing to replay")
+        call = getattr(self, "_failed_call", None) or self._book.call_of(self._index)
+        return cast("T", call.replay(debugger))
+
     def add_done_callback(self, fn: Callable[[concurrent.futures.Future[T]], object]) -> None:
         """Have `fn(future)` called once the outcome is here; at once if it is.
 
@@ -275,6 +345,10 @@ class Future(concurrent.futures.Future[T], Generic[T]):
         for callback in callbacks:
             self._call(callback)
 
+    def remember(self, call: RememberedCall) -> None:
+        """Keep the call, which has failed, for `replay`."""
+        self._failed_call = call
+
     # --- inside -----------------------------------------------------------------------------------
 
     def _watched(self) -> Watch:
@@ -327,6 +401,7 @@ class Future(concurrent.futures.Future[T], Generic[T]):
                 error = problem
         else:
             error = error_of(outcome)
+            self._failure = outcome
         if self._outcome is not None:
             self._value, self._error = value, error
             self._outcome = None
@@ -336,55 +411,6 @@ class Future(concurrent.futures.Future[T], Generic[T]):
             callback(self)
         except Exception:  # noqa: BLE001 - it may be anything, and others' callbacks come after it
             _log.exception("a callback of %r failed", self)
-
-
-class FutureGroup:
-    """The futures of single submits that travel as one array.
-
-    Args:
-        host: the client.
-    """
-
-    __slots__ = ("counter", "futures", "host", "open_tasks", "retried")
-
-    def __init__(self, host: Host) -> None:
-        self.host = host
-        self.counter = 0
-        self.futures: list[Future[Any] | None] = []
-        self.open_tasks = 0
-        self.retried = 0
-
-    @property
-    def retried_count(self) -> int:
-        """How many tries of these tasks were followed by another one."""
-        return self.retried
-
-    def add(self) -> Future[Any]:
-        """One more future, for the next index."""
-        future: Future[Any] = Future(self, len(self.futures))
-        self.futures.append(future)
-        return future
-
-    def settle(self, outcome: Returned | Failed, woken: list[Woken]) -> None:
-        """Take in what came of some tasks, with the host's lock held; lets go of their futures."""
-        start, stop = outcome.start, min(outcome.stop, len(self.futures))
-        state, content = entry_of(outcome)
-        for future in self.futures[start:stop]:
-            if future is not None:
-                future.enter(state, content, woken)
-        self.futures[start:stop] = [None] * (stop - start)
-        self.open_tasks -= stop - start
-
-    def began(self, indexes: Iterable[int], woken: list[Woken]) -> None:
-        """Take in that tasks were said to run, with the host's lock held."""
-        for index in indexes:
-            future = self.futures[index] if index < len(self.futures) else None
-            if future is not None:
-                future.enter(RUNNING, None, woken)
-
-    def cancel_task(self, index: int, *, pending_only: bool = False) -> None:
-        """Have one task cancelled in the cluster."""
-        self.host.cancel_tasks(self, ((index, index + 1),), pending_only=pending_only)
 
 
 def wake_all(woken: Iterable[Woken]) -> None:

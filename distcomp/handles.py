@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from distcomp.core.client_effects import Failed
     from distcomp.futures import Woken
+    from distcomp.protocol import TaskExplained
+    from distcomp.remembered_calls import RememberedCall
     from distcomp.rows import Failure
     from distcomp.stay import Stay
 
@@ -55,6 +57,9 @@ class Host(Protocol):
     ) -> None:
         """Have tasks of an array cancelled in the cluster; no spans means all of them."""
 
+    def explain_task(self, sink: Sink, place: int) -> TaskExplained:
+        """Ask the scheduler where the task is that stands at `place` of an array of the cluster."""
+
 
 class Sink(Protocol):
     """What takes in the outcomes of one array of the cluster: a `FutureGroup`, or a leg of a `TaskArray`."""
@@ -81,6 +86,12 @@ class Book(Protocol):
 
     def cancel_task(self, index: int, *, pending_only: bool = False) -> None:
         """Have the task cancelled in the cluster; its future has settled already, or waits for that."""
+
+    def explain_task(self, index: int) -> TaskExplained:
+        """Ask the scheduler where a task is that has no outcome here."""
+
+    def call_of(self, index: int) -> RememberedCall:
+        """The call of a task that has failed, to be made again here."""
 
 
 def error_of(failure: Failure) -> BaseException:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from distcomp.core.client_effects import Failed
 from distcomp.core.ranges import RangeSet
-from distcomp.errors import ClientClosedError
+from distcomp.errors import ClientClosedError, UsageError
 from distcomp.feeder import DRAW_BYTES, GROWTH, FedClient, copied
 from distcomp.handles import CANCELLED, FINISHED, Host, ResultRun, entry_of, error_of, wait_until
 from distcomp.payload import CHUNK_BYTES, CHUNK_TASKS, pack_calls, pack_columns
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from distcomp.futures import Woken
     from distcomp.ids import FunctionId
     from distcomp.payload import Packed
+    from distcomp.protocol import TaskExplained
+    from distcomp.remembered_calls import RememberedCall
     from distcomp.rows import TaskOptions
 
 DRAW_S = 0.002
@@ -207,6 +209,14 @@ class StreamLeg:
     def cancel_task(self, index: int, *, pending_only: bool = False) -> None:
         """Have one task cancelled in the cluster."""
         self.host.cancel_tasks(self, ((index, index + 1),), pending_only=pending_only)
+
+    def explain_task(self, index: int) -> TaskExplained:
+        """Ask the scheduler where a task is."""
+        return self.host.explain_task(self, index)
+
+    def call_of(self, index: int) -> RememberedCall:
+        """A stream lets go of arguments as they are sent."""
+        raise UsageError(f"the arguments of task {index} are gone: a stream does not keep them")
 
     def _keep(
         self, spans: Sequence[tuple[int, int]], state: str, content: ResultRun | Failure, size_bytes: int

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from distcomp.core.client_effects import Failed, Returned
     from distcomp.futures import Woken
     from distcomp.handles import Host
+    from distcomp.protocol import TaskExplained
+    from distcomp.remembered_calls import RememberedCall
 
 __all__ = ["TaskArray"]
 
@@ -131,9 +133,16 @@ class TaskArray(Generic[T]):
     """
 
     def __init__(
-        self, host: Host, tasks: int, resubmit: Callable[[Sequence[int]], Leg], *, in_order: bool = True
+        self,
+        host: Host,
+        tasks: int,
+        resubmit: Callable[[Sequence[int]], Leg],
+        *,
+        recall: Callable[[int], RememberedCall] | None = None,
+        in_order: bool = True,
     ) -> None:
         self.host = host
+        self._recall = recall
         self._tasks = tasks
         self._resubmit = resubmit
         self._legs: list[Leg] = []
@@ -403,6 +412,19 @@ class TaskArray(Generic[T]):
         for leg, place in places:
             if place is not None and leg.wants(place):
                 self.host.cancel_tasks(leg, ((place, place + 1),), pending_only=pending_only)
+
+    def explain_task(self, index: int) -> TaskExplained:
+        """Ask the scheduler where a task is."""
+        with self.host.lock:
+            places = [(leg, leg.place_of(index)) for leg in self._legs]
+        leg, place = next((leg, place) for leg, place in places if place is not None and leg.wants(place))
+        return self.host.explain_task(leg, place)
+
+    def call_of(self, index: int) -> RememberedCall:
+        """The call of a task, made of the arguments that are kept for `retry`."""
+        if self._recall is None:
+            raise UsageError("the arguments of these tasks are not kept")
+        return self._recall(index)
 
     # --- inside -----------------------------------------------------------------------------------
 

@@ -6,10 +6,23 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 import distcomp
-from distcomp import Client, Future, TaskArray, TaskStream, as_completed, compute_this, gather, progress, wait
+from distcomp import (
+    Client,
+    Executor,
+    Future,
+    TaskArray,
+    TaskExplanation,
+    TaskStream,
+    as_completed,
+    compute_this,
+    gather,
+    progress,
+    wait,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from concurrent.futures import Executor as StandardExecutor
     from concurrent.futures import Future as StandardFuture
 
 
@@ -57,6 +70,16 @@ def with_a_client() -> None:
         print(standard, results, everything, drawn.results("skip"), first)
 
 
+def with_an_executor() -> None:
+    with Executor(2, initializer=print, initargs=("begun",)) as executor:
+        future: StandardFuture[int] = executor.submit(pow, 2, 3)
+        standard: StandardExecutor = executor
+        lengths: Iterator[int] = executor.map(len, ["a", "bb"], timeout=5, chunksize=2, buffersize=3)
+        client: Client = executor.client
+        executor.shutdown(wait=False, cancel_futures=True)
+        print(future.failed() if isinstance(future, Future) else future, standard, list(lengths), client)
+
+
 def with_the_module() -> None:
     futures = [square.submit(number) for number in range(3)]
     for future in as_completed(futures):
@@ -68,6 +91,14 @@ def with_the_module() -> None:
     array: TaskArray[int] = progress(square.map([1, 2, 3]))
     streamed: Iterator[int] = progress(square.map(iter([1, 2, 3])))
     print(array.progress().failed_count, array.retried_count, list(streamed))
+
+
+def debugging(future: Future[int]) -> int:
+    explained: TaskExplanation = future.explain()
+    for attempt in explained.attempts:
+        place: tuple[str, str] = (attempt.worker, attempt.host)
+        print(explained.state, attempt.attempt, place)
+    return future.replay(debugger=print)
 
 
 async def in_asyncio() -> int:

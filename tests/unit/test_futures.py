@@ -17,7 +17,8 @@ from distcomp.errors import (
     SubmitRefusedError,
     TaskLostError,
 )
-from distcomp.futures import FutureGroup, as_completed, gather, wait, wake_all
+from distcomp.future_groups import FutureGroup
+from distcomp.futures import as_completed, gather, wait, wake_all
 from distcomp.payload import dump_failure, pack_results
 from distcomp.rows import Failure
 

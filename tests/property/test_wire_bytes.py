@@ -19,6 +19,7 @@ from distcomp.ids import ClusterId
 from distcomp.protocol import Heartbeat, SendPiece, codec
 from distcomp.transfers import Incoming, Outgoing
 from distcomp.wire import (
+    Digest,
     Flag,
     FrameSplitter,
     Integer,
@@ -57,6 +58,7 @@ VALUES: dict[type[Kind], Callable[[Any], st.SearchStrategy[Any]]] = {
     Flag: lambda _: st.booleans(),
     Text: lambda _: st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
     Octets: octets_of,
+    Digest: lambda _: st.just(b"") | st.binary(min_size=32, max_size=32),
     Span: lambda _: st.tuples(st.integers(0, 99), st.integers(100, 2**63 - 1)),
     Row: lambda kind: st.tuples(*map(values_of, kind.kinds)),
     Listing: lambda kind: st.lists(values_of(kind.kind), max_size=4).map(tuple),

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     )
     from distcomp.executor import Executor
     from distcomp.explanations import TaskExplanation
+    from distcomp.executor import Executor
     from distcomp.futures import Future, as_completed, gather, wait
     from distcomp.task_arrays import TaskArray
     from distcomp.task_streams import TaskStream

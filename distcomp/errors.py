@@ -166,6 +166,10 @@ class TaskLostError(TaskError, BrokenExecutor):
     """The worker that ran a task was lost, and the task may not be started again."""
 
 
+class InitializerError(TaskError, BrokenExecutor):
+    """An executor's initializer failed in a slot process; the executor takes no more tasks."""
+
+
 class UnpicklableResultError(TaskError, TypeError):
     """A task returned something that cannot be turned into bytes."""
 

@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from distcomp.errors import UnpicklableError
 from distcomp.payload.classes import unchanged_classes
 from distcomp.payload.culprit import unpicklable
+from distcomp.payload.failures import dump_failure, load_failure
 from distcomp.payload.pickler import NO_DEFINITIONS, Boxed, box, definitions_of, loads
 from distcomp.payload.plain import PLAIN_TYPES, dump_plain
+from distcomp.rows import Failure
 
 if TYPE_CHECKING:
     from distcomp.payload.classes import Definitions
@@ -237,7 +239,7 @@ def _box_or_poison(values: tuple[Any, ...], plan: Sequence[int], kind: int, *, s
     except Exception as error:  # noqa: BLE001 - it is raised where the task would run
         places = [position for position, other in enumerate(plan) if other == kind]
         problem = unpicklable((_spread(values, places), {}), error, shares_path=shares_path)
-        return Boxed(dump_plain(_Poison(str(problem))))
+        return Boxed(dump_plain(_Poison(str(problem), error)))
 
 
 def _spread(values: tuple[Any, ...], places: Sequence[int]) -> tuple[Any, ...]:
@@ -249,17 +251,18 @@ def _spread(values: tuple[Any, ...], places: Sequence[int]) -> tuple[Any, ...]:
 
 
 class _Poison:
-    """Raises when it is unpickled."""
+    """Raises when it is unpickled, from the error that pickling the arguments had raised."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, origin: Exception) -> None:
         self._text = text
+        self._origin = tuple(dump_failure(origin))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _raise_unpicklable, (self._text,)
+        return _raise_unpicklable, (self._text, self._origin)
 
 
-def _raise_unpicklable(text: str) -> None:
-    raise UnpicklableError(text)
+def _raise_unpicklable(text: str, origin: tuple[Any, ...]) -> None:
+    raise UnpicklableError(text) from load_failure(Failure(*origin))
 
 
 # --- reading --------------------------------------------------------------------------------------

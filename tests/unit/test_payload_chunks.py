@@ -167,6 +167,7 @@ def test_a_bad_argument_fails_its_own_task_alone() -> None:
         first, unpicklable, unloadable, last = outcomes(chunk.calls(0, 4))
         assert (first[0], last[0]) == ([1], [4])
         assert str(unpicklable) == "argument 1: cannot pickle '_thread.lock' object"
+        assert type(unpicklable.__cause__) is TypeError
         assert isinstance(unloadable, UnloadableTaskError)
         assert "ValueError: invalid literal for int()" in str(unloadable)
 

@@ -4,7 +4,7 @@ The law of this file. Each session has a folder of its own for each of its bundl
 another's tasks wrote. A folder is *in use* from `enter` to `leave` of the last process that imports from
 it. Of those not in use a bounded number is kept, the longest unused goes first; those of a session that is
 over go at once. All lie in one private folder, which is there from the first bundle to `close`; one that a
-killed worker left behind is removed by the next worker that makes one.
+killed worker left behind is removed by its template as that ends, or by the next worker that makes one.
 
 Only slot processes open an archive (see `distcomp.payload.enter_bundle`): a bad one costs nobody else.
 """
@@ -118,9 +118,10 @@ class BundleStore:
 
     def _make(self, blob: bytes) -> _Folder:
         if self._root is None:
-            _sweep(Path(tempfile.gettempdir()))
-            self._root = Path(tempfile.mkdtemp(prefix=PREFIX))
-            self._lock = _locked(self._root / LOCK)
+            sweep()
+            root = Path(tempfile.mkdtemp(prefix=PREFIX))
+            self._lock = _locked(root / LOCK, os.O_CREAT)
+            self._root = root
         self._made += 1
         path = self._root / str(self._made)
         path.mkdir(mode=0o700)
@@ -136,17 +137,25 @@ class BundleStore:
         _remove_tree(self._folders.pop(key).path)
 
 
-def _locked(path: Path) -> int:
-    """A descriptor whose lock says that the folder's worker lives."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def _locked(path: Path, flags: int = 0) -> int:
+    """A descriptor whose lock says that the folder's worker lives.
+
+    Raises:
+        OSError: another process has the lock, or there is no such file.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
     return descriptor
 
 
-def _sweep(parent: Path) -> None:
+def sweep() -> None:
     """Remove what workers of this user left behind that were killed."""
-    for folder in parent.glob(f"{PREFIX}*"):
-        with suppress(OSError):  # it lives, is another user's, or was removed while we looked
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with suppress(OSError):  # it lives, has just been made, is another user's, or was removed by now
             if folder.stat().st_uid == os.getuid() and not folder.is_symlink():
                 descriptor = _locked(folder / LOCK)
                 _remove_tree(folder)

@@ -202,3 +202,6 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     template.serve()
+    from distcomp.bundle_store import sweep  # noqa: PLC0415 - only a template whose worker has ended needs it
+
+    sweep()

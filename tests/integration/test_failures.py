@@ -151,7 +151,8 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
 
 @pytest.fixture
 def client(single: Programs) -> Iterator[Client]:
-    with Client(single.access()) as made:
+    # By value: to import this module takes pytest, and slots longer than the times measured here.
+    with Client(single.access(), project=False) as made:
         made.wait_for_workers(1, timeout_s=20)
         yield made
 
@@ -353,7 +354,7 @@ def nap(folder: Path, number: int) -> int:
 def test_a_worker_that_joins_in_the_middle_has_work_within_100_ms(cluster: Programs, diary: Diary) -> None:
     cluster.scheduler()
     cluster.worker(slots=1)
-    with Client() as client:
+    with Client(project=False) as client:
         client.wait_for_workers(1, timeout_s=20)
         array = client.map(nap, [diary.folder] * 2000, range(2000))
         until(lambda: array.done_count > 10, "the first worker works")

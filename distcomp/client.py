@@ -58,9 +58,11 @@ if TYPE_CHECKING:
     from distcomp.feeder import Cost, SizedIterable, Wanted
     from distcomp.handles import Sink
     from distcomp.ids import FunctionId
+    from distcomp.inline_program import InlineProgram
     from distcomp.options import OptionValues
     from distcomp.protocol import StatusReported, TaskExplained
     from distcomp.rows import WorkerRow
+    from distcomp.waits_here import RunsHere
 
     Handle = Future[Any] | TaskArray[Any] | TaskStream[Any]
 
@@ -79,9 +81,10 @@ class Client:
     """Hands functions to a cluster and gives handles on what comes of them.
 
     Args:
-        address: `tcp://host:port` of a scheduler, or an `Access`. None leaves the choice to the
-            surroundings: `DISTCOMP_ADDRESS`, the one running scheduler that this user has access to, or
-            an embedded cluster that is gone with this client.
+        address: `tcp://host:port` of a scheduler, or an `Access`; `inline:` runs the tasks in this
+            process, in the threads that wait for them, where a debugger sees them. None leaves the choice
+            to the surroundings: `DISTCOMP_ADDRESS`, the one running scheduler that this user has access
+            to, or an embedded cluster that is gone with this client.
         slots: how many tasks at a time an embedded cluster runs, if it comes to one; as many as there
             are cores if left out.
         settings: the client's settings; from `DISTCOMP_...` variables if left out.
@@ -113,6 +116,7 @@ class Client:
         self._target = target = discovery.find(address, slots)
         _log.info("using %s", target.how)
         self.is_embedded = target.cluster is not None
+        project = False if target.inline else project
         self._project = open_project(project, self.settings, by_path=target.shares_path)
         self.shares_path = target.shares_path or self._project is not None
         self.max_payload_bytes = self.settings.wire.max_payload_bytes
@@ -133,7 +137,12 @@ class Client:
         self.closed = False
         self.forked = False
         introduction = introduce(dump_environment() if self.is_embedded else b"")
-        self._program = ClientProgram(target, self.settings, introduction, self._prepare, self._tell)
+        self._program: ClientProgram | InlineProgram
+        self.inline: RunsHere | None = None
+        if target.inline:
+            self._program = self.inline = self._run_inline()
+        else:
+            self._program = ClientProgram(target, self.settings, introduction, self._prepare, self._tell)
         self._news = News(self._program)
         self.lock = self._program.lock
         self.sinks = self._program.sinks
@@ -436,7 +445,7 @@ class Client:
             (state.cancel_pending if pending_only else state.cancel)(sink.counter, spans)
 
         if not self.closed and not self.forked:
-            self._program.post(cancel)
+            self._program.post_soon(cancel)
 
     # --- what feeders call ------------------------------------------------------------------------
 
@@ -529,6 +538,11 @@ class Client:
                 state.cancel(counter, ())
 
         self._program.post(cancel)
+
+    def _run_inline(self) -> InlineProgram:
+        from distcomp.inline_program import InlineProgram  # noqa: PLC0415 - few need it
+
+        return InlineProgram(self.settings, self._prepare, self._tell, self)
 
     # --- on the loop's thread ---------------------------------------------------------------------
 

@@ -123,6 +123,10 @@ class ClientProgram:
         self._posts.append(action)
         self.wake()
 
+    def post_soon(self, action: Callable[[ClientState], None]) -> None:
+        """The same; for calls that may come while the calling thread holds locks."""
+        self.post(action)
+
     def wake(self) -> None:
         """Have a turn made soon.
 

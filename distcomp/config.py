@@ -345,7 +345,7 @@ def parse_address(text: str) -> Address:
     except ValueError as error:
         raise ConfigError(f"{wanted}: {error}") from None
     if parts.scheme != "tcp":
-        raise ConfigError(f"{wanted}: only tcp:// is known")
+        raise ConfigError(f"{wanted}: only tcp:// and inline: are known")
     host = parts.hostname or ""
     if (
         len(host.split()) != 1

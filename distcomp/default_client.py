@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from distcomp import open_clients
 from distcomp.client import Client
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def connect(address: str | Access | None = None) -> Client:
 
 def default_client() -> Client:
     """The client that `connect` made, or one made now, from the surroundings; in each task another one."""
-    client = _default
+    client: Client | None = open_clients.around.client or _default
     if client is None or client.closed:
         with _lock:
             return connect() if _default is None or _default.closed else _default

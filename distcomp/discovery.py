@@ -12,7 +12,7 @@ import os
 import socket
 from typing import TYPE_CHECKING, NamedTuple
 
-from distcomp import auth, config, inside
+from distcomp import auth, config, inside, open_clients
 from distcomp.access import Access, saved
 from distcomp.cluster import EmbeddedCluster, user_name
 from distcomp.errors import AmbiguousClusterError, ConfigError, ConnectError, UnreachableError, UsageError
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from distcomp.inside import Door
+
+INLINE = "inline:"
+"""The address of this process itself."""
 
 PROBE_TIMEOUT_S = 2.0
 _READ_BYTES = 4096
@@ -42,6 +45,7 @@ class Target(NamedTuple):
         cluster: the embedded cluster, to be closed with its client.
         door: the way out of the slot process in which this is a task; None elsewhere.
         task: the run and index of that task.
+        inline: there is none; the client's own threads run the tasks.
     """
 
     how: str
@@ -52,11 +56,12 @@ class Target(NamedTuple):
     cluster: EmbeddedCluster | None = None
     door: Door | None = None
     task: tuple[int, int] = (0, -1)
+    inline: bool = False
 
     @property
     def shares_path(self) -> bool:
         """Whether slots can import this process's local modules."""
-        return self.cluster is not None or (self.door is not None and self.door.shares_path)
+        return self.inline or self.cluster is not None or (self.door is not None and self.door.shares_path)
 
     def handshake(self) -> auth.ClientHandshake | RelayHandshake:
         """A new handshake for a connection to it."""
@@ -86,7 +91,7 @@ def find(address: str | Access | None = None, slots: int | None = None) -> Targe
     """Decide which cluster to use; starts an embedded one if there is no other.
 
     Args:
-        address: `tcp://host:port`, or an access; None leaves the choice to the surroundings.
+        address: `tcp://host:port`, `inline:`, or an access; None leaves the choice to the surroundings.
         slots: how many slots an embedded cluster gets; as many as cores may be used if None.
 
     Raises:
@@ -107,6 +112,8 @@ def find(address: str | Access | None = None, slots: int | None = None) -> Targe
         return at(address, "as told")
     if inside.door is not None:
         return around(inside.door)
+    if open_clients.around.client is not None:
+        return at(INLINE, "around this task")
     if os.environ.get("DISTCOMP_ADDRESS"):
         return at(os.environ["DISTCOMP_ADDRESS"], "as DISTCOMP_ADDRESS says")
     if os.environ.get(config.SLOT_VARIABLE):
@@ -118,7 +125,9 @@ def find(address: str | Access | None = None, slots: int | None = None) -> Targe
 
 
 def at(address: str, why: str) -> Target:
-    """The scheduler at an address, with the access file that names it, if there is one."""
+    """What is at an address: this process, or a scheduler, with the access file that names it, if any."""
+    if address.strip() == INLINE:
+        return Target(f"this process for its tasks, {why}", (), config.as_name(user_name()), inline=True)
     wanted = config.parse_address(address)
     found = [
         access

@@ -24,6 +24,7 @@ import threading
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, CancelledError
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, TypeVar, cast
 
+from distcomp import waits_here
 from distcomp.errors import UnpicklableError, UsageError
 from distcomp.explanations import FINISHED as FINISHED_WELL
 from distcomp.explanations import explain_failure, explain_open
@@ -164,7 +165,16 @@ class Future(concurrent.futures.Future[T], Generic[T]):
 
     def done(self) -> bool:
         """Whether there is an outcome: a result, an exception, or a cancellation."""
+        if self._state not in OPEN:
+            return True
+        inline = self._book.host.inline
+        if inline is not None:
+            inline.look(self._is_settled)
         return self._state not in OPEN
+
+    def is_open(self) -> bool:
+        """Whether there is no outcome yet; unlike `done()` it only looks."""
+        return self._state in OPEN
 
     def running(self) -> bool:
         """Whether the worker last said that the task runs."""
@@ -258,6 +268,7 @@ class Future(concurrent.futures.Future[T], Generic[T]):
         distcomp raises `BlockingCallError` there.
         """
         if self._state in OPEN:
+            self._want()
             watch = self._watched()
             with watch.condition:
                 if self._state in OPEN:
@@ -285,10 +296,12 @@ class Future(concurrent.futures.Future[T], Generic[T]):
 
     @property
     def _condition(self) -> threading.Condition:  # type: ignore[override]  # only read there
+        self._want()
         return self._watched().condition
 
     @property
     def _waiters(self) -> list[Any]:  # type: ignore[override]  # only read there
+        self._want()
         return self._watched().waiters
 
     def set_running_or_notify_cancel(self) -> bool:
@@ -351,6 +364,15 @@ class Future(concurrent.futures.Future[T], Generic[T]):
 
     # --- inside -----------------------------------------------------------------------------------
 
+    def _is_settled(self) -> bool:
+        return self._state not in OPEN
+
+    def _want(self) -> None:
+        """Have the task run, if it runs in this process: somebody waits who cannot run it."""
+        inline = self._book.host.inline
+        if inline is not None:
+            inline.want(self._is_settled)
+
     def _watched(self) -> Watch:
         watch = self._watch
         if watch is None:
@@ -380,6 +402,10 @@ class Future(concurrent.futures.Future[T], Generic[T]):
                 bell = self._bell = threading.Lock()
                 bell.acquire()
         try:
+            if host.inline is not None:
+                host.check_may_wait()
+                host.inline.work(self._is_settled, timeout_s)
+                timeout_s = 0.0
             for slice_s in slices(host, timeout_s):
                 if bell.acquire(timeout=slice_s):
                     bell.release()  # for others who wait
@@ -421,7 +447,7 @@ def wake_all(woken: Iterable[Woken]) -> None:
 
 def _first_host(futures: Collection[Any]) -> Host | None:
     """The client whose rules apply to waiting for `futures`: that of the first open one of ours."""
-    ours = (each for each in futures if isinstance(each, Future) and not each.done())
+    ours = (each for each in futures if isinstance(each, Future) and each.is_open())
     future = next(ours, None)
     return None if future is None else future.host
 
@@ -458,7 +484,11 @@ def wait(
         `done, not_done = wait(futures, timeout=5)`
     """
     futures = set(_handles(fs))
+    inline = waits_here.inline_of(futures)
     try:
+        if inline is not None:
+            inline.work(lambda: _satisfied(waits_here.split(futures), return_when), timeout)
+            return waits_here.split(futures)
         for slice_s in _slices(_first_host(futures), timeout, len(futures)):
             ended = concurrent.futures.wait(futures, slice_s, return_when)
             if _satisfied(ended, return_when):
@@ -485,10 +515,15 @@ def as_completed(fs: Iterable[Future[T]], timeout: float | None = None) -> Itera
     Example:
         `for future in as_completed(futures): print(future.result())`
     """
-    left: set[Any] = set(_handles(fs))
+    handles = list(_handles(fs))
+    left: set[Any] = set(handles)
+    inline = waits_here.inline_of(handles)
     host = _first_host(left)
     stay = None if host is None else host.stay
     try:
+        if inline is not None:
+            yield from waits_here.as_completed(inline, handles, timeout)
+            return
         for slice_s in _slices(host, timeout, len(left)):
             with contextlib.suppress(concurrent.futures.TimeoutError):
                 for future in concurrent.futures.as_completed(tuple(left), slice_s):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from distcomp.remembered_calls import RememberedCall
     from distcomp.rows import Failure
     from distcomp.stay import Stay
+    from distcomp.waits_here import RunsHere
 
 SIGNAL_S = 0.1
 """Longest wait of the main thread without a look at signals."""
@@ -40,11 +41,12 @@ _HERE = {
 
 
 class Host(Protocol):
-    """What a handle needs of its client."""
+    """What a handle needs of its client. `inline` is there if tasks run in this process."""
 
     lock: threading.Lock
     patience_s: float
     stay: Stay | None
+    inline: RunsHere | None
 
     def check_may_wait(self) -> None:
         """Raise if the calling thread or process must not wait for outcomes."""
@@ -163,7 +165,33 @@ def wait_until(
     host: Host, condition: threading.Condition, done: Callable[[], bool], timeout_s: float | None
 ) -> bool:
     """Wait on a held condition until `done()`; returns whether that came in time."""
+    if host.inline is not None:
+        return _work_until(host, host.inline, condition, done, timeout_s)
     return any(condition.wait_for(done, slice_s) for slice_s in slices(host, timeout_s))
+
+
+def _work_until(
+    host: Host,
+    inline: RunsHere,
+    condition: threading.Condition,
+    done: Callable[[], bool],
+    timeout_s: float | None,
+) -> bool:
+    """The same where this thread runs the tasks: the condition is let go of meanwhile."""
+
+    def is_done() -> bool:
+        with condition:
+            return done()
+
+    if done():
+        return True
+    host.check_may_wait()
+    condition.release()
+    try:
+        inline.work(is_done, timeout_s)
+    finally:
+        condition.acquire()
+    return done()
 
 
 def slices(host: Host, timeout_s: float | None, futures: int = 1) -> Iterator[float]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from distcomp.core.client_effects import ClientEffects
     from distcomp.core.client_state import ClientState
     from distcomp.handles import Sink
+    from distcomp.inline_program import InlineProgram
     from distcomp.protocol import StatusReported
 
 T = TypeVar("T")
@@ -32,7 +33,7 @@ class News:
         program: which speaks with the scheduler.
     """
 
-    def __init__(self, program: ClientProgram) -> None:
+    def __init__(self, program: ClientProgram | InlineProgram) -> None:
         self._program = program
         self._numbers = count(1)
         self._status: list[StandardFuture[StatusReported]] = []

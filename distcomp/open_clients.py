@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class OpenClient(Protocol):
@@ -17,6 +17,14 @@ class OpenClient(Protocol):
     def become_forked(self) -> None:
         """Be of no use: this is a forked child of the process that made it."""
 
+
+class Surroundings(threading.local):
+    """The client whose inline task the thread runs; None outside of such tasks."""
+
+    client: Any = None
+
+
+around = Surroundings()
 
 _clients: list[OpenClient] = []
 _lock = threading.Lock()

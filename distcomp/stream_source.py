@@ -282,6 +282,11 @@ class StreamSource:
             self._owed = self._owed - handed_in if handed_in else 0
 
     @property
+    def should_wait(self) -> bool:
+        """Whether to wait before more is handed in, as nothing gains by it: the tasks run in this process."""
+        return self._leg.under_way > 0 and self._host.inline is not None
+
+    @property
     def has_more(self) -> bool:
         """Whether more can be handed in once there is room."""
         return self._rows is not None or bool(self._parts)

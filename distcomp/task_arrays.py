@@ -163,12 +163,12 @@ class TaskArray(Generic[T]):
         return self._tasks
 
     def __repr__(self) -> str:
-        return f"<TaskArray of {self._tasks} tasks, {self.done_count} done>"
+        return f"<TaskArray of {self._tasks} tasks, {self._tasks - self._open.count} done>"
 
     @property
     def done_count(self) -> int:
         """How many tasks have an outcome: a result, a failure or a cancellation."""
-        return self._tasks - self._open.count
+        return self._tasks - self._still_open()
 
     @property
     def failed_count(self) -> int:
@@ -182,7 +182,7 @@ class TaskArray(Generic[T]):
 
     def done(self) -> bool:
         """Whether all tasks have an outcome."""
-        return not self._open.count
+        return not self._still_open()
 
     @property
     def futures(self) -> Futures[T]:
@@ -427,6 +427,13 @@ class TaskArray(Generic[T]):
         return self._recall(index)
 
     # --- inside -----------------------------------------------------------------------------------
+
+    def _still_open(self) -> int:
+        """How many tasks have no outcome; where tasks run in this process, looking gets on with them."""
+        inline = self.host.inline
+        if inline is not None and self._open.count:
+            inline.look(lambda: not self._open.count)
+        return self._open.count
 
     def _entry_of(self, index: int) -> Entry:
         entry = self._entries.get(index)

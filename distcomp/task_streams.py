@@ -206,7 +206,7 @@ def _entries(source: StreamSource, leg: StreamLeg, deadline: float | None) -> Ge
             if entry is not None:
                 yield entry
                 source.keep_up(entry.stop - entry.start)
-            elif source.went_on():
+            elif not source.should_wait and source.went_on():
                 continue
             elif leg.under_way:
                 leg.wait(deadline, for_any=source.has_more)

@@ -38,7 +38,7 @@ MAX_TRACEBACK_LENGTH = 250 << 10
 MAX_EXCEPTION_BYTES = 16 << 20
 MAX_DEPTH = 8
 
-_RUNNER_MODULES = ("distcomp.slot", "distcomp.payload")
+_RUNNER_MODULES = ("distcomp.slot", "distcomp.payload", "distcomp.inline")
 _KINDS: dict[str, type[BaseException]] = {
     "timeout": TaskTimeoutError,
     "crashed": TaskCrashedError,

@@ -60,6 +60,7 @@ class ClientInPlay:
         self.shares_path = True
         self.patience_s = 10.0
         self.stay = None
+        self.inline: Any = None
         self.max_payload_bytes = max_payload_bytes
         self.state = RecordingState()
         self.wanted = 10**9

@@ -36,6 +36,7 @@ class PlainHost:
         self.lock = threading.Lock()
         self.patience_s = 0.05
         self.stay = None
+        self.inline: Any = None
         self.cancelled: list[tuple[Any, tuple[tuple[int, int], ...]]] = []
         self.dispensed: list[tuple[Any, tuple[tuple[int, int], ...]]] = []
         self.explained = threading.Event()

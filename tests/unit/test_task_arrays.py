@@ -31,6 +31,7 @@ class LoneHost:
         self.lock = threading.Lock()
         self.patience_s = 10.0
         self.stay = None
+        self.inline: Any = None
         self.cancelled: list[tuple[Any, tuple[tuple[int, int], ...]]] = []
         self.dispensed: list[tuple[Any, tuple[tuple[int, int], ...]]] = []
 

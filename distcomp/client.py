@@ -550,7 +550,7 @@ class Client:
         """Open an array for each batch of single submits."""
         if self._project is not None:
             self._project.is_fresh = False
-            state.use_bundle(self._project.latest)
+            state.bundle = self._project.latest
         if not self._batches:
             return
         with self.lock:

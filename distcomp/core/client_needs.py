@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from distcomp.protocol import DefineBundle, DefineFunction
 
 if TYPE_CHECKING:
-    from distcomp.ids import BundleId, FunctionId
+    from distcomp.ids import BundleId
 
 Definition: TypeAlias = DefineFunction | DefineBundle
 
@@ -29,47 +29,44 @@ class ClientNeeds:
         most_told: how many of them the scheduler is taken to know.
 
     Attributes:
+        held: those that open arrays need.
         told: what it was told on the present connection.
     """
 
     def __init__(self, most_told: int) -> None:
         self._most_told = most_told
-        self._held: dict[bytes, Need] = {}
+        self.held: dict[bytes, Need] = {}
         self.told: dict[bytes, None] = {}
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self.held)
 
-    def use_function(self, function: FunctionId, name: str, blob: bytes) -> None:
-        """One array more calls a function."""
-        need = self._held.get(function)
-        if need is None:
-            need = self._held[function] = Need(DefineFunction(function, name, blob))
-        need.users += 1
+    def add(self, digest: bytes, message: Definition) -> Need:
+        """Hold one more function or bundle; nobody needs it yet."""
+        need = self.held[digest] = Need(message)
+        return need
 
     def use_bundle(self, message: DefineBundle) -> None:
         """One array more needs a bundle."""
-        need = self._held.get(message.bundle)
-        if need is None:
-            need = self._held[message.bundle] = Need(message)
+        need = self.held.get(message.bundle) or self.add(message.bundle, message)
         need.users += 1
 
-    def release(self, function: FunctionId, bundles: tuple[BundleId, ...]) -> None:
+    def release(self, bundles: tuple[BundleId, ...]) -> None:
         """An array is over that needed these."""
-        for digest in (function, *bundles):
-            need = self._held[digest]
+        for digest in bundles:
+            need = self.held[digest]
             need.users -= 1
             if not need.users:
-                del self._held[digest]
+                del self.held[digest]
 
     def tell(self, digest: bytes) -> Definition:
         """What defines a function or bundle to the scheduler, which is taken to know it from now on."""
         self.told[digest] = None
         if len(self.told) > self._most_told:
             del self.told[next(iter(self.told))]
-        return self._held[digest].message
+        return self.held[digest].message
 
     def tell_again(self, digest: bytes) -> Definition | None:
         """The same if the scheduler has let go of it; nothing if no open array needs it."""
         self.told.pop(digest, None)
-        return self.tell(digest) if digest in self._held else None
+        return self.tell(digest) if digest in self.held else None

@@ -60,6 +60,9 @@ class ClientState:
         settings: the client's settings.
         sessions: gives identities for sessions, one at each need, never the same.
         introduction: what to say when a session is opened.
+
+    Attributes:
+        bundle: what tasks that are handed in now find their modules in; None if they need no local ones.
     """
 
     def __init__(
@@ -86,7 +89,7 @@ class ClientState:
         self._status_wanted = False
         self._lends = False
         self._needs = ClientNeeds(settings.defined_functions)
-        self._bundle: protocol.DefineBundle | None = None
+        self.bundle: protocol.DefineBundle | None = None
         self._unsent: deque[int] = deque()
         self._paused: set[int] = set()
         self._withdrawing: set[int] = set()
@@ -186,12 +189,11 @@ class ClientState:
         """Open an array of tasks of one function; returns its number, for `extend`."""
         self._counter += 1
         self.arrays[self._counter] = Submission(function, options)
-        self._needs.use_function(function, name, blob)
+        need = self._needs.held.get(function)
+        if need is None:
+            need = self._needs.add(function, protocol.DefineFunction(function, name, blob))
+        need.users += 1
         return self._counter
-
-    def use_bundle(self, message: protocol.DefineBundle) -> None:
-        """What is handed in from now on finds its modules in this bundle, if it is one."""
-        self._bundle = message if message.bundle else None
 
     def extend(self, counter: int, tasks: int, chunk: bytes, *, last: bool) -> None:
         """Add tasks to an array, with their arguments in one chunk; `last` closes it."""
@@ -200,13 +202,11 @@ class ClientState:
             self._effects.released_tasks += tasks
             self._effects.released_bytes += len(chunk)
             return
-        if self._bundle is None:
-            array.extend(tasks, chunk, NO_BUNDLE, last=last)
-        else:
-            array.extend(tasks, chunk, self._bundle.bundle, last=last)
-            if self._bundle.bundle not in array.bundles:
-                array.bundles += (self._bundle.bundle,)
-                self._needs.use_bundle(self._bundle)
+        bundle = self.bundle
+        array.extend(tasks, chunk, NO_BUNDLE if bundle is None else bundle.bundle, last=last)
+        if bundle is not None and bundle.bundle not in array.bundles:
+            array.bundles += (bundle.bundle,)
+            self._needs.use_bundle(bundle)
         if self.phase == "closed" or (self.phase == "unopened" and self._hopes_until is None):
             self._fail(counter, array, self._loss)
         elif array.over:
@@ -388,18 +388,10 @@ class ClientState:
         if self._array(message.array) is not None:
             self._effects.began.append((message.array[1], message.indexes))
 
-    def on_missing_function(self, message: protocol.MissingFunction, now: float) -> None:
-        """The scheduler has let go of a function that it needs again."""
+    def on_missing(self, message: protocol.MissingFunction | protocol.MissingBundle, now: float) -> None:
+        """The scheduler has let go of a function or bundle that it needs again."""
         del now
-        self._tell_again(message.function)
-
-    def on_missing_bundle(self, message: protocol.MissingBundle, now: float) -> None:
-        """The scheduler has let go of a bundle that it needs again."""
-        del now
-        self._tell_again(message.bundle)
-
-    def _tell_again(self, digest: bytes) -> None:
-        definition = self._needs.tell_again(digest)
+        definition = self._needs.tell_again(message[0])
         if definition is not None:
             self._send(definition)
 
@@ -521,7 +513,13 @@ class ClientState:
         self._withdrawing.discard(counter)
         if array.sent:
             self._under_way_bytes -= array.under_way_bytes()
-        self._needs.release(array.function, array.bundles)
+        held = self._needs.held
+        need = held[array.function]
+        need.users -= 1
+        if not need.users:
+            del held[array.function]
+        if array.bundles:
+            self._needs.release(array.bundles)
 
     def _lose(self, failure: Failure) -> None:
         """The session is gone: everything open ends, and the next connection opens another one."""
@@ -588,8 +586,8 @@ _HANDLERS: dict[type[Any], Callable[[ClientState, Any, float], None]] = {
     protocol.SubmitRefused: ClientState.on_submit_refused,
     protocol.TasksSettled: ClientState.on_tasks_settled,
     protocol.TasksBegan: ClientState.on_tasks_began,
-    protocol.MissingFunction: ClientState.on_missing_function,
-    protocol.MissingBundle: ClientState.on_missing_bundle,
+    protocol.MissingFunction: ClientState.on_missing,
+    protocol.MissingBundle: ClientState.on_missing,
     protocol.GaveNotice: ClientState.on_gave_notice,
     protocol.LendRefused: ClientState.on_lend_refused,
     protocol.WaitExplained: ClientState.on_wait_explained,

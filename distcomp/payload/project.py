@@ -15,7 +15,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from distcomp.errors import BundleTooLargeError, ConfigError
-from distcomp.ids import NO_BUNDLE, BundleId
+from distcomp.ids import BundleId
 from distcomp.payload.archive import ArchivedFile, pack_files
 from distcomp.payload.missing import stub_source
 from distcomp.payload.modules import reached
@@ -32,10 +32,6 @@ DIGEST_BYTES = 32
 MAX_NAME_LENGTH = 256
 
 
-NOTHING = DefineBundle(NO_BUNDLE, "", 0, b"")
-"""What tasks need that reach no local modules."""
-
-
 class Project:
     """Makes bundles of the local modules of this process.
 
@@ -50,10 +46,10 @@ class Project:
         ConfigError: the folder is none.
 
     Example:
-        `Project(by_path=False, max_bytes=1 << 20, max_files=100, check_s=0.5).current().bundle`
+        `Project(by_path=False, max_bytes=1 << 20, max_files=100, check_s=0.5).current()`
 
     Attributes:
-        latest: the bundle that `current` gave last.
+        latest: the bundle that `current` gave last, or None.
         is_fresh: whether the next `current` need not look if a module was reloaded; for others to reset.
     """
 
@@ -69,51 +65,41 @@ class Project:
         self._check_s = check_s
         self._scans = Scans()
         self._lock = Lock()
-        self.latest = NOTHING
+        self.latest: DefineBundle | None = None
         self.is_fresh = False
         self._files: dict[str, SourceFile] | None = None
         self._loaded: list[tuple[str, Any, Any]] = []
         self._reached = self._modules = 0
         self._look_at = 0.0
 
-    def current(self) -> DefineBundle:
-        """The bundle for tasks that are handed in now.
+    def current(self) -> DefineBundle | None:
+        """The bundle for tasks that are handed in now; None if they need no local modules.
 
         Raises:
             BundleTooLargeError: there is more than may travel.
             OSError: a file cannot be read.
         """
         if not reached and self._folder is None:
-            return NOTHING
+            return None
         if self.is_fresh and len(reached) == self._reached:
             return self.latest
-        with self._lock:
-            self._look()
-        return self.latest
-
-    def _look(self) -> None:
-        """Make another bundle if there is reason to."""
-        self.is_fresh = True
-        is_reloaded = self._is_reloaded()
-        changed = len(reached) != self._reached or len(sys.modules) != self._modules
-        if is_reloaded or changed or time.monotonic() >= self._look_at:
-            try:
-                self._renew(read_all=is_reloaded)
-            except BaseException:
-                self._reached = -1  # whoever asks next is told as well
-                raise
-            self._look_at = time.monotonic() + self._check_s
-
-    def _is_reloaded(self) -> bool:
         known = sys.modules
+        is_reloaded = False
         for name, module, spec in self._loaded:
             if known.get(name) is not module or getattr(module, "__spec__", None) is not spec:
-                return True
-        return False
+                is_reloaded = True
+                break
+        self.is_fresh = True
+        changed = len(reached) != self._reached or len(known) != self._modules
+        if is_reloaded or changed or time.monotonic() >= self._look_at:
+            with self._lock:
+                self._renew(read_all=is_reloaded)
+        return self.latest
 
     def _renew(self, *, read_all: bool) -> None:
         """Make another bundle if anything is not as it was."""
-        self._reached, self._modules = len(reached), len(sys.modules)
+        noted, self._reached = len(reached), -1  # until it is done, whoever asks looks again
+        self._modules = len(sys.modules)
         files, units = self._collect()
         if files != self._files or read_all:
             self.latest = self._bundled(files, units)
@@ -124,6 +110,8 @@ class Project:
             for name, module in list(sys.modules.items())
             if name in units or name.startswith(prefixes)
         ]
+        self._look_at = time.monotonic() + self._check_s
+        self._reached = noted
 
     def _collect(self) -> tuple[dict[str, SourceFile], dict[str, Unit]]:
         """The files that belong to it by their names, and the units that they make up."""
@@ -179,9 +167,9 @@ class Project:
     def _imports(self, files: list[SourceFile], units: dict[str, Unit]) -> list[str]:
         return [name for file in files for name in self._scans.local_imports(file, units)]
 
-    def _bundled(self, files: dict[str, SourceFile], units: dict[str, Unit]) -> DefineBundle:
+    def _bundled(self, files: dict[str, SourceFile], units: dict[str, Unit]) -> DefineBundle | None:
         if not files:
-            return NOTHING
+            return None
         if self._by_path:
             blob = repr(sorted(files.values())).encode(errors="surrogatepass")
         else:

@@ -18,7 +18,7 @@ from distcomp.errors import BundleTooLargeError, ConfigError
 from distcomp.payload import modules, open_project
 from distcomp.payload.modules import home, reached
 from distcomp.payload.pickler import dumps
-from distcomp.payload.project import NOTHING, Project
+from distcomp.payload.project import Project
 from distcomp.payload.project_files import folder_files, imported_names, maybe_imported, unit_of
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def content(bundle: DefineBundle) -> dict[str, bytes]:
 
 
 def test_without_local_modules_there_is_none() -> None:
-    assert project().current() is NOTHING
+    assert project().current() is None
 
 
 def test_a_module_comes_with_all_that_it_imports_wherever_the_statement_stands(folder: Path) -> None:

@@ -10,7 +10,6 @@ from distcomp.protocol import DefineBundle, MissingBundle, Submit, TasksSettled
 
 ONE = DefineBundle(BundleId(b"1" * 32), "one", 1, b"archive one")
 TWO = DefineBundle(BundleId(b"2" * 32), "two", 1, b"archive two")
-NONE = DefineBundle(NO_BUNDLE, "", 0, b"")
 
 
 def bundles(messages: list[object]) -> list[bytes]:
@@ -24,7 +23,7 @@ def settle(talk: Talk, counter: int, tasks: int) -> None:
 def test_a_bundle_is_defined_once_before_the_first_submit_that_names_it() -> None:
     talk = opened()
     talk.submit()
-    talk.state.use_bundle(ONE)
+    talk.state.bundle = ONE
     talk.submit()
     talk.submit()
     sent = talk.turn()
@@ -34,18 +33,18 @@ def test_a_bundle_is_defined_once_before_the_first_submit_that_names_it() -> Non
 
 def test_parts_of_one_array_have_the_bundle_of_their_time() -> None:
     talk = opened()
-    talk.state.use_bundle(ONE)
+    talk.state.bundle = ONE
     counter = talk.submit(1, last=False)
-    talk.state.use_bundle(TWO)
+    talk.state.bundle = TWO
     talk.state.extend(counter, 1, b"", last=False)
-    talk.state.use_bundle(NONE)
+    talk.state.bundle = None
     talk.state.extend(counter, 1, b"", last=True)
     assert bundles(talk.turn()) == [ONE.bundle, TWO.bundle, NO_BUNDLE]
 
 
 def test_after_a_reconnect_it_is_defined_again() -> None:
     talk = opened()
-    talk.state.use_bundle(ONE)
+    talk.state.bundle = ONE
     counter = talk.submit()
     talk.turn()
     talk.drop()
@@ -56,9 +55,9 @@ def test_after_a_reconnect_it_is_defined_again() -> None:
 
 def test_a_missing_one_is_defined_again_while_an_array_needs_it() -> None:
     talk = opened()
-    talk.state.use_bundle(ONE)
+    talk.state.bundle = ONE
     counter = talk.submit(2)
-    talk.state.use_bundle(TWO)
+    talk.state.bundle = TWO
     talk.turn()
     assert talk.hear(MissingBundle(ONE.bundle)) == [ONE]
     assert talk.hear(MissingBundle(TWO.bundle)) == []
@@ -68,7 +67,7 @@ def test_a_missing_one_is_defined_again_while_an_array_needs_it() -> None:
 
 def test_nothing_is_held_when_all_is_settled() -> None:
     talk = opened()
-    talk.state.use_bundle(ONE)
+    talk.state.bundle = ONE
     first, second = talk.submit(), talk.submit()
     talk.turn()
     settle(talk, first, 1)
@@ -79,7 +78,7 @@ def test_nothing_is_held_when_all_is_settled() -> None:
 
 def test_few_are_taken_to_be_known() -> None:
     talk = opened(defined_functions=1)
-    talk.state.use_bundle(ONE)
+    talk.state.bundle = ONE
     talk.submit()
     talk.turn()
     talk.submit()
@@ -88,7 +87,7 @@ def test_few_are_taken_to_be_known() -> None:
 
 def test_a_lost_session_sends_no_bundle_of_its_own() -> None:
     talk = opened()
-    talk.state.use_bundle(ONE)
+    talk.state.bundle = ONE
     talk.submit()
     talk.turn()
     talk.hear(protocol.Refused("expired", "gone"))

@@ -78,10 +78,10 @@ def on_bind_task(books: Books, link: Link, message: BindTask, now: float) -> Non
     """Let a client speak that acts for a task's owner as long as the task runs."""
     del now
     worker = books.workers.get(message.worker)
-    if worker is None or not message.bind_key or worker.record.bind_key != message.bind_key:
-        books.refuse(link, "role", "no worker that is registered here has that key")
+    if worker is not None and (not message.bind_key or worker.record.bind_key != message.bind_key):
+        books.refuse(link, "role", "this is not the key of the worker that is registered here")
         return
-    lease = worker.leases.get(message.token)
+    lease = None if worker is None else worker.leases.get(message.token)
     if lease is None or not contains(lease.open, message.task_index):
         books.refuse(link, "expired", "the task has ended")
         return

@@ -168,9 +168,12 @@ class SimClient(Host):
         self.end, far = connect(self.world.air, self, scheduler)
         self._peers += 1
         self.end.peer = Peer(self._peers)
-        scheduler.accept(far, "client", self.owner)
+        self._accept(far)
         self.state.connect(self.end.peer, self.clock.now)
         self._turn()
+
+    def _accept(self, far: End) -> None:
+        self.world.scheduler.accept(far, "client", self.owner)
 
     def _dial_later(self) -> None:
         self.after(self._backoff_s * self.world.air.rng.uniform(0.5, 1.0), self._dial)

@@ -18,6 +18,7 @@ from distcomp.rows import Failure
 from distcomp.slot import SEND_AFTER_NS, SEND_LATE_S
 from distcomp.slot_protocol import RunProgressed
 from distcomp.wire import MAX_COUNTER
+from simulator.child import SimChild
 from simulator.ledger import demand
 from simulator.tasks import VALUE_BYTES, make_values
 
@@ -72,6 +73,7 @@ class SimSlot:
         self._event = 0
         self._killed = False
         self._machine = worker.machine
+        self._child: SimChild | None = None
         self._machine.after(ready_s, self._be_ready)
 
     # --- the supervisor's side --------------------------------------------------------------------
@@ -82,7 +84,9 @@ class SimSlot:
 
     def start_run(self, command: StartRun) -> None:
         demand(len(self.runs) < LANES, "too many runs in one slot process", self.worker.name)
-        demand(command.grant.array[0] == self.session, "a task of another session", self.worker.name)
+        session = command.grant.array[0]
+        home = self.worker.world.homes.get(session, session)
+        demand(home == self.session, "a task of another session", self.worker.name)
         book = self.ledger.books[command.grant.array]
         start, stop = command.start, command.stop
         run = SlotRun(command.run, command, book, stop, stop, start - 1, start)
@@ -169,6 +173,9 @@ class SimSlot:
         seconds = book.plan.seconds_of(index)
         if special is not None and book.starts[index] <= special.times:
             self._misbehave(seconds, special)
+        elif book.plan.below is not None:
+            self._event += 1
+            self._child = SimChild(self, run, book.plan.below)
         elif len(book.plan.seconds) == 1 and not book.plan.special:
             count = max(1, min(run.limit - index, math.ceil((self._due - self.clock.now) / seconds)))
             self._plan(self.clock.now, index, seconds, count)
@@ -176,6 +183,29 @@ class SimSlot:
             self._plan(self.clock.now, index, seconds, 1)
         if run.values or run.failures:
             self._machine.after(SEND_LATE_S, self._flush_late, self._event)
+
+    def go_on_after(self, child: SimChild) -> None:
+        """What a task waited for has ended."""
+        if self.alive and child is self._child:
+            self._child = None
+            run = self._run
+            assert run is not None
+            self._then(run.book.plan.seconds_of(run.begun), self._return)
+
+    def _return(self) -> None:
+        """A task that has waited for others returns."""
+        run = self._run
+        assert run is not None
+        index = run.begun
+        self.ledger.finished(run.book, index, index + 1)
+        self._keep(run, index, index + 1)
+        self._go_on(run, index + 1)
+
+    def drop_child(self) -> None:
+        """A task that waited is no more."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.vanish()
 
     def _plan(self, at: float, index: int, seconds: float, count: int) -> None:
         self.stretch = (at, index, seconds, count)
@@ -260,6 +290,7 @@ class SimSlot:
         special = run.book.plan.special.get(index)
         if special is not None and special.kind == "deaf" and run.book.starts[index] <= special.times:
             return
+        self.drop_child()
         self._note_interrupted(run, index)
         self._event += 1
         run.begun = index
@@ -322,6 +353,7 @@ class SimSlot:
         end = ProcessEnd(text, run, index, killed=self._killed)
         if current is not None:
             current.begun = self._begun(current)
+        self.drop_child()
         self.alive, self.stretch = False, None
         self.clock.after(EXIT_S, self.worker.run, self.worker.slot_ended, self, end)
 

@@ -35,7 +35,7 @@ class Special:
 
 @dataclass(frozen=True)
 class Plan:
-    """One array as its user means it."""
+    """One array as its user means it; each task first submits what is `below` and waits for it."""
 
     at_s: float
     tasks: int
@@ -48,6 +48,7 @@ class Plan:
     result_bytes: int = VALUE_BYTES
     pause_s: float = 0.0
     cancels: tuple[tuple[float, int, int, bool], ...] = ()
+    below: Plan | None = None
 
     @property
     def function_id(self) -> FunctionId:

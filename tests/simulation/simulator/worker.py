@@ -36,7 +36,8 @@ class SimWorker(Host):
         self.machine = Host(world.clock, self.name)
         self.id = WorkerId(number.to_bytes(16, "big"))
         versions = Versions("0", python, "3")
-        identity = do.WorkerIdentity(self.id, self.name, "host", number, slots, versions)
+        self.key = b"key of %d" % number
+        identity = do.WorkerIdentity(self.id, self.name, "host", number, slots, versions, self.key)
         self.state = WorkerState(SETTINGS, identity)
         self.processes: dict[int, SimSlot] = {}
         self.end: End | None = None
@@ -63,6 +64,8 @@ class SimWorker(Host):
     def crash(self, *, silently: bool) -> None:
         """The machine is gone: at once, or without anyone being told."""
         self.alive = self.machine.alive = False
+        for process in self.processes.values():
+            process.drop_child()
         if self.end is not None:
             if silently:
                 self.end.far.miss(float("inf"))
@@ -187,7 +190,8 @@ class SimWorker(Host):
             self.state.process_refused(command.process, "none to be had", now)
             return True
         self.processes[command.process] = SimSlot(self, command.process, command.session.session, READY_S)
-        demand(len(self.processes) <= self.slots, "more slot processes than slots", self.name)
+        most = self.slots + self.state._runs.crew.lent
+        demand(len(self.processes) <= most, "more slot processes than slots", self.name)
         return False
 
     def _give_back(self, command: do.GiveBack, now: float) -> bool:

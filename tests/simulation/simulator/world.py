@@ -17,6 +17,7 @@ from simulator.worker import SimWorker
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from distcomp.ids import SessionId
     from simulator.ledger import Book
     from simulator.weather import Weather
 
@@ -43,6 +44,8 @@ class World:
         self._idlers: dict[SimWorker, tuple[float, int]] = {}
         self.storm.set_alarm()
         self.users = len(weather.clients)
+        self.children = 0
+        self.homes: dict[SessionId, SessionId] = {}
         self.scheduler = SimScheduler(self)
         self.workers: list[SimWorker] = []
         self._joined = 0

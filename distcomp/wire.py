@@ -391,6 +391,11 @@ class Codec:
         body = self._packer.pack(items)
         return _LENGTH.pack(len(body)) + body if len(body) <= self.max_frame_bytes else None
 
+    def body(self, messages: Sequence[Message]) -> bytes:
+        """The body of one frame of any length, packed at once: for what no peer has to read."""
+        tags = self._tags
+        return self._packer.pack([(tags[type(message)], *message) for message in messages])
+
     def frames(self, packed: list[bytes]) -> list[bytes]:
         """As few frames as the limit allows, in order."""
         if packed and sum(map(len, packed)) <= self.max_frame_bytes - _MAX_HEAD_BYTES:

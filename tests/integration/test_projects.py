@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import venv
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cloudpickle
+import msgpack
 import pytest
 from clusters import Programs, until
+
+import distcomp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -229,6 +234,38 @@ def test_tasks_that_submit_tasks_take_the_project_along(projects: Projects) -> N
         "    print(leaf.n, isinstance(leaf, tree.Leaf))\n"
     )
     assert lines == ["5 True"]
+
+
+def test_a_worker_in_an_environment_of_its_own_that_lacks_nearly_everything(
+    tmp_path: Path, cluster: Programs
+) -> None:
+    made = Projects(tmp_path / "project", cluster)
+    cluster.scheduler()
+    worker = cluster.worker(python=bare_environment(tmp_path / "env"), PYTHONPATH="")
+    made.address = cluster.access().addresses[0]
+    made.write({**PACKAGE, "tested.py": "import pytest\ndef f(): return 1\n"})
+    lines = made.run(
+        "import zoo, tested\nfrom zoo import animals\n"
+        "def where():\n    import sys\n    return sys.prefix\n"
+        "with distcomp.Client(ADDRESS) as client:\n"
+        "    print(client.submit(animals.count, zoo.Animal('cat')).result() == zoo.Animal('cat', 4))\n"
+        "    print(client.submit(where).result())\n"
+        "    try:\n        client.submit(tested.f).result()\n"
+        "    except distcomp.errors.UnloadableTaskError as error:\n        print(error)\n"
+    )
+    assert worker.poll() is None, cluster.said(worker)
+    assert lines[:2] == ["True", str(tmp_path / "env")]
+    assert f"lacks package pytest ({pytest.__version__} at the client); install it there" in lines[2]
+
+
+def bare_environment(folder: Path) -> str:
+    """The interpreter of a virtual environment with distcomp and what that needs, and nothing else."""
+    venv.create(folder, symlinks=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    for package in (distcomp, msgpack, cloudpickle):
+        source = Path(str(package.__file__)).parent
+        (site / source.name).symlink_to(source)
+    return str(folder / "bin" / "python")
 
 
 # --- what a worker lacks --------------------------------------------------------------------------

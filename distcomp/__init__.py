@@ -49,8 +49,8 @@ if TYPE_CHECKING:
     )
     from distcomp.executor import Executor
     from distcomp.explanations import TaskExplanation
-    from distcomp.executor import Executor
     from distcomp.futures import Future, as_completed, gather, wait
+    from distcomp.pool import Pool
     from distcomp.task_arrays import TaskArray
     from distcomp.task_streams import TaskStream
     from distcomp.watching import progress
@@ -72,6 +72,7 @@ __all__ = [
     "InitializerError",
     "NestedSubmitError",
     "PayloadTooLargeError",
+    "Pool",
     "RemoteTracebackError",
     "SchedulerLostError",
     "SessionExpiredError",
@@ -104,6 +105,7 @@ _HOMES = {
     "connect": "default_client",
     "compute_this": "decorator",
     "Executor": "executor",
+    "Pool": "pool",
     "Future": "futures",
     "as_completed": "futures",
     "gather": "futures",

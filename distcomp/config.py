@@ -307,6 +307,7 @@ class ClientSettings(Settings):
         8.0, "seconds after which a scheduler whose host refuses connections counts as gone"
     )
     refused_pause_s: float = setting(0.2, "seconds before a submit that found no room is sent again")
+    imap_tasks: int = setting(1000, "tasks of a Pool's imap handed in ahead of what is read", low=1)
     defined_functions: int = setting(4096, "functions that the scheduler is taken to know", low=1)
     bundle_bytes: int = setting(64 << 20, "bytes of the local modules and data that tasks need", low=1)
     bundle_files: int = setting(10_000, "files of the local modules and data that tasks need", low=1)

@@ -71,6 +71,8 @@ FLOORS: dict[str, int] = {
     "watching": 5,
     "decorator": 5,
     "executor": 5,
+    "pool": 5,
+    "pool_results": 5,
     "turnstile": 5,
     "wrapped_calls": 5,
 }

@@ -10,6 +10,7 @@ from distcomp import (
     Client,
     Executor,
     Future,
+    Pool,
     TaskArray,
     TaskExplanation,
     TaskStream,
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from concurrent.futures import Executor as StandardExecutor
     from concurrent.futures import Future as StandardFuture
+
+    from distcomp.pool_results import AsyncResult
 
 
 @compute_this
@@ -78,6 +81,17 @@ def with_an_executor() -> None:
         client: Client = executor.client
         executor.shutdown(wait=False, cancel_futures=True)
         print(future.failed() if isinstance(future, Future) else future, standard, list(lengths), client)
+
+
+def with_a_pool() -> None:
+    with Pool(2, maxtasksperchild=5) as pool:
+        value: int = pool.apply(pow, (2, 3))
+        lengths: list[int] = pool.map(len, ["a", "bb"], chunksize=2)
+        later: AsyncResult[list[int]] = pool.starmap_async(pow, [(2, 3)], callback=print)
+        lazily: Iterator[int] = pool.imap_unordered(len, iter(["a"]))
+        pool.close()
+        pool.join()
+        print(value, lengths, later.get(timeout=1), list(lazily))
 
 
 def with_the_module() -> None:

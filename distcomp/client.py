@@ -579,8 +579,8 @@ class Client:
                 self._open_bytes -= effects.released_bytes
                 if self._waiting_for_room:
                     self._room.notify_all()
-        if effects.lend_refused is not None and self.stay is not None:
-            self.stay.refuse(effects.lend_refused)
+        if self.stay is not None:
+            self.stay.hear(effects.lend_refused, is_idle=not self._open_tasks)
         for code, text in effects.notices:
             if text not in self._noticed and len(self._noticed) < MAX_NOTICES:
                 self._noticed.add(text)

@@ -368,10 +368,12 @@ class Future(concurrent.futures.Future[T], Generic[T]):
         return self._state not in OPEN
 
     def _want(self) -> None:
-        """Have the task run, if it runs in this process: somebody waits who cannot run it."""
-        inline = self._book.host.inline
-        if inline is not None:
-            inline.want(self._is_settled)
+        """Have the task run, if it runs in this process or needs its slot: somebody waits by other means."""
+        host = self._book.host
+        if host.inline is not None:
+            host.inline.want(self._is_settled)
+        if host.stay is not None:
+            host.stay.give_way()
 
     def _watched(self) -> Watch:
         watch = self._watch

@@ -1,8 +1,11 @@
 """A client's stay in a task: its task's slot is lent while it waits, and it ends with the task.
 
-The law of a stay: `_waiting` counts the threads that wait for tasks of this client. Once that has been so
-for `LEND_AFTER_S` the cluster is told that the task waits, and as soon as nobody waits that it goes on. Short
-waits, of which there are many when results are read as they come, are not worth two messages.
+The law of a stay: `_waiting` lists the threads that wait for tasks of this client. Once there has been
+one for `LEND_AFTER_S` the cluster is told that the task waits, and as soon as there is none that it goes
+on. Short waits, of which there are many when results are read as they come, are not worth two messages.
+
+Who waits by other means, by the standard library's `wait` or by a callback, cannot be seen to go on: for him
+the slot is lent (`_yields`) until nothing of the client is open.
 """
 
 from __future__ import annotations
@@ -38,7 +41,8 @@ class Stay:
         self._door = door
         self._post = post
         self._lock = threading.Lock()
-        self._waiting = 0
+        self._waiting: list[int] = []
+        self._yields = False
         self._since = 0.0
         self._looks = False
         self._lent = False
@@ -47,11 +51,10 @@ class Stay:
     def begin_wait(self) -> None:
         """A thread begins to wait for tasks of this client; `end_wait` follows."""
         with self._lock:
-            self._waiting += 1
-            if self._waiting > 1:
+            self._waiting.append(threading.get_ident())
+            if len(self._waiting) > 1:
                 return
             self._since = time.monotonic()
-            self._refused = None
             if self._looks:
                 return
             self._looks = True
@@ -60,14 +63,33 @@ class Stay:
     def end_wait(self) -> None:
         """A thread goes on."""
         with self._lock:
-            self._waiting -= 1
+            thread = threading.get_ident()  # a generator may be closed by another thread than read it
+            self._waiting.remove(thread if thread in self._waiting else self._waiting[0])
             if self._waiting:
                 return
+            self._refused = None
             waited_s = time.monotonic() - self._since
-            lent, self._lent = self._lent, False
+            goes_on = self._goes_on()
         self._door.waited(waited_s)
-        if lent:
+        if goes_on:
             self._post(lambda state: state.lend(lent=False))
+
+    def give_way(self) -> None:
+        """Somebody may wait for a task of this client, and nobody will say until when."""
+        with self._lock:
+            if self._yields or threading.get_ident() in self._waiting:
+                return
+            self._yields = True
+            if self._lent:
+                return
+            self._lent = True
+        self._post(lambda state: state.lend(lent=True))
+
+    def _goes_on(self) -> bool:
+        """Whether the slot is no longer lent from now on, with the lock held."""
+        ends = self._lent and not self._waiting and not self._yields
+        self._lent = self._lent and not ends
+        return ends
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -97,14 +119,18 @@ class Stay:
         if refused is not None:
             raise too_deep(refused)
 
-    def refuse(self, refused: LendRefused) -> None:
-        """The slot cannot be lent; who waits is told by `check`."""
-        with self._lock:
-            if self._lent:
-                self._lent = False
-                self._refused = refused
-
     # --- on the loop's thread ---------------------------------------------------------------------
+
+    def hear(self, refused: LendRefused | None, *, is_idle: bool) -> None:
+        """Take in what a turn brought; who waits is told by `check` that the slot cannot be lent."""
+        with self._lock:
+            if refused is not None and self._lent:
+                self._lent = self._yields = False
+                self._refused = refused if self._waiting else None
+            self._yields = self._yields and not is_idle
+            goes_on = self._goes_on()
+        if goes_on:
+            self._post(lambda state: state.lend(lent=False))
 
     def _look_soon(self, state: ClientState) -> None:
         del state

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import gc
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -126,9 +128,17 @@ def test_all_ways_of_waiting_lend_the_slot(client: Client) -> None:
             array.results(),
             asyncio.run(ask()),
             list(inner.map(abs, iter([-5, -6]))),
+            concurrent.futures.wait([inner.submit(abs, -7)]).done.pop().result(),
+            heard(inner.submit(abs, -8)),
         ]
 
-    assert client.submit(outer).result(PATIENCE_S) == [[1, 2, 4], 1, [1, 2], [3, 4], [3, 4], 9, [5, 6]]
+    def heard(future: distcomp.Future[int]) -> int:
+        come = queue.SimpleQueue[int]()
+        future.add_done_callback(lambda each: come.put(each.result()))
+        return come.get()
+
+    given = client.submit(outer).result(PATIENCE_S)
+    assert given == [[1, 2, 4], 1, [1, 2], [3, 4], [3, 4], 9, [5, 6], 7, 8]
 
 
 def test_threads_of_a_task_may_wait(client: Client) -> None:

@@ -93,17 +93,60 @@ def test_who_goes_on_in_between_has_the_slot_back() -> None:
 
 def test_a_refusal_ends_the_wait_and_no_later_one() -> None:
     around = Surroundings()
-    around.stay.refuse(REFUSED)
+    around.stay.hear(REFUSED, is_idle=False)
     around.stay.check()
     with around.stay.waiting():
         around.run()
-        around.stay.refuse(REFUSED)
+        around.stay.hear(REFUSED, is_idle=False)
         with pytest.raises(NestedSubmitError, match=r"^outer > inner \(2 times\): .* at most 2 slots"):
             around.stay.check()
     with around.stay.waiting():
         around.stay.check()
     around.run()
     assert around.said == [True], "what was refused need not be taken back"
+
+
+def test_who_waits_by_other_means_lends_until_nothing_is_open() -> None:
+    around = Surroundings()
+    for _ in range(2):
+        around.stay.give_way()
+    with around.stay.waiting():
+        around.run()
+    around.stay.hear(None, is_idle=False)
+    around.run()
+    assert around.said == [True]
+    with around.stay.waiting():
+        around.stay.hear(None, is_idle=True)
+        around.stay.give_way()
+    around.run()
+    assert around.said == [True, False]
+    around.stay.give_way()
+    around.stay.hear(REFUSED, is_idle=False)
+    around.stay.check()
+    around.run()
+    assert around.said == [True, False, True]
+
+
+def test_who_waits_by_other_means_beside_a_waiting_thread_lends_on() -> None:
+    around = Surroundings()
+    with around.stay.waiting():
+        around.run()
+        other = threading.Thread(target=around.stay.give_way)
+        other.start()
+        other.join()
+    around.run()
+    assert around.said == [True]
+
+
+def test_another_thread_may_end_a_wait() -> None:
+    around = Surroundings()
+    around.stay.begin_wait()
+    around.run()
+    other = threading.Thread(target=around.stay.end_wait)
+    other.start()
+    other.join()
+    around.run()
+    assert around.said == [True, False]
 
 
 def test_the_error_travels_with_its_chain() -> None:
@@ -146,7 +189,7 @@ def test_slices_end_with_a_refusal_on_any_thread() -> None:
             seen.append(slice_s)
             around.run()
             if len(seen) == 3:
-                around.stay.refuse(REFUSED)
+                around.stay.hear(REFUSED, is_idle=False)
 
     def expect_refusal() -> None:
         with pytest.raises(NestedSubmitError):

@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from distcomp.async_client import AsyncClient, AsyncTaskArray, AsyncTaskStream
     from distcomp.client import Client
     from distcomp.decorator import compute_this
     from distcomp.default_client import connect
@@ -59,6 +60,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AmbiguousClusterError",
+    "AsyncClient",
+    "AsyncTaskArray",
+    "AsyncTaskStream",
     "AuthenticationError",
     "BlockingCallError",
     "Client",
@@ -101,6 +105,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AsyncClient": "async_client",
+    "AsyncTaskArray": "async_client",
+    "AsyncTaskStream": "async_client",
     "Client": "client",
     "connect": "default_client",
     "compute_this": "decorator",

@@ -93,6 +93,7 @@ class Client:
 
     Attributes:
         is_embedded: whether it has an embedded cluster of its own.
+        may_block: whether threads that submit may wait for room; if not, they are told so by an error.
 
     Raises:
         ConfigError: the address or a setting cannot be read.
@@ -136,6 +137,7 @@ class Client:
         self._noticed: set[str] = set()
         self.closed = False
         self.forked = False
+        self.may_block = True
         introduction = introduce(dump_environment() if self.is_embedded else b"")
         self._program: ClientProgram | InlineProgram
         self.inline: RunsHere | None = None
@@ -288,11 +290,11 @@ class Client:
         self.check_may_wait()
         try:
             if cancel:
-                self._cancel_all()
+                self.cancel_all()
             with self._room:
                 self._wait_until(self._is_idle)
         except BaseException:
-            self._cancel_all()
+            self.cancel_all()
             raise
         finally:
             self.closed = True
@@ -447,6 +449,15 @@ class Client:
         if not self.closed and not self.forked:
             self._program.post_soon(cancel)
 
+    def cancel_all(self) -> None:
+        """Cancel everything that was handed in."""
+
+        def cancel(state: ClientState) -> None:
+            for counter in list(self.sinks):
+                state.cancel(counter, ())
+
+        self._program.post(cancel)
+
     # --- what feeders call ------------------------------------------------------------------------
 
     def post(self, action: Callable[[ClientState], None]) -> None:
@@ -500,7 +511,7 @@ class Client:
         with self.lock:
             self._feeding += 1
         feeder.begin()
-        if feeder.is_quick and not self._program.is_here():
+        if feeder.is_quick and self.may_block and not self._program.is_here():
             feeder.run()
         else:
             threading.Thread(target=feeder.run, name="distcomp-feeder", daemon=True).start()
@@ -516,10 +527,10 @@ class Client:
 
     def _wait_for_room(self) -> None:
         """Wait in the caller's own thread, with the lock held; the loop's thread must not wait."""
-        if not self._program.is_here():
+        if self.may_block and not self._program.is_here():
             self._wait_until(self._has_room)
         elif self._open_tasks >= 2 * self._most_tasks or self._open_bytes >= 2 * self._most_bytes:
-            raise WindowFullError("twice the window is under way, and the loop's own thread must not wait")
+            raise WindowFullError("twice the window is under way, and a loop's thread must not wait")
 
     def _wait_until(self, done: Callable[[], bool]) -> None:
         """Wait, with the lock held, for a change of the window that makes `done()` true."""
@@ -531,13 +542,6 @@ class Client:
 
     def _is_idle(self) -> bool:
         return not self._open_tasks and not self._feeding
-
-    def _cancel_all(self) -> None:
-        def cancel(state: ClientState) -> None:
-            for counter in list(self.sinks):
-                state.cancel(counter, ())
-
-        self._program.post(cancel)
 
     def _run_inline(self) -> InlineProgram:
         from distcomp.inline_program import InlineProgram  # noqa: PLC0415 - few need it

@@ -16,6 +16,7 @@ from bisect import bisect_right, insort
 from collections.abc import Sequence
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, NoReturn, TypeVar, overload
 
 from distcomp.core.ranges import FlagSet, RangeSet
@@ -228,6 +229,22 @@ class TaskArray(Generic[T]):
         Raises:
             concurrent.futures.TimeoutError: not all settled in time.
         """
+        return chain.from_iterable(self.completed_runs(timeout))
+
+    def runs(self) -> Iterator[Sequence[T]]:
+        """Give the results in order, in lists as they arrived: for those who take many at once."""
+        index = 0
+        while index < self._tasks:
+            entry = self._entry_at(index, None)
+            if entry.state == CANCELLED:
+                raise CancelledError
+            if not isinstance(entry.outcome, ResultRun):
+                raise error_of(entry.outcome)
+            yield entry.outcome.values(index, entry.stop)
+            index = entry.stop
+
+    def completed_runs(self, timeout: float | None = None) -> Iterator[list[Future[T]]]:
+        """The same as `as_completed`, in lists as they arrived."""
         deadline = None if timeout is None else time.monotonic() + timeout
         arrived, seen, given = self._arrived, 0, 0
         while given < self._tasks:
@@ -236,8 +253,7 @@ class TaskArray(Generic[T]):
                 raise UsageError("retry() was called while as_completed() was being read")
             entry = arrived[seen]
             seen += 1
-            for index in range(entry.start, entry.stop):
-                yield self.future_at(index)
+            yield [self.future_at(index) for index in range(entry.start, entry.stop)]
             given += entry.stop - entry.start
 
     @overload

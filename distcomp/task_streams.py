@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, overload
 
 from distcomp.displays import Tally, shown
@@ -72,6 +73,10 @@ class TaskStream(Iterator[T]):
             UsageError: the stream is being read already.
             concurrent.futures.TimeoutError: not all settled in time; the rest is cancelled.
         """
+        return chain.from_iterable(self.completed_runs(timeout))
+
+    def completed_runs(self, timeout: float | None = None) -> Iterator[list[Future[T]]]:
+        """The same as `as_completed`, in lists as they arrived."""
         self._begin()
         self._leg.read_as_completed()
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -249,12 +254,14 @@ def _in_progress(leg: StreamLeg, runs: Iterator[Sequence[T]]) -> Generator[T, No
             display.show(tally())
 
 
-def _futures(leg: StreamLeg, entries: Generator[Entry, None, None]) -> Generator[Future[Any], None, None]:
+def _futures(
+    leg: StreamLeg, entries: Generator[Entry, None, None]
+) -> Generator[list[Future[Any]], None, None]:
     for entry in entries:
-        for index in range(entry.start, entry.stop):
-            future: Future[Any] = Future(leg, index)
+        futures: list[Future[Any]] = [Future(leg, index) for index in range(entry.start, entry.stop)]
+        for future in futures:
             future.enter(entry.state, entry.outcome, [])
-            yield future
+        yield futures
 
 
 def _error_in(entry: Entry) -> BaseException:

@@ -67,6 +67,7 @@ FLOORS: dict[str, int] = {
     "task_prints": 3,
     "task_streams": 4,
     "worker": 4,
+    "async_client": 5,
     "cli": 5,
     "watching": 5,
     "decorator": 5,

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PATIENCE_S = 10.0
+WAYS = {"tcp": None, "embedded": "", "inline": "inline:"}
+"""Ways to connect, and the addresses that need no programs."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -63,3 +65,17 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Program
     monkeypatch.delenv("DISTCOMP_ADDRESS", raising=False)
     with programs(home) as made:
         yield made
+
+
+@pytest.fixture(scope="module", params=list(WAYS))
+def way(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An address, with everything that it needs under way; empty for a cluster of the client's own."""
+    with pytest.MonkeyPatch.context() as patch, programs(tmp_path_factory.mktemp("home")) as cluster:
+        patch.setenv("DISTCOMP_HOME", str(cluster.home))
+        patch.delenv("DISTCOMP_ADDRESS", raising=False)
+        address = WAYS[request.param]
+        if address is None:
+            cluster.scheduler()
+            cluster.worker()
+            address = cluster.access().addresses[0]
+        yield address

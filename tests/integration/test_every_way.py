@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from clusters import programs, until
+from clusters import until
 
 import distcomp
 from distcomp import (
@@ -31,22 +31,6 @@ from distcomp.config import ClientSettings
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-WAYS = ["tcp", "embedded", "inline"]
-
-
-@pytest.fixture(scope="module", params=WAYS)
-def way(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An address, with everything that it needs under way; empty for a cluster of the client's own."""
-    with pytest.MonkeyPatch.context() as patch, programs(tmp_path_factory.mktemp("home")) as cluster:
-        patch.setenv("DISTCOMP_HOME", str(cluster.home))
-        patch.delenv("DISTCOMP_ADDRESS", raising=False)
-        if request.param == "tcp":
-            cluster.scheduler()
-            cluster.worker()
-            yield cluster.access().addresses[0]
-        else:
-            yield {"embedded": "", "inline": "inline:"}[request.param]
 
 
 @pytest.fixture

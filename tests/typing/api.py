@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import distcomp
 from distcomp import (
+    AsyncClient,
+    AsyncTaskArray,
+    AsyncTaskStream,
     Client,
     Executor,
     Future,
@@ -117,3 +120,20 @@ def debugging(future: Future[int]) -> int:
 
 async def in_asyncio() -> int:
     return await square.submit(3)
+
+
+async def with_an_async_client() -> None:
+    async with AsyncClient("inline:") as client:
+        value: int = await client.submit(pow, 2, 3)
+        async for length in client.map(len, ["a", "bb"]):
+            number: int = length
+            print(number)
+        array: AsyncTaskArray[int] = client.options(retries=1).map(len, ["a"])
+        stream: AsyncTaskStream[int] = client.map(len, iter(["a"]))
+        results: list[int] = await array.results()
+        values: list[int] = await client.gather([client.submit(len, "a"), array.futures[0]])
+        async for future in stream.as_completed():
+            print(future.result() + value)
+        client.cancel([array, stream])
+        await client.wait_for_workers(1)
+        print(results, values, (await client.status()).totals)

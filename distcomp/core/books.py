@@ -87,7 +87,7 @@ class StatusWatch:
         self.arrays: dict[ArrayId, None] = {}
 
 
-class Pool:
+class WorkerPool:
     """Workers of one Python version, and the tasks that only they can run.
 
     Attributes:
@@ -182,7 +182,7 @@ class Books:
     owners: dict[str, Owner] = field(default_factory=dict)
     owners_holding: int = 0
     workers: dict[WorkerId, WorkerEntry] = field(default_factory=dict)
-    pools: dict[str, Pool] = field(default_factory=dict)
+    pools: dict[str, WorkerPool] = field(default_factory=dict)
     owing: dict[Peer, list[int]] = field(default_factory=dict)
     given_up: list[tuple[TaskArrayState, tuple[Span, ...]]] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
@@ -209,10 +209,10 @@ class Books:
         self.send(link.peer, Refused(code, text))
         self.effects.closes.append(Close(link.peer, text))
 
-    def pool(self, python: str) -> Pool:
+    def pool(self, python: str) -> WorkerPool:
         """The pool of a Python version given as `major.minor.micro`; made at its first use."""
         minor = ".".join(python.split(".")[:2])
         pool = self.pools.get(minor)
         if pool is None:
-            pool = self.pools[minor] = Pool(minor)
+            pool = self.pools[minor] = WorkerPool(minor)
         return pool

@@ -15,7 +15,7 @@ from distcomp.protocol import GaveNotice, MissingBundle, MissingFunction, Sessio
 
 if TYPE_CHECKING:
     from distcomp.core.arrays import TaskArrayState
-    from distcomp.core.books import Books, Link, Pool
+    from distcomp.core.books import Books, Link, WorkerPool
     from distcomp.protocol import AckOutcomes, CloseSession, OpenSession
 
 _PYTHON = re.compile(r"\d{1,3}\.\d{1,3}(\..{1,32})?")
@@ -110,7 +110,7 @@ def on_close_session(books: Books, link: Link, _message: CloseSession, now: floa
     end_session(books, link.opened(), now)
 
 
-def end_children(books: Books, pool: Pool, now: float) -> None:
+def end_children(books: Books, pool: WorkerPool, now: float) -> None:
     """End the sessions of the tasks that are over, and so on downwards."""
     while pool.over:
         for session in take_back(books, pool.over.pop(), now):
@@ -150,7 +150,7 @@ def end_session(books: Books, session: Session, now: float) -> None:
         forget(books, session)
 
 
-def notice_unfit(books: Books, pool: Pool) -> None:
+def notice_unfit(books: Books, pool: WorkerPool) -> None:
     """Tell each user once that no worker can run their tasks although there are workers."""
     if pool.workers:
         pool.unnoticed.clear()

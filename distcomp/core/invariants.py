@@ -11,7 +11,7 @@ from distcomp.core.spans import contains
 
 if TYPE_CHECKING:
     from distcomp.core.arrays import TaskArrayState
-    from distcomp.core.books import Books, Pool
+    from distcomp.core.books import Books, WorkerPool
     from distcomp.core.functions import Definition
     from distcomp.core.roster import WorkerEntry
     from distcomp.core.scheduler_state import SchedulerState
@@ -128,7 +128,7 @@ def _check_nesting(worker: WorkerEntry) -> None:
     _hold("a worker has its slots and those lent", worker.slots == own + lent, worker.id, worker.slots)
 
 
-def _check_pool(books: Books, pool: Pool) -> None:
+def _check_pool(books: Books, pool: WorkerPool) -> None:
     workers = [worker for worker in books.workers.values() if worker.pool is pool]
     enrolled = [worker for worker in workers if worker.enrolled]
     roster = pool.roster

@@ -3,8 +3,8 @@
 Law of a nesting task, which is one index of a lease of which a client speaks:
 
 - It is in `OpenLease.nests` from the first connection that its worker binds to it until the index leaves the
-  lease, whatever became of it. Then it is *over*: it waits in `Pool.over` for the end of the turn, which
-  ends its sessions, and so cancels what they submitted, and what that submitted in turn.
+  lease, whatever became of it. Then it is *over*: it waits in `WorkerPool.over` for the end of the turn,
+  which ends its sessions, and so cancels what they submitted, and what that submitted in turn.
 - Its sessions run in the slot processes of the *home* of them all, the session that no task opened. They
   share that session's claim, so its owner's share, and there the deeper go first: children go before all
   that their client has waiting, and none is less urgent than its parent.

@@ -13,13 +13,13 @@ from distcomp.protocol import DefineSession, GrantLease
 
 if TYPE_CHECKING:
     from distcomp.core.arrays import TaskArrayState
-    from distcomp.core.books import Books, Pool
+    from distcomp.core.books import Books, WorkerPool
     from distcomp.core.roster import WorkerEntry
     from distcomp.core.sessions import Session
     from distcomp.ids import BundleId
 
 
-def place(books: Books, pool: Pool, now: float) -> None:
+def place(books: Books, pool: WorkerPool, now: float) -> None:
     """Grant what is pending as long as there is a place for it."""
     queue, roster = pool.queue, pool.roster
     while queue.pending:
@@ -38,7 +38,7 @@ def place(books: Books, pool: Pool, now: float) -> None:
         grant(books, pool, array, worker, now, urgent=urgent)
 
 
-def _interrupted(books: Books, pool: Pool, array: TaskArrayState) -> WorkerEntry | None:
+def _interrupted(books: Books, pool: WorkerPool, array: TaskArrayState) -> WorkerEntry | None:
     """A worker where the array may go before others, because it ranks higher or its session is owed more."""
     priority = array.options.priority
     owed = _is_owed(books, pool, array)
@@ -56,7 +56,7 @@ def _interrupted(books: Books, pool: Pool, array: TaskArrayState) -> WorkerEntry
     return None
 
 
-def _is_owed(books: Books, pool: Pool, array: TaskArrayState) -> bool:
+def _is_owed(books: Books, pool: WorkerPool, array: TaskArrayState) -> bool:
     """Whether the array's session has fewer leases than its share of the slots."""
     session = array.session
     owner = session.owner
@@ -66,7 +66,7 @@ def _is_owed(books: Books, pool: Pool, array: TaskArrayState) -> bool:
 
 
 def grant(
-    books: Books, pool: Pool, array: TaskArrayState, worker: WorkerEntry, now: float, *, urgent: bool
+    books: Books, pool: WorkerPool, array: TaskArrayState, worker: WorkerEntry, now: float, *, urgent: bool
 ) -> None:
     """Lease the array's first pending indexes to a worker."""
     settings = books.settings
@@ -121,7 +121,7 @@ def _try_singly(array: TaskArrayState, start: int, stop: int) -> tuple[int, int]
     return array.next_trial(start, stop), 1
 
 
-def _enter(books: Books, pool: Pool, lease: OpenLease, now: float) -> None:
+def _enter(books: Books, pool: WorkerPool, lease: OpenLease, now: float) -> None:
     """Write a new lease into all books."""
     array = lease.array
     size = lease.size

@@ -9,11 +9,11 @@ from distcomp.core.timers import NEVER
 from distcomp.protocol import RetractLease
 
 if TYPE_CHECKING:
-    from distcomp.core.books import Books, Pool
+    from distcomp.core.books import Books, WorkerPool
     from distcomp.core.leases import OpenLease
 
 
-def retract(books: Books, pool: Pool, now: float) -> None:
+def retract(books: Books, pool: WorkerPool, now: float) -> None:
     """Ask for work back, one request for each idle slot, where most is to be had.
 
     All leases that can be divided are looked at, but only so often that the looking costs a bounded part

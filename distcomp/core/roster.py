@@ -14,7 +14,7 @@ from itertools import count, islice
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from distcomp.core.books import Pool
+    from distcomp.core.books import WorkerPool
     from distcomp.core.leases import OpenLease
     from distcomp.ids import BundleId, Peer, SessionId, Token
     from distcomp.protocol import RegisterWorker
@@ -80,7 +80,7 @@ class WorkerEntry:
         "waiting",
     )
 
-    def __init__(self, record: RegisterWorker, pool: Pool, now: float) -> None:
+    def __init__(self, record: RegisterWorker, pool: WorkerPool, now: float) -> None:
         self.id = record.worker
         self.record = record
         self.pool = pool

@@ -13,7 +13,7 @@ from distcomp.core.ranges import RangeSet
 
 if TYPE_CHECKING:
     from distcomp.core.arrays import TaskArrayState
-    from distcomp.core.books import Pool
+    from distcomp.core.books import WorkerPool
     from distcomp.core.nesting import NestingTask
     from distcomp.core.queue import SessionClaim
     from distcomp.core.roster import WorkerEntry
@@ -79,7 +79,7 @@ class Session:
         "unread_bytes",
     )
 
-    def __init__(self, opening: OpenSession, owner: Owner, pool: Pool) -> None:
+    def __init__(self, opening: OpenSession, owner: Owner, pool: WorkerPool) -> None:
         self.id: SessionId = opening.session
         self.opening = opening
         self.owner = owner

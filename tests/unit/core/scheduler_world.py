@@ -23,7 +23,7 @@ from distcomp.protocol import (
 from distcomp.rows import Failure, RunningTask, TaskOptions, Versions
 
 if TYPE_CHECKING:
-    from distcomp.core.books import Pool
+    from distcomp.core.books import WorkerPool
     from distcomp.core.effects import Effects
 
 BLOB = b"function"
@@ -49,7 +49,7 @@ class SchedulerWorld:
         self.turn()
 
     @property
-    def pool(self) -> Pool:
+    def pool(self) -> WorkerPool:
         return self.books.pools["3.11"]
 
     def connect(self, role: str, owner: str = "w") -> int:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from itertools import count
 from typing import TYPE_CHECKING
 
 from distcomp.config import ClientSettings
 from distcomp.core.client_effects import Failed, Introduction
 from distcomp.core.client_state import ClientState
-from distcomp.ids import Peer, SessionId
-from distcomp.protocol import Accepted
+from distcomp.ids import BundleId, Peer, SessionId
+from distcomp.protocol import Accepted, DefineBundle
 from distcomp.rows import Versions
 from simulator.clock import Host
 from simulator.ledger import demand
@@ -26,6 +27,16 @@ if TYPE_CHECKING:
 
 SETTINGS = ClientSettings(under_way_bytes=1 << 17)
 GRACE_SLACK_S = 1.0
+BUNDLED = 2
+"""Every so many arrays of a client need bundles."""
+
+
+def bundle_for(counter: int, start: int) -> DefineBundle | None:
+    """What the tasks from `start` on find their modules in; it changes within an array."""
+    if counter % BUNDLED:
+        return None
+    blob = b"the modules, state %d" % (start % 2)
+    return DefineBundle(BundleId(blake2b(blob, digest_size=32).digest()), "project", 1, blob)
 
 
 class SimClient(Host):
@@ -75,6 +86,7 @@ class SimClient(Host):
             tasks = min(plan.chunk_tasks, plan.tasks - start)
             self.world.ledger.submitted(book, tasks)
             chunk = make_chunk(book.array, start, plan)
+            self.state.bundle = bundle_for(counter, start)
             self.state.extend(counter, tasks, chunk, last=start + tasks == plan.tasks)
             if plan.pause_s:
                 self.after(plan.pause_s, self._extend, counter, book)

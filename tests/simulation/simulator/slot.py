@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from distcomp.core.worker_effects import ProcessEnd
+from distcomp.ids import NO_BUNDLE
 from distcomp.page import LANES
 from distcomp.rows import Failure
 from distcomp.slot import SEND_AFTER_NS, SEND_LATE_S
@@ -60,6 +61,7 @@ class SimSlot:
 
     def __init__(self, worker: SimWorker, number: int, session: SessionId, ready_s: float) -> None:
         self.worker, self.number, self.session = worker, number, session
+        self.bundle = NO_BUNDLE
         self.clock, self.ledger = worker.clock, worker.world.ledger
         self.runs: dict[int, SlotRun] = {}
         self.alive = True

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from distcomp.config import WorkerSettings
 from distcomp.core import worker_effects as do
 from distcomp.core.worker_state import WorkerState
-from distcomp.ids import Peer, WorkerId
+from distcomp.ids import NO_BUNDLE, Peer, WorkerId
 from distcomp.rows import Versions
 from simulator.clock import Host
 from simulator.ledger import demand
@@ -189,7 +189,9 @@ class SimWorker(Host):
         if self.without_processes:
             self.state.process_refused(command.process, "none to be had", now)
             return True
-        self.processes[command.process] = SimSlot(self, command.process, command.session.session, READY_S)
+        slot = SimSlot(self, command.process, command.session.session, READY_S)
+        slot.bundle = NO_BUNDLE if command.bundle is None else command.bundle.bundle
+        self.processes[command.process] = slot
         most = self.slots + self.state._runs.crew.lent
         demand(len(self.processes) <= most, "more slot processes than slots", self.name)
         return False
@@ -207,6 +209,7 @@ class SimWorker(Host):
         del now
         process = self.processes.get(command.process)
         if process is not None:
+            demand(process.bundle == command.grant.bundle, "a task runs in another bundle", self.name)
             process.start_run(command)
         return False
 

@@ -299,6 +299,7 @@ class Client:
         finally:
             self.closed = True
             self._program.stop()
+            self._news.close()
             self._target.close()
             open_clients.forget(self)
 
@@ -420,6 +421,7 @@ class Client:
         self.closed = True
         self._program.settle_detached()
         self._program.stop()
+        self._news.close()
         open_clients.forget(self)
 
     def become_forked(self) -> None:

@@ -219,6 +219,10 @@ class SchedulerSettings(Settings):
     unprepared_limit: int = setting(
         10, "times in a row that no slot process could be prepared for a session before its tasks fail", low=1
     )
+    session_log_lines_per_s: int = setting(
+        1000, "lines a second that a client gets of what its tasks print and log", low=1
+    )
+    session_log_bytes_per_s: int = setting(1 << 20, "bytes a second that these lines may have", low=1 << 10)
     tell_retries_s: float = setting(
         0.25, "seconds within which retries of an array are told to its client at once"
     )
@@ -234,12 +238,50 @@ class SlotSettings(Settings):
     spare_delay_s: float = setting(0.05, "seconds after which a slot process is started ahead of its need")
     functions_per_slot: int = setting(256, "functions kept loaded in a slot process", low=1)
     output_bytes: int = setting(64 << 10, "bytes kept of what a task prints last", low=1 << 10, high=1 << 20)
+    slot_log_lines_per_s: int = setting(
+        200, "lines a second that a slot process passes on, of tasks whose client wants what they log", low=1
+    )
+    slot_log_bytes_per_s: int = setting(
+        256 << 10, "bytes a second that these lines may have", low=1 << 10, high=512 << 10
+    )
     exit_grace_s: float = setting(1.0, "seconds that a slot process has to end by itself")
     unused_bundles: int = setting(16, "unpacked bundles of local modules kept although no process uses them")
     bundle_bytes: int = setting(
         1 << 30, "bytes of an unpacked bundle, each file counted as 512 at least", low=1 << 20
     )
     template_restarts: int = setting(5, "ends of the template within a minute after which it is given up")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JournalSettings(Settings):
+    """The settings of a scheduler's journal."""
+
+    journal_backlog_bytes: int = setting(
+        256 << 20, "bytes that wait for the journal with which no further task is accepted", low=1 << 16
+    )
+    journal_commit_bytes: int = setting(
+        16 << 20, "bytes after which a commit of the journal takes nothing more in", low=1 << 10, high=1 << 28
+    )
+    journal_blob_bytes: int = setting(
+        256 << 10, "bytes above which arguments and results have files of their own", low=1 << 10
+    )
+    journal_checkpoint_bytes: int = setting(
+        32 << 20, "bytes of commits that may wait to be moved to their place in the journal", low=1 << 16
+    )
+    journal_compact_factor: float = setting(
+        2.0, "the journal is compacted when it is so many times as large as what it has to keep", low=1.1
+    )
+    journal_compact_bytes: int = setting(64 << 20, "bytes below which the journal is not compacted", low=1)
+    journal_drop_bytes: int = setting(
+        8 << 20, "bytes of a compacted journal that are freed between two commits", low=1 << 12
+    )
+    journal_retry_first_s: float = setting(
+        0.05, "seconds before a commit is tried again for which the disk had no room", low=0.001
+    )
+    journal_retry_most_s: float = setting(2.0, "longest wait between two such attempts", low=0.001)
+    journal_close_s: float = setting(
+        10.0, "seconds that a stopping scheduler waits for room on the disk of its journal"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -312,6 +354,9 @@ class ClientSettings(Settings):
     bundle_bytes: int = setting(64 << 20, "bytes of the local modules and data that tasks need", low=1)
     bundle_files: int = setting(10_000, "files of the local modules and data that tasks need", low=1)
     bundle_check_s: float = setting(0.5, "seconds after which files of local modules are looked at again")
+    max_unprinted_lines: int = setting(
+        10_000, "lines of tasks that wait until what they are printed to takes them", low=1
+    )
     close_s: float = setting(5.0, "seconds that closing a client may take once its tasks have ended")
 
 

@@ -92,6 +92,11 @@ class FutureGroup:
         """The call of a failed task; its future has it, unless it failed before it was sent."""
         raise UsageError(f"the arguments of task {index} were let go of")
 
+    def label(self, place: int) -> str:
+        """Nothing: a call that was submitted alone has no index that its user knows."""
+        del place
+        return ""
+
     def began(self, indexes: Iterable[int], woken: list[Woken]) -> None:
         """Take in that tasks were said to run, with the host's lock held."""
         for index in indexes:

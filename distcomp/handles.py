@@ -76,6 +76,9 @@ class Sink(Protocol):
     def began(self, indexes: Iterable[int], woken: list[Woken]) -> None:
         """Take in that tasks were said to run, with the host's lock held."""
 
+    def label(self, place: int) -> str:
+        """What tells a user which of the tasks stands at `place`; empty if it was submitted alone."""
+
 
 class Book(Protocol):
     """What a future needs of the array that its task belongs to."""

@@ -1,4 +1,4 @@
-"""What comes from the scheduler besides outcomes: answers that threads wait for, and counts of retries."""
+"""What comes from the scheduler besides outcomes: answers that threads wait for, retries, what tasks print."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from distcomp.errors import UnreachableError
-from distcomp.protocol import ExplainTask, TaskExplained, TasksRetried
+from distcomp.protocol import ExplainTask, TaskExplained, TasksLogged, TasksRetried
+from distcomp.task_prints import Said, TaskPrinter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,11 +37,13 @@ class News:
     def __init__(self, program: ClientProgram | InlineProgram) -> None:
         self._program = program
         self._numbers = count(1)
+        self._printer = TaskPrinter(program.settings.max_unprinted_lines)
         self._status: list[StandardFuture[StatusReported]] = []
         self._tasks: dict[int, StandardFuture[TaskExplained]] = {}
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
             TaskExplained: self._on_task_explained,
             TasksRetried: self._on_tasks_retried,
+            TasksLogged: self._on_tasks_logged,
         }
 
     # --- for other threads ------------------------------------------------------------------------
@@ -80,6 +83,10 @@ class News:
             with self._program.lock:
                 self._tasks.pop(number, None)
 
+    def close(self) -> None:
+        """Show what tasks have printed; nothing more will come."""
+        self._printer.close(self._program.settings.close_s)
+
     def _await(self, asked: StandardFuture[T]) -> T:
         try:
             return asked.result(self._program.settings.connect_timeout_s)
@@ -108,3 +115,11 @@ class News:
         sink = self._program.sinks.get(message.array[1])
         if sink is not None:
             sink.retried = message.retried
+
+    def _on_tasks_logged(self, message: TasksLogged) -> None:
+        sink = self._program.sinks.get(message.array[1])
+        for line in message.lines:
+            place = "" if sink is None else sink.label(line.task_index)
+            self._printer.add(Said(f"{message.function}{place}@{message.worker}", line))
+        if message.dropped:
+            self._printer.add(Said(f"{message.function}@{message.worker}", None, message.dropped))

@@ -35,6 +35,7 @@ class OptionValues(TypedDict, total=False):
     priority: int
     max_attempts: int | None
     detach: bool
+    logs: bool
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ class Options:
         max_attempts: how often a task may be started, whatever the cause; None means no limit of its own.
             With 1, a task whose worker is lost fails instead of running twice.
         detach: keep the tasks when the client is gone.
+        logs: show here what the tasks print and log, while they run; each line begins with the function, the
+            task's index and its worker. Log records go to the logger `distcomp.tasks`, below which each has
+            its own logger. Of too many lines, some are dropped, and it is said how many.
 
     Raises:
         TypeError: an option is of a wrong type.
@@ -68,6 +72,7 @@ class Options:
     priority: int = 0
     max_attempts: int | None = None
     detach: bool = False
+    logs: bool = False
 
     def __post_init__(self) -> None:
         for option in fields(self):
@@ -108,6 +113,7 @@ class Options:
             max_attempts=self.max_attempts or 0,
             detach=self.detach,
             retries_timeouts=types is None or issubclass(TaskTimeoutError, types),
+            logs=self.logs,
         )
 
 
@@ -179,4 +185,5 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "priority": _whole(-MAX_PRIORITY, MAX_PRIORITY),
     "max_attempts": _whole(1, MAX_TIMES, optional=True),
     "detach": _switch,
+    "logs": _switch,
 }

@@ -28,6 +28,7 @@ from distcomp.rows import (
     HeldLease,
     Lease,
     Leases,
+    LogLines,
     Name,
     Names,
     Numbers,
@@ -339,6 +340,17 @@ class WaitExplained(NamedTuple):
     text: Words
 
 
+@message(28)
+class TasksLogged(NamedTuple):
+    """What tasks of an array have printed and logged on a worker; so many lines more were dropped. Lossy."""
+
+    array: Array
+    function: Name
+    worker: Name
+    lines: LogLines
+    dropped: Count
+
+
 @message(29)
 class TaskExplained(NamedTuple):
     """Where a task is, and what came of the tries that it had.
@@ -447,6 +459,15 @@ class BindTask(NamedTuple):
     task_index: Count
 
 
+@message(47)
+class LeaseLogged(NamedTuple):
+    """What tasks of a lease have printed and logged; so many lines more were dropped. Lossy."""
+
+    token: Lease
+    lines: LogLines
+    dropped: Count
+
+
 # --- scheduler to worker --------------------------------------------------------------------------
 
 
@@ -484,7 +505,7 @@ class GrantLease(NamedTuple):
     """The right to run the indexes `start` to `stop` of an array, whose arguments the chunk holds.
 
     The chunk begins at index `chunk_start`. An `urgent` lease begins at the next task border.
-    `eager` asks for each result at once (arrays with `max_attempts`).
+    `eager` asks for each result at once (arrays with `max_attempts`), `logs` for what tasks print and log.
     """
 
     token: Lease
@@ -500,6 +521,7 @@ class GrantLease(NamedTuple):
     urgent: Switch
     eager: Switch
     bundle: Bundle = NO_BUNDLE
+    logs: Switch = False
 
 
 @message(54)

@@ -70,7 +70,7 @@ class TaskOptions(NamedTuple):
     """How the tasks of one array are to be treated; see the user's words in `distcomp.options`.
 
     `max_attempts` 0 means no limit; `timeout_s` 0 means none. `retries_timeouts` says whether `retries`
-    may be spent on a timeout.
+    may be spent on a timeout. `logs`: what the tasks print and log goes to the client while they run.
     """
 
     retries: Count = 0
@@ -80,6 +80,26 @@ class TaskOptions(NamedTuple):
     max_attempts: Count = 0
     detach: Switch = False
     retries_timeouts: Switch = True
+    logs: Switch = False
+
+
+LINE_CHARACTERS = 4096
+"""How much of a line that a task has printed goes to its client."""
+
+
+class LogLine(NamedTuple):
+    """A line that a task has printed, or a record that it has logged.
+
+    `source` is `stdout` or `stderr`, at level 0, or the name of a logger, at the record's level.
+    """
+
+    task_index: Count
+    source: Name
+    level: Count
+    text: Annotated[str, Text(LINE_CHARACTERS)]
+
+
+LogLines = Annotated[tuple[LogLine, ...], Listing(Nested(LogLine))]
 
 
 class PastAttempt(NamedTuple):

@@ -53,11 +53,14 @@ from distcomp.wire import INLINE_BLOB_BYTES, MAX_BLOB_BYTES
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from types import CodeType, FrameType
 
     from distcomp.ids import FunctionId
     from distcomp.payload import LoadedFunction
+    from distcomp.slot_log import SlotLog
+    from distcomp.slot_output import PageStream
+    from distcomp.slot_protocol import RunLogged
 
     Result = tuple[int, int, bytes]
     Failed = tuple[int, Failure]
@@ -103,6 +106,7 @@ class Finished:
         self._busy_since_ns = 0
         self._runs: list[Result] = []
         self._failures: list[Failed] = []
+        self.log: SlotLog | None = None
 
     def open(self, run: RunTasks) -> None:
         """Begin with another run; the last one was flushed."""
@@ -144,21 +148,35 @@ class Finished:
     def flush(self, *, ended: bool = False) -> None:
         """Send what is finished."""
         with self._lock:
+            if self.log is not None:
+                self._send_log(self.log)
             self._collect()
             if not (ended or self._runs or self._failures):
                 return
-            views = self._stream.encode(self._reports(ended=ended))
-            try:
-                for view in views:
-                    self._channel.sendall(view)
-            except BaseException:  # noqa: BLE001 - whatever it was, half a frame may have left
-                os._exit(EXIT_UNSENT)
+            self._send(self._reports(ended=ended))
             now = time.monotonic_ns()
             self.due_ns = 0 if self._eager else now + SEND_AFTER_NS
             self._busy_since_ns = now
 
+    def _send_log(self, log: SlotLog) -> None:
+        """Send what tasks have printed and logged: before their outcomes."""
+        logged = log.take(self.run)
+        if logged is not None:
+            self._send([logged])
+
+    def _send(self, messages: Sequence[RunProgressed | RunLogged]) -> None:
+        try:
+            for view in self._stream.encode(messages):
+                self._channel.sendall(view)
+        except BaseException:  # noqa: BLE001 - whatever it was, half a frame may have left
+            os._exit(EXIT_UNSENT)
+
     def flush_late(self) -> None:
         """Send what is finished while a task runs, if there is anything."""
+        log = self.log
+        if log is not None:
+            with self._lock:
+                self._send_log(log)
         if not self._held and (self.values or self._failures):
             self.flush()
 
@@ -219,9 +237,12 @@ class Slot:
         channel: the socket to the supervisor, which it blocks on when idle.
         door: the socket over which its tasks ask for connections.
         page: the page it shares with the supervisor.
+        streams: what its tasks print to.
     """
 
-    def __init__(self, channel: socket.socket, door: socket.socket, page: Page) -> None:
+    def __init__(
+        self, channel: socket.socket, door: socket.socket, page: Page, streams: Sequence[PageStream] = ()
+    ) -> None:
         self._channel = channel
         self._page = page
         self._pid = os.getpid()
@@ -232,6 +253,8 @@ class Slot:
         self._blobs: dict[FunctionId, bytes] = {}
         self._loaded: dict[FunctionId, LoadedFunction] = {}
         self._lacks_modules = ""
+        self._streams = streams
+        self._log: SlotLog | None = None
         self._active = threading.Event()
         self._sender: threading.Thread | None = None
         self._sender_sleeps = True
@@ -281,6 +304,8 @@ class Slot:
         words[RUN] = run.run
         if self._sender_sleeps:
             self._wake_sender()
+        if run.log_lines_per_s:
+            self._begin_log(run)
         index = run.start
         while True:
             try:
@@ -290,8 +315,22 @@ class Slot:
                 index = self._fail_begun(run, error)
         if self._door.guests:
             self._end_guests()
+        if self._finished.log is not None:
+            self._finished.log.end()
         words[RUN] = 0
         self._finished.flush(ended=True)
+        self._finished.log = None
+
+    def _begin_log(self, run: RunTasks) -> None:
+        """Pass on what the tasks of a run print and log."""
+        if self._log is None:
+            from distcomp.slot_log import SlotLog  # noqa: PLC0415 - few runs need it
+
+            self._log = SlotLog(self._door.task, self._page.printed)
+            for stream in self._streams:
+                stream.log = self._log
+        self._log.begin(run.log_lines_per_s, run.log_bytes_per_s)
+        self._finished.log = self._log
 
     def _run_from(self, run: RunTasks, index: int) -> None:
         """Run tasks from `index` on. What is raised here is the outcome of the task that is begun."""
@@ -417,8 +456,8 @@ def run_slot(channel: socket.socket, door: socket.socket, page: Page, stacks: in
     try:
         faulthandler.enable(stacks)
         faulthandler.register(STACKS_SIGNAL, stacks, all_threads=True)
-        capture_streams(page)
-        Slot(channel, door, page).serve()
+        streams = capture_streams(page)
+        Slot(channel, door, page, streams).serve()
         atexit._run_exitfuncs()  # noqa: SLF001 - os._exit runs none, and a plain exit would wait for threads
     except BaseException:  # noqa: BLE001 - the last stop of this process
         code = 1

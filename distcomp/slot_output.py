@@ -19,17 +19,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from distcomp.page import Page
+    from distcomp.slot_log import SlotLog
 
 _PARENT_FIELD, _START_FIELD = 1, 19
 """Places in `/proc/PID/stat` after the program's name: its parent, and its start in ticks since boot."""
 
 
 class PageStream(io.RawIOBase):
-    """Bytes written here end in the page's ring. `fileno` is the descriptor it stands for."""
+    """Bytes written here end in the page's ring. `fileno` is the descriptor it stands for.
+
+    Attributes:
+        log: what else hears of them, if it wants to.
+    """
 
     def __init__(self, page: Page, descriptor: int, lock: threading.RLock) -> None:
         super().__init__()
         self._page, self._descriptor, self._lock = page, descriptor, lock
+        self._name = "stdout" if descriptor == 1 else "stderr"
+        self.log: SlotLog | None = None
 
     def writable(self) -> bool:
         """Say that it is: that is all it is for."""
@@ -44,19 +51,23 @@ class PageStream(io.RawIOBase):
         kept = bytes(data)
         with self._lock:
             self._page.printed(kept)
+        if self.log is not None and self.log.wanted:
+            self.log.printed(self._name, kept)
         return len(kept)
 
 
-def capture_streams(page: Page) -> None:
-    """Make `sys.stdout` and `sys.stderr` write into the page."""
+def capture_streams(page: Page) -> tuple[PageStream, PageStream]:
+    """Make `sys.stdout` and `sys.stderr` write into the page; gives what lies below them."""
     # Reentrant, because a signal handler of a task may print while the task prints.
     lock = threading.RLock()
-    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+    streams = PageStream(page, 1, lock), PageStream(page, 2, lock)
+    for name, below in zip(("stdout", "stderr"), streams, strict=True):
         # A raw stream takes the place of a buffer: the wrapper writes everything through at once.
-        raw: Any = PageStream(page, descriptor, lock)
+        raw: Any = below
         stream = io.TextIOWrapper(raw, "utf-8", "backslashreplace", write_through=True)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
+    return streams
 
 
 def plain_streams() -> None:

@@ -34,6 +34,7 @@ from distcomp.slot_protocol import (
     ForgetFunction,
     LoadFunction,
     PrepareSlot,
+    RunLogged,
     RunProgressed,
     RunTasks,
     SlotReady,
@@ -94,6 +95,9 @@ class SlotListener(Protocol):
 
     def run_progressed(self, process: SlotProcess, progress: RunProgressed) -> None:
         """Outcomes came, or a run ended."""
+
+    def run_logged(self, process: SlotProcess, logged: RunLogged) -> None:
+        """Tasks of a run have printed or logged something."""
 
     def connection_wanted(
         self, process: SlotProcess, run: int, task_index: int, channel: socket.socket
@@ -188,6 +192,7 @@ class SlotProcess:
         chunk: bytes,
         *,
         eager: bool,
+        logs: bool = False,
     ) -> int:
         """Hand over the indexes `start` to `stop`, to be run after the runs that are outstanding.
 
@@ -198,6 +203,7 @@ class SlotProcess:
             chunk_start: the index that the chunk begins with.
             chunk: the arguments.
             eager: send each result at once.
+            logs: pass on what the tasks print and log.
 
         Returns:
             The run's number.
@@ -212,7 +218,9 @@ class SlotProcess:
         self._runs[run] = range(start, stop)
         if self.alive:
             self._page.open_lane(run, start, stop)
-        self._send(RunTasks(run, definition.function, start, stop, chunk_start, chunk, eager))
+        settings = self._settings
+        allowed = (settings.slot_log_lines_per_s, settings.slot_log_bytes_per_s) if logs else (0, 0)
+        self._send(RunTasks(run, definition.function, start, stop, chunk_start, chunk, eager, *allowed))
         return run
 
     def lower_stop(self, run: int, stop: int) -> int:
@@ -369,6 +377,10 @@ class SlotProcess:
             if message.failures:
                 message = self._with_raw_output(message)
             self._listener.run_progressed(self, message)
+        elif isinstance(message, RunLogged) and message.run in self._runs:
+            # What threads print that an earlier task left behind is nobody's.
+            lines = tuple(line for line in message.lines if line.task_index in self._runs[message.run])
+            self._listener.run_logged(self, message._replace(lines=lines))
         elif isinstance(message, SlotReady):
             self._listener.slot_ready(self, message.problem)
         else:

@@ -22,6 +22,7 @@ from distcomp.rows import (  # noqa: TC001 - the codec reads annotations at run 
     Count,
     Failures,
     Function,
+    LogLines,
     Runs,
     Seconds,
     Switch,
@@ -103,7 +104,10 @@ class ForgetFunction(NamedTuple):
 
 @_message(4)
 class RunTasks(NamedTuple):
-    """Run the indexes `start` to `stop`, whose arguments lie in a chunk that begins at `chunk_start`."""
+    """Run the indexes `start` to `stop`, whose arguments lie in a chunk that begins at `chunk_start`.
+
+    With an allowance of lines and bytes a second, what they print and log is passed on by `RunLogged`.
+    """
 
     run: Count
     function: Function
@@ -112,6 +116,8 @@ class RunTasks(NamedTuple):
     chunk_start: Count
     chunk: Blob
     eager: Switch
+    log_lines_per_s: Count = 0
+    log_bytes_per_s: Count = 0
 
 
 # --- slot to supervisor ---------------------------------------------------------------------------
@@ -138,6 +144,15 @@ class RunProgressed(NamedTuple):
     busy_s: Seconds
     reached: Count
     ended: Switch
+
+
+@_message(12)
+class RunLogged(NamedTuple):
+    """What tasks of a run have printed and logged; so many lines more were dropped."""
+
+    run: Count
+    lines: LogLines
+    dropped: Count
 
 
 # --- the stream between supervisor and slot -------------------------------------------------------

@@ -206,6 +206,10 @@ class StreamLeg:
     def began(self, indexes: Iterable[int], woken: list[Woken]) -> None:
         """Nobody can ask whether a task of a stream runs."""
 
+    def label(self, place: int) -> str:
+        """The index of a task, in brackets."""
+        return f"[{place}]"
+
     def cancel_task(self, index: int, *, pending_only: bool = False) -> None:
         """Have one task cancelled in the cluster."""
         self.host.cancel_tasks(self, ((index, index + 1),), pending_only=pending_only)

@@ -109,6 +109,10 @@ class Leg:
                 single = MovedRun(content, place) if isinstance(content, ResultRun) else content
                 self.array.take_in(Entry(index, index + 1, state, single), woken)
 
+    def label(self, place: int) -> str:
+        """The index of a task, in brackets."""
+        return f"[{place if self.order is None else self.order[place]}]"
+
     def settle_here(self, failed: Failed, woken: list[Woken]) -> None:
         """Take in a failure that the cluster will still report in its own way."""
         count = min(failed.stop, self.tasks) - failed.start

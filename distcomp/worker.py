@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from distcomp.config import WorkerSettings
     from distcomp.core.effects import Close
     from distcomp.protocol import Message
-    from distcomp.slot_protocol import RunProgressed
+    from distcomp.slot_protocol import RunLogged, RunProgressed
 
 WITHOUT_STINT = frozenset({TakeProcess, ForgetSession})
 """Commands that are for no slot process that was taken."""
@@ -368,6 +368,7 @@ class WorkerProgram:
             grant.chunk_start,
             grant.chunk,
             eager=grant.eager,
+            logs=grant.logs,
         )
         stint.runs_before = number - command.run
         return False
@@ -428,6 +429,13 @@ class WorkerProgram:
             return
         self._pool.learn()
         self._links.open(self._state.binding(token, task_index), channel)
+
+    def run_logged(self, process: SlotProcess, logged: RunLogged) -> None:
+        """Tasks of a run have printed or logged something."""
+        stint = self._stints_of.get(process)
+        if stint is not None:
+            self._state.run_logged(stint.number, logged._replace(run=logged.run - stint.runs_before))
+            self._soon()
 
     def slot_exited(self, process: SlotProcess, end: SlotEnd) -> None:
         """A slot process is gone."""

@@ -593,5 +593,6 @@ _HANDLERS: dict[type[Any], Callable[[ClientState, Any, float], None]] = {
     protocol.WaitExplained: ClientState.on_wait_explained,
     protocol.StatusReported: ClientState.on_status_reported,
     protocol.TaskExplained: ClientState.on_news,
+    protocol.TasksLogged: ClientState.on_news,
     protocol.TasksRetried: ClientState.on_news,
 }

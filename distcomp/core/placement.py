@@ -105,6 +105,7 @@ def grant(
             urgent,
             array.eager,
             bundle,
+            options.logs,
         ),
     )
 

@@ -33,6 +33,7 @@ from distcomp.core.clients import (
 )
 from distcomp.core.effects import Effects
 from distcomp.core.explaining import on_explain_task, on_explain_wait
+from distcomp.core.forwarding import on_lease_logged
 from distcomp.core.functions import DefinitionBook
 from distcomp.core.nesting import on_bind_task, on_lend_slot
 from distcomp.core.placement import place
@@ -59,6 +60,7 @@ from distcomp.protocol import (
     DefineFunction,
     ExplainTask,
     ExplainWait,
+    LeaseLogged,
     LeaseReturned,
     LeaseSettled,
     LendSlot,
@@ -101,6 +103,7 @@ _ADMIN: Routes = {CancelTasks: on_cancel_tasks}
 _WORKER: Routes = {
     LeaseSettled: on_lease_settled,
     LeaseReturned: on_lease_returned,
+    LeaseLogged: on_lease_logged,
     SlotsReported: on_slots_reported,
     MissingFunction: on_missing_function,
     MissingBundle: on_missing_bundle,

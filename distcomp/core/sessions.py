@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from distcomp.core.ranges import RangeSet
 
 if TYPE_CHECKING:
+    from distcomp.allowance import Allowance
     from distcomp.core.arrays import TaskArrayState
     from distcomp.core.books import WorkerPool
     from distcomp.core.nesting import NestingTask
@@ -48,6 +49,7 @@ class Session:
         paused: too much is unread, so nothing of it is granted.
         told: workers that were told about the session.
         unprepared: times in a row that no worker could prepare a slot for it, the last `unprepared_at`.
+        allowance: how much its client still gets of what its tasks log; None before the first line.
         noticed: the user was told that nobody can run its tasks.
         task: the task whose client opened it; None if it was no task's.
         depth: how many tasks wait above it.
@@ -55,6 +57,7 @@ class Session:
     """
 
     __slots__ = (
+        "allowance",
         "arrays",
         "away_since",
         "claims",
@@ -98,6 +101,7 @@ class Session:
         self.told: dict[WorkerId, WorkerEntry] = {}
         self.unprepared = 0
         self.unprepared_at = 0.0
+        self.allowance: Allowance | None = None
         self.noticed = False
         self.task: NestingTask | None = None
         self.depth = 0

@@ -36,6 +36,7 @@ from distcomp.protocol import (
     DefineSession,
     EndSession,
     GrantLease,
+    LeaseLogged,
     MissingBundle,
     MissingFunction,
     Refused,
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
     from distcomp.ids import BundleId, FunctionId, Peer, SessionId, Token
     from distcomp.protocol import Message
     from distcomp.rows import HeldLease
-    from distcomp.slot_protocol import RunProgressed
+    from distcomp.slot_protocol import RunLogged, RunProgressed
 
 FINAL_REFUSALS = frozenset({"role", "versions"})
 """Codes of `Refused` that no waiting heals."""
@@ -265,6 +266,12 @@ class WorkerState:
         """A run told outcomes, or that it is over."""
         self._attempts = 0
         self._runs.progressed(process, progress, now)
+
+    def run_logged(self, process: int, logged: RunLogged) -> None:
+        """Tasks of a run have printed or logged something: it is told, or lost."""
+        token = self.task_token(process, logged.run)
+        if token is not None:
+            self._send(LeaseLogged(token, logged.lines, logged.dropped))
 
     def task_token(self, process: int, run: int) -> Token | None:
         """The lease that a run of a process is of, if it has not ended."""

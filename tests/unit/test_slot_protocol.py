@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from distcomp.errors import FrameTooLargeError, MalformedMessageError
-from distcomp.rows import Failure
+from distcomp.rows import Failure, LogLine
 from distcomp.slot_protocol import (
     INTERRUPT_SIGNAL,
     STACKS_SIGNAL,
@@ -13,6 +13,7 @@ from distcomp.slot_protocol import (
     ForgetFunction,
     LoadFunction,
     PrepareSlot,
+    RunLogged,
     RunProgressed,
     RunTasks,
     SlotReady,
@@ -28,6 +29,7 @@ EXAMPLES = [
     RunTasks(1, FUNCTION, 3, 9, 0, b"chunk", False),
     SlotReady(""),
     RunProgressed(1, ((3, 5, b"ab"),), ((5, Failure("exception", True, "ValueError")),), 0.5, 6, True),
+    RunLogged(1, (LogLine(3, "stdout", 0, "said"),), 2),
 ]
 
 

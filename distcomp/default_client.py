@@ -9,6 +9,8 @@ from distcomp import open_clients
 from distcomp.client import Client
 
 if TYPE_CHECKING:
+    import os
+
     from distcomp.access import Access
 
 __all__ = ["connect", "default_client"]
@@ -17,11 +19,14 @@ _default: Client | None = None
 _lock = threading.RLock()
 
 
-def connect(address: str | Access | None = None) -> Client:
+def connect(
+    address: str | Access | None = None, *, project: str | os.PathLike[str] | bool | None = None
+) -> Client:
     """Make the default client, which decorated functions use; one made before is left as it is.
 
     Args:
         address: as for `Client`.
+        project: as for `Client`.
 
     Returns:
         The client.
@@ -31,7 +36,7 @@ def connect(address: str | Access | None = None) -> Client:
     """
     global _default  # noqa: PLW0603 - there is one default client in a process
     with _lock:
-        _default = Client(address)
+        _default = Client(address, project=project)
         return _default
 
 

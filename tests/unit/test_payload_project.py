@@ -333,12 +333,14 @@ def test_imports_are_read_exactly() -> None:
 
 
 def test_imports_are_guessed_generously() -> None:
-    source = (
-        b"import a.b\n  from c import d\nif x: import e; import f\n'''\nfrom here\n'''\nfrom .g import h\n"
-    )
+    source = b"import a.b\n  from c import d\nif x: import e; import f\n"
+    source += b"'''\nfrom here import\n'''\nfrom .g import h\n"
     assert maybe_imported(source) == ["a", "c", "e", "f", "here"]
     assert maybe_imported(b"import a, b\n") is None
     assert maybe_imported(b"import \\\n a\n") is None
+    assert maybe_imported(b"from a \\\n import b\n") is None
+    assert maybe_imported(b"from a import b, c\n") == ["a"]
+    assert maybe_imported(b"if x: from a import b, c\n") is None
 
 
 def test_what_has_no_file_makes_no_unit() -> None:

@@ -74,13 +74,15 @@ def test_bytes_that_are_not_what_the_digest_says_end_the_connection() -> None:
 def test_a_client_that_comes_back_is_asked_again() -> None:
     world = SchedulerWorld()
     client, worker = world.client(), world.worker()
-    world.submit(client, 0, 1, bundle=ONE.bundle)
+    world.say(client, TWO)
+    world.submit(client, 0, 1, bundle=ONE.bundle, last=False)
+    world.submit(client, 0, 1, start=1, bundle=TWO.bundle)
     world.cut(client)
     again = world.connect("client", "ann")
     world.open(again, session=client, resumes=True)
     assert world.got(again, MissingBundle) == [MissingBundle(ONE.bundle)]
     world.say(again, ONE)
-    assert len(world.grants(worker)) == 1
+    assert world.grants(worker)[0].bundle == ONE.bundle
 
 
 def test_a_worker_that_comes_back_is_told_again() -> None:

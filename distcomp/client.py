@@ -114,12 +114,14 @@ class Client:
         project: str | os.PathLike[str] | bool | None = None,
     ) -> None:
         self.settings = settings or ClientSettings.from_environment()
+        self._project = open_project(project, self.settings)
         self._target = target = discovery.find(address, slots)
         _log.info("using %s", target.how)
         self.is_embedded = target.cluster is not None
         project = False if target.inline else project
-        self._project = open_project(project, self.settings, by_path=target.shares_path)
-        self.shares_path = target.shares_path or self._project is not None
+        self.shares_path = target.shares_path or self._project.is_on
+        if target.shares_path:
+            self._project.share_path()
         self.max_payload_bytes = self.settings.wire.max_payload_bytes
         self.patience_s = self.settings.explain_after_s
         self._cache = FunctionCache(shares_path=self.shares_path)
@@ -337,8 +339,7 @@ class Client:
             self._refuse()
         digest, blob = self._cache.dump(function, bound.retry_types)
         call = dump_call(args, kwargs, shares_path=self.shares_path)
-        if self._project is not None:
-            self._project.current()
+        self._project.current()
         size_bytes = len(call.blob) if type(call) is Boxed else 0
         if size_bytes > self.max_payload_bytes or len(blob) > self.max_payload_bytes:
             self._refuse_size(size_bytes, len(blob))
@@ -464,8 +465,7 @@ class Client:
 
     def post(self, action: Callable[[ClientState], None]) -> None:
         """Have the loop's thread call `action`, with the modules known that its tasks need."""
-        if self._project is not None:
-            self._project.current()
+        self._project.current()
         self._program.post(action)
 
     def make_room(self, leg: Wanted, tasks: int, size_bytes: int, *, waits: bool = True) -> bool:
@@ -554,9 +554,8 @@ class Client:
 
     def _prepare(self, state: ClientState) -> None:
         """Open an array for each batch of single submits."""
-        if self._project is not None:
-            self._project.is_fresh = False
-            state.bundle = self._project.latest
+        self._project.is_fresh = False
+        state.bundle = self._project.latest
         if not self._batches:
             return
         with self.lock:

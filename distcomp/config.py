@@ -247,7 +247,7 @@ class SlotSettings(Settings):
     exit_grace_s: float = setting(1.0, "seconds that a slot process has to end by itself")
     unused_bundles: int = setting(16, "unpacked bundles of local modules kept although no process uses them")
     bundle_bytes: int = setting(
-        1 << 30, "bytes of an unpacked bundle, each file counted as 512 at least", low=1 << 20
+        1 << 30, "bytes of an unpacked bundle, each file counted as 512 at least", low=1
     )
     template_restarts: int = setting(5, "ends of the template within a minute after which it is given up")
 

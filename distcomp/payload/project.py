@@ -37,7 +37,7 @@ class Project:
 
     Args:
         folder: all of it travels, whatever of it is reached; None for what is reached alone.
-        by_path: slots find local modules where this process does, and only need to know their state.
+        is_on: whether local modules travel at all.
         max_bytes: of the files in a bundle.
         max_files: in a bundle.
         check_s: files are looked at again after so many seconds.
@@ -46,20 +46,28 @@ class Project:
         ConfigError: the folder is none.
 
     Example:
-        `Project(by_path=False, max_bytes=1 << 20, max_files=100, check_s=0.5).current()`
+        `Project(max_bytes=1 << 20, max_files=100, check_s=0.5).current()`
 
     Attributes:
+        is_on: see above.
         latest: the bundle that `current` gave last, or None.
         is_fresh: whether the next `current` need not look if a module was reloaded; for others to reset.
     """
 
     def __init__(
-        self, folder: Path | None = None, *, by_path: bool, max_bytes: int, max_files: int, check_s: float
+        self,
+        folder: Path | None = None,
+        *,
+        is_on: bool = True,
+        max_bytes: int,
+        max_files: int,
+        check_s: float,
     ) -> None:
         if folder is not None and not folder.is_dir():
             raise ConfigError(f"project={str(folder)!r} is no folder")
         self._folder = folder.resolve() if folder is not None else None
-        self._by_path = by_path and folder is None
+        self.is_on = is_on
+        self._by_path = False
         self._max_bytes = max_bytes
         self._max_files = max_files
         self._check_s = check_s
@@ -72,6 +80,13 @@ class Project:
         self._reached = self._modules = 0
         self._look_at = 0.0
 
+    def share_path(self) -> None:
+        """Slots find local modules where this process does: they only need to know in which state they are.
+
+        A folder that was named travels all the same.
+        """
+        self._by_path = self._folder is None
+
     def current(self) -> DefineBundle | None:
         """The bundle for tasks that are handed in now; None if they need no local modules.
 
@@ -79,7 +94,7 @@ class Project:
             BundleTooLargeError: there is more than may travel.
             OSError: a file cannot be read.
         """
-        if not reached and self._folder is None:
+        if not self.is_on or not (reached or self._folder):
             return None
         if self.is_fresh and len(reached) == self._reached:
             return self.latest
@@ -171,9 +186,10 @@ class Project:
         if not files:
             return None
         if self._by_path:
-            blob = repr(sorted(files.values())).encode(errors="surrogatepass")
+            state = repr(sorted(files.values())).encode(errors="surrogatepass")
+            blob = blake2b(state, digest_size=DIGEST_BYTES).digest()
         else:
-            blob = pack_files(_archived(file) for file in files.values())
+            blob = pack_files(found for file in files.values() if (found := _archived(file)) is not None)
         names = [str(self._folder)] if self._folder is not None else sorted(units)
         name = ", ".join(names).encode(errors="replace").decode()[:MAX_NAME_LENGTH]
         digest = BundleId(blake2b(blob, digest_size=DIGEST_BYTES).digest())
@@ -183,31 +199,29 @@ class Project:
 def open_project(
     given: str | os.PathLike[str] | bool | None,  # noqa: FBT001 - as the user gave it
     settings: ClientSettings,
-    *,
-    by_path: bool,
-) -> Project | None:
+) -> Project:
     """The project that a user's word for it means.
 
     Args:
         given: a folder; None for what tasks reach; False for none.
         settings: the client's.
-        by_path: see `Project`.
 
     Raises:
         ConfigError: it is no folder.
     """
-    if given is False:
-        return None
     return Project(
-        None if given is None or given is True else Path(given),
-        by_path=by_path,
+        None if given is None or isinstance(given, bool) else Path(given),
+        is_on=given is not False,
         max_bytes=settings.bundle_bytes,
         max_files=settings.bundle_files,
         check_s=settings.bundle_check_s,
     )
 
 
-def _archived(file: SourceFile) -> ArchivedFile:
-    if not file.extension:
+def _archived(file: SourceFile) -> ArchivedFile | None:
+    if file.extension:
+        return ArchivedFile(file.name, stub_source(file.extension).encode())
+    try:
         return ArchivedFile(file.name, Path(file.path).read_bytes(), file.is_executable)
-    return ArchivedFile(file.name, stub_source(file.extension).encode())
+    except FileNotFoundError:  # an editor's, or a run's of the project: it was gone before it could be read
+        return None

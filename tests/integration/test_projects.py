@@ -202,6 +202,12 @@ def test_a_named_folder_travels_whole(projects: Projects) -> None:
     assert lines == ["one read me", "1 True"]
 
 
+def test_a_folder_that_is_not_there_is_refused_before_anything_is_started(far: Projects) -> None:
+    assert not (far.folder / "missing").exists()
+    with pytest.raises(distcomp.ConfigError, match="is no folder"):
+        distcomp.Client(project=far.folder / "missing")
+
+
 def test_a_project_that_is_too_large_is_refused_at_submit(far: Projects) -> None:
     far.write({"big/__init__.py": "def f(): return 1\n", "big/table.csv": "x" * 2000})
     lines = far.run(

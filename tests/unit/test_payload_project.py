@@ -68,13 +68,16 @@ def reach(*names: str) -> None:
 
 def project(folder: Path | None = None, **changes: Any) -> Project:
     values: dict[str, Any] = {
-        "by_path": False,
         "max_bytes": 1 << 20,
         "max_files": 100,
         "check_s": 0.0,
         **changes,
     }
-    return Project(folder, **values)
+    by_path = values.pop("by_path", False)
+    made = Project(folder, **values)
+    if by_path:
+        made.share_path()
+    return made
 
 
 def content(bundle: DefineBundle) -> dict[str, bytes]:
@@ -208,11 +211,13 @@ def test_a_named_folder_must_be_there(folder: Path) -> None:
 
 def test_a_user_says_which_project(folder: Path) -> None:
     settings = ClientSettings()
-    assert open_project(False, settings, by_path=False) is None
-    assert open_project(None, settings, by_path=True) is not None
-    named = open_project(str(folder), settings, by_path=True)
     write(folder, loose="")
-    assert named is not None
+    reach("loose")
+    assert open_project(False, settings).current() is None
+    assert open_project(None, settings).current() == open_project(True, settings).current() is not None
+    named = open_project(str(folder), settings)
+    write(folder, loose="")
+    named.share_path()
     assert list(content(named.current())) == ["loose.py"], (
         "a named folder travels even where paths are shared"
     )
@@ -320,8 +325,9 @@ def test_where_paths_are_shared_a_large_package_is_not_walked_to_its_end(folder:
     for number in range(20):
         (made / f"{number}.csv").touch()
     reach("vast")
-    bundle = project(by_path=True, max_files=5).current()
-    assert bundle.blob.count(b"SourceFile(") == 6
+    bounded = project(by_path=True, max_files=5)
+    assert bounded.current() is not None
+    assert len(bounded._files or ()) == 6
 
 
 # --- reading sources ------------------------------------------------------------------------------
@@ -353,3 +359,20 @@ def test_links_to_folders_are_not_followed(folder: Path) -> None:
     (folder / "real" / "file").touch()
     (folder / "linked").symlink_to(folder)
     assert [file.name for file in folder_files(folder)] == ["real/file"]
+
+
+def test_a_file_that_vanishes_while_it_is_packed_is_left_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = package(folder, "brisk")
+    (made / "4913").touch()
+    reach("brisk")
+    read = Path.read_bytes
+
+    def vanishing(path: Path) -> bytes:
+        if path.name == "4913":
+            path.unlink()
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", vanishing)
+    assert sorted(content(project().current())) == ["brisk/__init__.py"]

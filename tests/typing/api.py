@@ -55,7 +55,7 @@ def decorated() -> None:
 
 
 def with_a_client() -> None:
-    distcomp.connect("tcp://127.0.0.1:7077")
+    distcomp.connect("tcp://127.0.0.1:7077", project="src/")
     with Client("tcp://127.0.0.1:7077") as client:
         future: Future[int] = client.submit(pow, 2, 3)
         standard: StandardFuture[int] = future

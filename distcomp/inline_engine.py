@@ -317,8 +317,9 @@ class InlineEngine:
 
     def give_back(self, array: InlineArray, start: int, stop: int) -> None:
         """Tasks of a spell have not run."""
-        for low, high in _within(array.open, start, stop):
-            self._put_back(array, low, high)
+        if start < stop:
+            for low, high in _within(array.open, start, stop):
+                self._put_back(array, low, high)
 
     def returned(self, array: InlineArray, start: int, stop: int, blob: bytes) -> None:
         """Tasks have results, in a blob that begins with the first one's."""

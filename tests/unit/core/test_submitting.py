@@ -3,7 +3,15 @@ from __future__ import annotations
 import pytest
 from scheduler_world import BLOB, FUNCTION, SchedulerWorld
 
-from distcomp.protocol import Accepted, DefineFunction, MissingFunction, Refused, SubmitRefused
+from distcomp.protocol import (
+    Accepted,
+    AckOutcomes,
+    DefineFunction,
+    GrantLease,
+    MissingFunction,
+    Refused,
+    SubmitRefused,
+)
 from distcomp.rows import TaskOptions
 
 
@@ -124,3 +132,28 @@ def test_a_worker_can_ask_for_a_function_again() -> None:
     world.say(worker, MissingFunction(FUNCTION), MissingFunction(b"?" * 32))
     assert world.got(worker, DefineFunction) == [DefineFunction(FUNCTION, "f", BLOB)]
     assert client
+
+
+def test_an_array_without_end_is_let_go_of_as_it_settles() -> None:
+    """One task that takes for ever keeps its own chunk, not those of the thousands behind it."""
+    world = SchedulerWorld()
+    client, worker = world.client(), world.worker(2)
+    session = world.books.sessions[client.to_bytes(16, "big")]
+    held: list[GrantLease] = []
+    for start in range(0, 4000, 10):
+        world.submit(client, 0, 10, start=start, last=False)
+        held += world.grants(worker)
+        while held:
+            grant = held.pop()
+            if grant.stop > 1:
+                world.settle(worker, grant.token, (max(grant.start, 1), grant.stop))
+                held += world.grants(worker)
+        world.say(client, AckOutcomes(tuple(session.outbox)))
+        held += world.grants(worker)
+    array = session.arrays[0]
+    assert array.settled == array.accepted - 1 == 3999
+    assert len(array.chunks) <= 3
+    assert len(array.leases) == 1
+    assert not array.pending.count
+    assert not array.trials
+    assert not session.outbox

@@ -152,14 +152,14 @@ class ClientProgram:
     def settle_detached(self) -> None:
         """Wait until the scheduler answers for all that is detached, within `close_s`."""
         deadline = time.monotonic() + self.settings.close_s
-        owes = True
-        while owes and time.monotonic() < deadline:
-            answer: concurrent.futures.Future[bool] = concurrent.futures.Future()
-            with contextlib.suppress(ClientClosedError, concurrent.futures.TimeoutError):
-                self.post(lambda state, answer=answer: answer.set_result(state.owes_detached()))  # type: ignore[misc]
-                owes = answer.result(self.settings.close_s)
-                if owes:
-                    time.sleep(SETTLE_LOOK_S)
+        with contextlib.suppress(ClientClosedError, concurrent.futures.TimeoutError):
+            while time.monotonic() < deadline and self._owes_detached():
+                time.sleep(SETTLE_LOOK_S)
+
+    def _owes_detached(self) -> bool:
+        answer: concurrent.futures.Future[bool] = concurrent.futures.Future()
+        self.post(lambda state: answer.set_result(state.owes_detached()))
+        return answer.result(self.settings.close_s)
 
     def stop(self) -> None:
         """Close session, connection and loop, and wait for the thread to end."""

@@ -146,8 +146,13 @@ def _worker_cells(row: WorkerRow, rate: float) -> list[str]:
         count(row.failed),
         f"{row.busy_s:,.1f}",
         count(rate),
-        f"unfit: {row.unfit}" if row.unfit else row.state,
+        f"unfit: {row.unfit}" if row.unfit else _state_words(row),
     ]
+
+
+def _state_words(row: WorkerRow) -> str:
+    """The state, and how many tasks wait there for tasks that they submitted while others run."""
+    return f"{row.state}, {row.lent} lent" if row.lent else row.state
 
 
 def _array_cells(row: ArrayRow) -> list[str]:

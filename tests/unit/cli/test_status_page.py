@@ -131,3 +131,12 @@ def test_bundles_are_shown_if_there_are_any() -> None:
     totals = seen.last.totals._replace(bundles=2, bundle_bytes=20 << 10)
     shown = status_page.screen(seen._replace(last=seen.last._replace(totals=totals)), 100, 30, coloured=False)
     assert "bundles 2, 20 KiB" in shown
+
+
+def test_lent_slots_are_shown() -> None:
+    seen = observation()
+    last = seen.last._replace(workers=(worker(1, lent=3), worker(2)))
+    shown = status_page.screen(seen._replace(last=last), 160, 40, coloured=False)
+    first, second = (line.rstrip() for line in shown.split("\n") if "worker-" in line)
+    assert first.endswith("ready, 3 lent")
+    assert second.endswith("ready")

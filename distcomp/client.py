@@ -40,6 +40,7 @@ from distcomp.payload import (
     pack_calls,
 )
 from distcomp.remembered_calls import RememberedCall
+from distcomp.settings_file import surroundings
 from distcomp.stay import Stay
 from distcomp.stream_source import StreamLeg, StreamSource
 from distcomp.task_arrays import Leg, TaskArray
@@ -83,11 +84,11 @@ class Client:
     Args:
         address: `tcp://host:port` of a scheduler, or an `Access`; `inline:` runs the tasks in this
             process, in the threads that wait for them, where a debugger sees them. None leaves the choice
-            to the surroundings: `DISTCOMP_ADDRESS`, the one running scheduler that this user has access
-            to, or an embedded cluster that is gone with this client.
+            to the surroundings: `DISTCOMP_ADDRESS`, `address` in `distcomp.toml`, the one running
+            scheduler that this user has access to, or an embedded cluster that is gone with this client.
         slots: how many tasks at a time an embedded cluster runs, if it comes to one; as many as there
             are cores if left out.
-        settings: the client's settings; from `DISTCOMP_...` variables if left out.
+        settings: the client's settings; from `DISTCOMP_...` variables and `distcomp.toml` if left out.
         project: a folder of which everything is to travel to the workers; None sends those local modules
             and packages that tasks reach; False none, so that local functions and classes go by value.
 
@@ -113,7 +114,7 @@ class Client:
         settings: ClientSettings | None = None,
         project: str | os.PathLike[str] | bool | None = None,
     ) -> None:
-        self.settings = settings or ClientSettings.from_environment()
+        self.settings = settings or ClientSettings.from_environment(surroundings())
         self._project = open_project(project, self.settings)
         self._target = target = discovery.find(address, slots)
         _log.info("using %s", target.how)

@@ -2,7 +2,8 @@
 
 A setting is a field made by `setting`. The settings of a program are one frozen dataclass; the bounds
 of a connection (`WireLimits`) are a part of each. `from_environment` fills one from `DISTCOMP_<NAME>`;
-flags of the command line are handed in as overrides, and win.
+flags of the command line are handed in as overrides, and win. What files say comes as variables too:
+see `settings_file.surroundings`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 DEFAULT_PORT = 7077
+INLINE = "inline:"
+"""The address of no cluster: tasks run in the client's own process."""
 PREFIX = "DISTCOMP_"
 SLOT_VARIABLE = "DISTCOMP_IN_SLOT"
 """Set in the environment of every slot process: what runs there is a task."""
@@ -49,6 +52,24 @@ class Described(NamedTuple):
     kind: type[Any]
     default: Any
     words: str
+    low: float = 0
+    high: float = math.inf
+
+    def allowed(self) -> str:
+        """What values it takes, in words."""
+        if self.kind is bool:
+            return "true or false"
+        if self.kind is str:
+            return "text"
+        number = "a whole number" if self.kind is int else "a number"
+        return f"{number} from {self.low:,}" + ("" if self.high == math.inf else f" to {self.high:,}")
+
+    def takes(self, value: Any) -> bool:
+        """Whether it may have a value that already has a type of its own."""
+        if self.kind in (bool, str):
+            return type(value) is self.kind
+        kinds = (int,) if self.kind is int else (int, float)
+        return type(value) in kinds and self.low <= value <= self.high and value != math.inf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +93,16 @@ class Settings:
                 yield from kind.describe()
             else:
                 variable = PREFIX + each.name.upper()
-                yield Described(each.name, variable, kind, each.default, each.metadata["words"])
+                yield Described(each.name, variable, kind, each.default, **each.metadata)
+
+    def values(self) -> Iterator[tuple[str, Any]]:
+        """Every setting of these and of their parts, by name."""
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, Settings):
+                yield from value.values()
+            else:
+                yield each.name, value
 
     def variables(self) -> dict[str, str]:
         """The variables that make these settings of the defaults."""
@@ -83,24 +113,25 @@ class Settings:
         }
 
     @classmethod
-    def from_environment(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Self:
+    def from_environment(cls, environ: Mapping[str, str], **overrides: Any) -> Self:
         """Settings from `DISTCOMP_<NAME>` variables, with `overrides` on top.
 
         Args:
-            environ: the variables; those of this process if left out.
+            environ: the variables; `settings_file.surroundings()` for all that this process is told.
             **overrides: values by setting name, of parts too; None means not given.
 
         Raises:
             ConfigError: a value cannot be read or is out of bounds, or no setting has that name.
 
         Example:
-            `SchedulerSettings.from_environment(port=0, heartbeat_s=1.0)`
+            >>> SchedulerSettings.from_environment({"DISTCOMP_HOST": "::1"}, port=0).host
+            '::1'
         """
         given = {name: value for name, value in overrides.items() if value is not None}
         unknown = given.keys() - {each.name for each in cls.describe()}
         if unknown:
             raise ConfigError(f"there is no setting named {', '.join(sorted(unknown))}")
-        return cls.filled(os.environ if environ is None else environ, given)
+        return cls.filled(environ, given)
 
     @classmethod
     def filled(cls, environ: Mapping[str, str], given: Mapping[str, Any]) -> Self:
@@ -231,28 +262,6 @@ class SchedulerSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlotSettings(Settings):
-    """The settings of the slot processes of a worker."""
-
-    idle_processes: int = setting(4, "slot processes kept although their session has no task for them")
-    spare_delay_s: float = setting(0.05, "seconds after which a slot process is started ahead of its need")
-    functions_per_slot: int = setting(256, "functions kept loaded in a slot process", low=1)
-    output_bytes: int = setting(64 << 10, "bytes kept of what a task prints last", low=1 << 10, high=1 << 20)
-    slot_log_lines_per_s: int = setting(
-        200, "lines a second that a slot process passes on, of tasks whose client wants what they log", low=1
-    )
-    slot_log_bytes_per_s: int = setting(
-        256 << 10, "bytes a second that these lines may have", low=1 << 10, high=512 << 10
-    )
-    exit_grace_s: float = setting(1.0, "seconds that a slot process has to end by itself")
-    unused_bundles: int = setting(16, "unpacked bundles of local modules kept although no process uses them")
-    bundle_bytes: int = setting(
-        1 << 30, "bytes of an unpacked bundle, each file counted as 512 at least", low=1
-    )
-    template_restarts: int = setting(5, "ends of the template within a minute after which it is given up")
-
-
-@dataclass(frozen=True, kw_only=True)
 class JournalSettings(Settings):
     """The settings of a scheduler's journal."""
 
@@ -282,6 +291,28 @@ class JournalSettings(Settings):
     journal_close_s: float = setting(
         10.0, "seconds that a stopping scheduler waits for room on the disk of its journal"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotSettings(Settings):
+    """The settings of the slot processes of a worker."""
+
+    idle_processes: int = setting(4, "slot processes kept although their session has no task for them")
+    spare_delay_s: float = setting(0.05, "seconds after which a slot process is started ahead of its need")
+    functions_per_slot: int = setting(256, "functions kept loaded in a slot process", low=1)
+    output_bytes: int = setting(64 << 10, "bytes kept of what a task prints last", low=1 << 10, high=1 << 20)
+    slot_log_lines_per_s: int = setting(
+        200, "lines a second that a slot process passes on, of tasks whose client wants what they log", low=1
+    )
+    slot_log_bytes_per_s: int = setting(
+        256 << 10, "bytes a second that these lines may have", low=1 << 10, high=512 << 10
+    )
+    exit_grace_s: float = setting(1.0, "seconds that a slot process has to end by itself")
+    unused_bundles: int = setting(16, "unpacked bundles of local modules kept although no process uses them")
+    bundle_bytes: int = setting(
+        1 << 30, "bytes of an unpacked bundle, each file counted as 512 at least", low=1
+    )
+    template_restarts: int = setting(5, "ends of the template within a minute after which it is given up")
 
 
 @dataclass(frozen=True, kw_only=True)

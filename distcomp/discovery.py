@@ -1,8 +1,9 @@
 """Which cluster a client uses.
 
-In this order: the address it was given; in a task, the cluster that runs it; `DISTCOMP_ADDRESS`; the one
-running scheduler whose access file is in the user's folder; an embedded cluster of its own. What was
-named is never replaced by something else: an address that nobody answers at is an error.
+In this order: the address it was given; in a task, the cluster that runs it; `DISTCOMP_ADDRESS`; `address`
+in the project's or the user's `distcomp.toml`; the one running scheduler whose access file is in the user's
+folder; an embedded cluster of its own. What was named is never replaced by something else: an address that
+nobody answers at is an error.
 """
 
 from __future__ import annotations
@@ -17,15 +18,13 @@ from distcomp.access import Access, saved
 from distcomp.cluster import EmbeddedCluster, user_name
 from distcomp.errors import AmbiguousClusterError, ConfigError, ConnectError, UnreachableError, UsageError
 from distcomp.relay import RelayHandshake
+from distcomp.settings_file import ADDRESS, surroundings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
     from distcomp.inside import Door
-
-INLINE = "inline:"
-"""The address of this process itself."""
 
 PROBE_TIMEOUT_S = 2.0
 _READ_BYTES = 4096
@@ -113,9 +112,10 @@ def find(address: str | Access | None = None, slots: int | None = None) -> Targe
     if inside.door is not None:
         return around(inside.door)
     if open_clients.around.client is not None:
-        return at(INLINE, "around this task")
-    if os.environ.get("DISTCOMP_ADDRESS"):
-        return at(os.environ["DISTCOMP_ADDRESS"], "as DISTCOMP_ADDRESS says")
+        return at(config.INLINE, "around this task")
+    told = surroundings()
+    if told.get(ADDRESS.variable):
+        return at(told[ADDRESS.variable], f"as {told.origin(ADDRESS.variable)} says")
     if os.environ.get(config.SLOT_VARIABLE):
         raise UsageError(
             "this program was started by a task, or forked from it: submit tasks in the task itself, "
@@ -126,7 +126,7 @@ def find(address: str | Access | None = None, slots: int | None = None) -> Targe
 
 def at(address: str, why: str) -> Target:
     """What is at an address: this process, or a scheduler, with the access file that names it, if any."""
-    if address.strip() == INLINE:
+    if address.strip() == config.INLINE:
         return Target(f"this process for its tasks, {why}", (), config.as_name(user_name()), inline=True)
     wanted = config.parse_address(address)
     found = [

@@ -11,6 +11,7 @@ from distcomp.cli.embedded import run, say_ready, watch_owner
 from distcomp.config import SchedulerSettings
 from distcomp.ids import ClusterId
 from distcomp.scheduler import SchedulerProgram
+from distcomp.settings_file import surroundings
 
 
 def main() -> int:
@@ -26,7 +27,7 @@ async def _serve(settings: dict[str, Any]) -> int:
         {(role, owner): bytes.fromhex(secret) for role, secret in settings["secrets"].items()},
         owner=owner,
     )
-    program = SchedulerProgram(SchedulerSettings.from_environment(), access, log=logs.log)
+    program = SchedulerProgram(SchedulerSettings.from_environment(surroundings()), access, log=logs.log)
     await program.start([socket.socket(fileno=settings["listen_fd"])])
     watch_owner(settings["owner_pid"], lambda: program.request_stop(at_once=True))
     say_ready()

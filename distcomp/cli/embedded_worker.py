@@ -8,6 +8,7 @@ from distcomp.access import Access
 from distcomp.cli import logs
 from distcomp.cli.embedded import run, say_ready, watch_owner
 from distcomp.config import WorkerSettings
+from distcomp.settings_file import surroundings
 from distcomp.worker import WorkerProgram
 
 
@@ -26,7 +27,7 @@ async def _work(settings: dict[str, Any]) -> int:
         secret=bytes.fromhex(settings["secret"]),
     )
     program = WorkerProgram(
-        WorkerSettings.from_environment(),
+        WorkerSettings.from_environment(surroundings()),
         access,
         name="embedded",
         slots=settings["slots"],

@@ -1,5 +1,7 @@
 """Flags of the console programs: each is also a `DISTCOMP_…` variable, and says so in `--help`.
 
+Below the variables stand the settings files, see `distcomp.settings_file`.
+
 A program is a function from parsed flags to an exit code; `run` turns what it raises into one line on
 stderr and an exit code. The codes are the same everywhere: see `EXIT_CODES`.
 """
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from distcomp import __version__
 from distcomp.cli import logs
 from distcomp.errors import ConfigError, ConnectError, DistcompError
+from distcomp.settings_file import surroundings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -46,7 +49,7 @@ class Flags(argparse.ArgumentParser):
         about: what it does, for the top of `--help`.
         examples: lines to type, for its end; empty for none.
         arguments: what stands before the flags, for the usage line.
-        environment: where the variables are looked up; the process's own unless given.
+        environment: where the variables are looked up; the process's own and its settings files unless given.
     """
 
     def __init__(
@@ -67,9 +70,17 @@ class Flags(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        self.environment = os.environ if environment is None else environment
+        self._misfits: list[str] = []
+        self.environment = self._told() if environment is None else environment
         self._groups: dict[str, Any] = {}
         self._place: Any = self
+
+    def _told(self) -> Mapping[str, str]:
+        try:
+            return surroundings()
+        except ConfigError as error:
+            self._misfits.append(str(error))
+            return os.environ
 
     def group(self, title: str | None) -> None:
         """Put the flags that follow under this title of `--help`; None ends that."""
@@ -155,8 +166,10 @@ class Flags(argparse.ArgumentParser):
             return _Misfit(f"{variable}={text!r}: {error}")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse, then refuse variables that cannot be followed and that no flag replaced."""
+        """Parse, then refuse files that cannot be followed, and variables that no flag replaced."""
         parsed = super().parse_args(args, namespace)
+        if self._misfits:
+            self.error(self._misfits[0])
         for value in vars(parsed).values():
             if isinstance(value, _Misfit):
                 self.error(value.text)

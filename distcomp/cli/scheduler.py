@@ -21,6 +21,7 @@ from distcomp.config import SchedulerSettings, WorkerSettings, parse_address
 from distcomp.errors import ConfigError
 from distcomp.ids import ROLES
 from distcomp.scheduler import SchedulerProgram, check_exposure
+from distcomp.settings_file import surroundings
 
 if TYPE_CHECKING:
     import argparse
@@ -101,7 +102,7 @@ async def _run(flags: argparse.Namespace, settings: SchedulerSettings) -> int:
     finally:
         access.withdraw()
         if worker is not None:
-            await worker.stop(WorkerSettings.from_environment().grace_s, stops.asked_twice)
+            await worker.stop(WorkerSettings.from_environment(surroundings()).grace_s, stops.asked_twice)
         program.request_stop(at_once=stops.asked_twice.is_set())
         await program.wait_closed()
 

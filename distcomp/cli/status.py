@@ -16,6 +16,7 @@ from distcomp.cli.table import is_coloured
 from distcomp.config import WireLimits, parse_address
 from distcomp.errors import ConnectError, RoleError, UnreachableError
 from distcomp.protocol import Refused, StatusReported, WatchStatus
+from distcomp.settings_file import surroundings
 
 if TYPE_CHECKING:
     import argparse
@@ -94,7 +95,7 @@ class _Watch:
             ClientHandshake(where.role, where.owner, where.cluster_id, where.secret),
             on_messages=self._on_messages,
             on_closed=self._on_closed,
-            limits=WireLimits.from_environment(),
+            limits=WireLimits.from_environment(surroundings()),
         )
 
     async def ask(self, connection: transport.Connection) -> tuple[StatusReported, float]:

@@ -77,6 +77,9 @@ QUIET_ROUNDS = 20
 MESSAGE_BYTES = 256 << 10
 """A report holds about so many bytes, or one outcome."""
 
+IMPORTER = "<frozen importlib._bootstrap>"
+"""The file that the interpreter's own importing is said to be in."""
+
 EXIT_UNSENT = 70
 """Exit code when a report broke off in the middle: nothing readable could follow it."""
 
@@ -396,9 +399,15 @@ class Slot:
         self._finished.release()
 
     def _on_interrupt(self, _signal: int, frame: FrameType | None) -> None:
-        """Raise in the task, if it is the one that is meant and it still runs."""
+        """Raise in the task, if it is the one that is meant and it still runs.
+
+        Not in the middle of an import: half a module would be left for later tasks. A task that is not over
+        soon after is killed.
+        """
         callee: CodeType | None = None
         while frame is not None and self._page.is_wanted():
+            if frame.f_code.co_filename == IMPORTER:
+                return
             if frame.f_code is Slot._run_from.__code__:
                 if callee in (Finished.flush.__code__, Slot._end_guests.__code__):
                     return

@@ -570,6 +570,38 @@ def test_a_builtin_as_the_function_is_interrupted_too() -> None:
     run_async(main())
 
 
+def test_an_import_is_not_interrupted(tmp_path: Path) -> None:
+    """Half a package would be left behind, and fail every later task that imports it."""
+    package = tmp_path / "halves"
+    package.mkdir()
+    (package / "first.py").write_text("")
+    began, go_on = tmp_path / "began", tmp_path / "go_on"
+    (package / "__init__.py").write_text(
+        "import pathlib, time\nfrom .first import *\n"
+        f"pathlib.Path({str(began)!r}).touch()\n"
+        f"while not pathlib.Path({str(go_on)!r}).exists(): time.sleep(0.005)\n"
+        "name = first.__name__\n"
+    )
+
+    def name_of_first(folder: str) -> str:
+        sys.path.insert(0, folder)
+        import halves  # type: ignore[import-not-found]  # noqa: PLC0415 - made by this test
+
+        return str(halves.name)
+
+    async def main() -> None:
+        async with pool_of() as (pool, recorder):
+            process = pool.take(SESSION, b"")
+            run = start(process, name_of_first, (str(tmp_path),))
+            await until(began.exists)
+            assert process.interrupt(run, 0)
+            await dumped(process, "halves")
+            go_on.touch()
+            assert await recorder.all_of(process, run) == {0: "halves.first"}
+
+    run_async(main())
+
+
 def test_an_interrupt_meant_for_another_task_does_nothing() -> None:
     async def main() -> None:
         async with pool_of() as (pool, recorder):

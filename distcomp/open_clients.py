@@ -18,13 +18,13 @@ class OpenClient(Protocol):
         """Be of no use: this is a forked child of the process that made it."""
 
 
-class Surroundings(threading.local):
+class AroundTask(threading.local):
     """The client whose inline task the thread runs; None outside of such tasks."""
 
     client: Any = None
 
 
-around = Surroundings()
+around = AroundTask()
 
 _clients: list[OpenClient] = []
 _lock = threading.Lock()

@@ -338,7 +338,7 @@ class TaskArray(Generic[T]):
             Whether that came in time.
         """
         try:
-            self._wait(self.done, None if timeout is None else time.monotonic() + timeout)
+            self._wait(lambda: not self._open.count, None if timeout is None else time.monotonic() + timeout)
         except FutureTimeoutError:
             return False
         return True

@@ -462,3 +462,12 @@ def test_callbacks_may_submit_more(executor: Executor) -> None:
     executor.submit(abs, -1).add_done_callback(then(again))
     assert ended.wait(30)
     assert results == [5]
+
+
+@pytest.mark.parametrize("bound", [None, 2])
+def test_calls_can_run_in_this_process(bound: int | None) -> None:
+    with Executor(bound, address="inline:") as executor:
+        futures = [executor.submit(os.getpid) for _ in range(5)]
+        assert concurrent.futures.wait(futures, 30).not_done == set()
+        assert {future.result() for future in futures} == {os.getpid()}
+        assert list(executor.map(abs, range(-5, 0), chunksize=2)) == [5, 4, 3, 2, 1]

@@ -350,3 +350,14 @@ while not pathlib.Path({str(mark)!r}).exists():
         check=False,
     )
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_calls_can_run_in_this_process() -> None:
+    told: list[Any] = []
+    with Pool(address="inline:") as pool:
+        assert pool.map(abs, [-1, -2]) == [1, 2]
+        pool.map_async(abs, [-3], callback=told.append).wait()
+        pool.apply_async(abs, (-4,), callback=told.append).wait()
+        assert sorted(pool.imap_unordered(abs, range(5))) == list(range(5))
+        assert list(pool.imap(abs, range(5), chunksize=2)) == list(range(5))
+    assert told == [[3], 4]

@@ -33,4 +33,4 @@ def on_lease_logged(books: Books, link: Link, message: LeaseLogged, now: float) 
     dropped = message.dropped + len(message.lines) - len(lines)
     definition = array.definition.message
     name = "" if definition is None else definition.name
-    books.tell(session.peer, TasksLogged(array.id, name, worker.record.name, lines, dropped))
+    books.send(session.peer, TasksLogged(array.id, name, worker.record.name, lines, dropped))

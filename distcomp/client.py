@@ -28,6 +28,7 @@ from distcomp.feeder import Feeder, columns_of, have_lengths, order_by_cost, row
 from distcomp.future_groups import FutureGroup
 from distcomp.futures import Future, gather
 from distcomp.handles import wait_until
+from distcomp.html import client_html
 from distcomp.news import News
 from distcomp.options import Options
 from distcomp.payload import (
@@ -74,7 +75,6 @@ T = TypeVar("T")
 
 POLL_S = 0.05
 MAX_BOUND = 256
-MAX_NOTICES = 100
 _log = logging.getLogger("distcomp")
 
 
@@ -137,7 +137,6 @@ class Client:
         self._feeding = 0
         self._news_at = time.monotonic()
         self._explained = False
-        self._noticed: set[str] = set()
         self.closed = False
         self.forked = False
         self.may_block = True
@@ -313,6 +312,11 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close(cancel=kind is not None)
+
+    def _repr_html_(self) -> str:
+        return client_html(
+            repr(self).strip("<>"), None if self.closed or self.forked else self._news.glance()
+        )
 
     def __reduce__(self) -> NoReturn:
         """A client is of use only in its process."""
@@ -587,13 +591,9 @@ class Client:
                     self._room.notify_all()
         if self.stay is not None:
             self.stay.hear(effects.lend_refused, is_idle=not self._open_tasks)
-        for code, text in effects.notices:
-            if text not in self._noticed and len(self._noticed) < MAX_NOTICES:
-                self._noticed.add(text)
-                _log.warning("%s: %s", code, text)
         for code, text in effects.explanations:
             if code != "running" and not self._explained:
                 self._explained = True
                 print(f"distcomp: still waiting: {text}", file=sys.stderr)  # noqa: T201 - it is for the user
-        if effects.reports or effects.news:
+        if effects.reports or effects.news or effects.notices:
             self._news.take_in(effects)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from distcomp.html import explanation_html
 from distcomp.rows import PastAttempt
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ class TaskExplanation(NamedTuple):
 
     def __repr__(self) -> str:
         return str(self)
+
+    def _repr_html_(self) -> str:
+        return explanation_html(f"Task: {self.state}", self.text, self.attempts)
 
 
 FINISHED = TaskExplanation("finished", "the task has ended, and its result is here")

@@ -38,6 +38,7 @@ from distcomp.handles import (
     error_of,
     slices,
 )
+from distcomp.html import card, explanation_html
 from distcomp.rows import Failure
 
 if TYPE_CHECKING:
@@ -287,6 +288,13 @@ class Future(concurrent.futures.Future[T], Generic[T]):
     def __repr__(self) -> str:
         word = {PENDING: "pending", RUNNING: "running", CANCELLED: "cancelled"}.get(self._state, "finished")
         return f"<Future {word}>"
+
+    def _repr_html_(self) -> str:
+        if self._state in OPEN:
+            return card(repr(self).strip("<>"))
+        outcome = self._outcome or getattr(self, "_failure", None)
+        state, text, attempts = self.explain()
+        return explanation_html(f"Future: {state}", text, attempts, getattr(outcome, "traceback", ""))
 
     def __reduce__(self) -> NoReturn:
         """A handle is of use only where its client is."""

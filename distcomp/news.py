@@ -1,13 +1,14 @@
-"""What comes from the scheduler besides outcomes: answers that threads wait for, retries, what tasks print."""
+"""What comes from the scheduler besides outcomes: answers that threads wait for, and news of tasks."""
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import Future as StandardFuture
 from concurrent.futures import TimeoutError as StandardTimeoutError
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from distcomp.errors import UnreachableError
+from distcomp.errors import DistcompError, UnreachableError
 from distcomp.protocol import ExplainTask, TaskExplained, TasksLogged, TasksRetried
 from distcomp.task_prints import Said, TaskPrinter
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+GLANCE_S = 1.0
+MAX_NOTICES = 100
+_log = logging.getLogger("distcomp")
+
 
 class News:
     """The questions of a client's threads, and what the scheduler tells unasked.
@@ -37,6 +42,7 @@ class News:
     def __init__(self, program: ClientProgram | InlineProgram) -> None:
         self._program = program
         self._numbers = count(1)
+        self._noticed: set[str] = set()
         self._printer = TaskPrinter(program.settings.max_unprinted_lines)
         self._status: list[StandardFuture[StatusReported]] = []
         self._tasks: dict[int, StandardFuture[TaskExplained]] = {}
@@ -48,17 +54,29 @@ class News:
 
     # --- for other threads ------------------------------------------------------------------------
 
-    def status(self) -> StatusReported:
+    def glance(self) -> StatusReported | None:
+        """The cluster in numbers, if that can be had without much waiting."""
+        if self._program.is_here():
+            return None
+        try:
+            return self.status(GLANCE_S)
+        except DistcompError:
+            return None
+
+    def status(self, timeout_s: float | None = None) -> StatusReported:
         """The cluster in numbers.
 
+        Args:
+            timeout_s: seconds to wait for the answer; `connect_timeout_s` if left out.
+
         Raises:
-            UnreachableError: there was no answer within `connect_timeout_s`.
+            UnreachableError: there was no answer in time.
         """
         asked: StandardFuture[StatusReported] = StandardFuture()
         with self._program.lock:
             self._status.append(asked)
         self._program.post(lambda state: state.ask_status())
-        return self._await(asked)
+        return self._await(asked, timeout_s)
 
     def explain_task(self, sink: Sink, place: int) -> TaskExplained:
         """Where the task is that stands at `place` of an array of the cluster.
@@ -87,9 +105,9 @@ class News:
         """Show what tasks have printed; nothing more will come."""
         self._printer.close(self._program.settings.close_s)
 
-    def _await(self, asked: StandardFuture[T]) -> T:
+    def _await(self, asked: StandardFuture[T], timeout_s: float | None = None) -> T:
         try:
-            return asked.result(self._program.settings.connect_timeout_s)
+            return asked.result(self._program.settings.connect_timeout_s if timeout_s is None else timeout_s)
         except StandardTimeoutError:
             raise UnreachableError("the scheduler did not answer") from None
 
@@ -102,6 +120,10 @@ class News:
                 asked, self._status = self._status, []
             for each in asked:
                 each.set_result(effects.reports[-1])
+        for code, text in effects.notices:
+            if text not in self._noticed and len(self._noticed) < MAX_NOTICES:
+                self._noticed.add(text)
+                _log.warning("%s: %s", code, text)
         for message in effects.news:
             self._handlers[type(message)](message)
 

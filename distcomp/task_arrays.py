@@ -24,6 +24,7 @@ from distcomp.displays import Tally, follow
 from distcomp.errors import UnpicklableError, UsageError
 from distcomp.futures import Future, wake_all
 from distcomp.handles import CANCELLED, RUNNING, MovedRun, ResultRun, entry_of, error_of, wait_until
+from distcomp.html import bar, card, failures_html, line
 from distcomp.rows import Failure
 
 if TYPE_CHECKING:
@@ -295,9 +296,9 @@ class TaskArray(Generic[T]):
         """The exceptions of the tasks that have failed or were cancelled so far, by index."""
         with self.host.lock:
             failed = [entry for entry in self._entries.values() if not isinstance(entry.outcome, ResultRun)]
-        return {
-            index: _error_in(entry) for entry in sorted(failed) for index in range(entry.start, entry.stop)
-        }
+        return TaskFailures(
+            (index, _error_in(entry)) for entry in sorted(failed) for index in range(entry.start, entry.stop)
+        )
 
     def cancel(self) -> int:
         """Cancel every task that has no outcome, running or not. They settle here at once.
@@ -352,7 +353,7 @@ class TaskArray(Generic[T]):
         Example:
             `client.map(solve, problems).progress().results()`
         """
-        follow(self.wait, lambda: Tally(len(self), self.done_count, self.failed_count, self.retried_count))
+        follow(self.wait, self._tally)
         return self
 
     def retry(self) -> TaskArray[T]:
@@ -448,6 +449,14 @@ class TaskArray(Generic[T]):
 
     # --- inside -----------------------------------------------------------------------------------
 
+    def _tally(self) -> Tally:
+        return Tally(len(self), self.done_count, self.failed_count, self.retried_count)
+
+    def _repr_html_(self) -> str:
+        tally = self._tally()
+        words = f"{tally.done:,} of {tally.total:,} done"
+        return card("TaskArray", bar(tally), line(", ".join(filter(None, (words, tally.trouble())))))
+
     def _still_open(self) -> int:
         """How many tasks have no outcome; where tasks run in this process, looking gets on with them."""
         inline = self.host.inline
@@ -495,6 +504,13 @@ class TaskArray(Generic[T]):
                 place = leg.place_of(index)
                 if place is not None:
                     leg.retire(place)
+
+
+class TaskFailures(dict[int, BaseException]):
+    """The exceptions of failed tasks by index."""
+
+    def _repr_html_(self) -> str:
+        return failures_html(self.items())
 
 
 class Futures(Sequence["Future[T]"], Generic[T]):

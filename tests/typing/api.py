@@ -63,7 +63,7 @@ def with_a_client() -> None:
         results: Iterator[int] = iter(lengths)
         one: Future[int] = lengths.futures[0]
         client.wait_for_workers(1, timeout_s=10)
-        urgent: Future[int] = client.options(priority=9).submit(len, "abc")
+        urgent: Future[int] = client.options(priority=9, logs=True).submit(len, "abc")
         everything: list[int] = client.gather([future, one, urgent])
         client.cancel([future])
         stream: TaskStream[int] = client.map(len, iter(["a", "bb"]))

@@ -306,6 +306,29 @@ def test_what_runs_is_told_for_open_arrays() -> None:
     assert talk.last.began == [(counter, (1,))]
 
 
+def test_questions_are_sent_if_there_is_a_connection() -> None:
+    talk = opened()
+    question = protocol.ExplainTask(7, talk.array(1), 0)
+    assert talk.state.ask(question)
+    assert talk.turn() == [question]
+    talk.drop()
+    assert not talk.state.ask(question)
+    assert talk.turn() == []
+
+
+def test_news_that_change_nothing_are_passed_on() -> None:
+    talk = opened()
+    news = [
+        protocol.TaskExplained(7, "waiting", "for others", ()),
+        protocol.TasksRetried(talk.array(1), 3),
+        protocol.TasksLogged(talk.array(1), "f", "left", (), 2),
+    ]
+    assert talk.hear(*news) == []
+    assert talk.last.news == news
+    talk.turn()
+    assert talk.last.news == []
+
+
 # --- cancelling -----------------------------------------------------------------------------------
 
 

@@ -161,6 +161,15 @@ def test_a_task_that_came_in_this_turn_is_about_to_start() -> None:
     assert where(world, client, 0, 0).text == "it is about to start: slots are idle"
 
 
+def test_a_task_is_found_in_the_lease_that_has_it() -> None:
+    world = SchedulerWorld()
+    workers = [world.worker() for _ in range(2)]
+    client = world.client()
+    world.submit(client, 0, 2)
+    for index, worker in enumerate(workers):
+        assert where(world, client, 0, index).text.startswith(f"worker w{worker} on h has it")
+
+
 def test_not_all_leases_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     world = SchedulerWorld()
     world.worker()

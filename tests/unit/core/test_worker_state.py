@@ -22,6 +22,7 @@ from distcomp.protocol import (
     DefineFunction,
     EndSession,
     GrantLease,
+    LeaseLogged,
     LeaseReturned,
     LeaseSettled,
     MissingBundle,
@@ -35,7 +36,8 @@ from distcomp.protocol import (
     WorkerLeft,
     WorkerRegistered,
 )
-from distcomp.rows import Failure, HeldLease
+from distcomp.rows import Failure, HeldLease, LogLine
+from distcomp.slot_protocol import RunLogged
 
 if TYPE_CHECKING:
     from distcomp.ids import Token
@@ -1012,3 +1014,23 @@ def test_registering_is_said_to_the_program_every_time() -> None:
     world = World()
     world.receive(WorkerRegistered(EPOCH, "cluster", ()))
     assert world.registered == 2
+
+
+def test_what_tasks_log_is_told_before_their_outcome_or_lost() -> None:
+    world = World()
+    token = world.grant(1, logs=True)
+    world.turn()
+    slot, run = world.slot(), world.slots[world.slot()].runs[0].number
+    lines = (LogLine(0, "stdout", 0, "said"),)
+    world.state.run_logged(slot, RunLogged(run, lines, 1))
+    world.state.run_logged(slot, RunLogged(run + 1, lines, 0))
+    world.tell()
+    logged, settled = world.take(LeaseLogged, LeaseSettled)
+    assert logged == LeaseLogged(token, lines, 1)
+    assert settled.token == token
+    token = world.grant(1, logs=True)
+    world.turn()
+    world.disconnect()
+    world.state.run_logged(slot, RunLogged(world.slots[slot].runs[0].number, lines, 0))
+    world.connect()
+    assert world.take(LeaseLogged) == []

@@ -226,6 +226,9 @@ class SchedulerSettings(Settings):
     max_connections: int = setting(20_000, "connections at the same time", low=1)
     listen_backlog: int = setting(1024, "connections that wait to be taken in", low=1)
     reconnect_grace_s: float = setting(2.0, "seconds that a worker without connection keeps its leases")
+    restart_grace_s: float = setting(
+        10.0, "seconds that a scheduler waits after a restart for workers with leases from before"
+    )
     client_grace_s: float = setting(60.0, "seconds that a client without connection keeps its session")
     lease_target_s: float = setting(0.010, "seconds of work in a lease", low=0.0001)
     lease_rate: float = setting(20_000.0, "leases settled in a second, at most, by design", low=1)
@@ -272,7 +275,7 @@ class JournalSettings(Settings):
         16 << 20, "bytes after which a commit of the journal takes nothing more in", low=1 << 10, high=1 << 28
     )
     journal_blob_bytes: int = setting(
-        256 << 10, "bytes above which arguments and results have files of their own", low=1 << 10
+        256 << 10, "bytes above which arguments and results have files of their own", low=64 << 10
     )
     journal_checkpoint_bytes: int = setting(
         32 << 20, "bytes of commits that may wait to be moved to their place in the journal", low=1 << 16

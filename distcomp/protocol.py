@@ -250,12 +250,16 @@ class LendRefused(NamedTuple):
 
 @message(20)
 class SessionOpened(NamedTuple):
-    """The session stands. `known` lists its arrays with the count accepted of each."""
+    """The session stands. `known` lists its arrays with the count accepted of each.
+
+    A scheduler whose sessions are `durable` knows them after a restart, too.
+    """
 
     epoch: Count
     cluster: Name
     client_grace_s: Seconds
     known: ArrayCounts
+    durable: Switch = False
 
 
 @message(21)
@@ -306,7 +310,8 @@ class GaveNotice(NamedTuple):
 class StatusReported(NamedTuple):
     """A snapshot (`whole`) or what changed since the last one: rows to replace, rows to remove.
 
-    A long report comes in several parts; all but the last say that `more` follows.
+    A long report comes in several parts; all but the last say that `more` follows. `journal` says where what
+    must survive is written down, or `off`; empty if that is not told.
     """
 
     whole: Switch
@@ -319,6 +324,7 @@ class StatusReported(NamedTuple):
     arrays: Annotated[tuple[ArrayRow, ...], Listing(Nested(ArrayRow))]
     arrays_gone: Arrays
     more: Switch = False
+    journal: Words = ""
 
     def joined(self, part: StatusReported) -> StatusReported:
         """This part of a report and the next one as one."""

@@ -42,9 +42,10 @@ class HeldChunk:
         blob: the opaque bytes; let go of when all its tasks are settled.
         bundle: what its tasks find their modules in.
         unsettled: how many of its tasks are not settled.
+        batch: what was recorded of it; see `recording`.
     """
 
-    __slots__ = ("base", "blob", "bundle", "start", "stop", "unsettled")
+    __slots__ = ("base", "batch", "blob", "bundle", "start", "stop", "unsettled")
 
     def __init__(self, base: int, start: int, stop: int, blob: bytes, bundle: BundleId = NO_BUNDLE) -> None:
         self.base = base
@@ -53,6 +54,7 @@ class HeldChunk:
         self.blob = blob
         self.bundle = bundle
         self.unsettled = stop - start
+        self.batch = 0
 
 
 MAX_PAST = 16

@@ -169,6 +169,10 @@ class Books:
 
     `owing` are the workers whose settles are to be acknowledged, `given_up` the tasks that clients can do
     without if the next placement pass finds no place for them.
+
+    Whether facts are recorded says `journalled`; see `recording`. Turns that recorded something are numbered
+    in batches: `batch` is the last one handed over, all up to `committed` are durable. `journal` is what
+    observers are told of it, and `shut` why it takes no submits for now; empty if it does.
     """
 
     settings: SchedulerSettings
@@ -189,6 +193,11 @@ class Books:
     usage: Usage = field(default_factory=Usage)
     timers: Timers = field(default_factory=Timers)
     effects: Effects = field(default_factory=Effects)
+    journalled: bool = False
+    journal: str = "off"
+    shut: str = ""
+    batch: int = 0
+    committed: int = 0
     held_bytes: int = 0
     orders: count[int] = field(default_factory=lambda: count(1))
     lease_counter: count[int] = field(default_factory=lambda: count(1))
@@ -202,6 +211,20 @@ class Books:
         """Send to a peer, if it is there."""
         if peer is not None:
             self.effects.sends.setdefault(peer, []).append(message)
+
+    def tell(self, peer: Peer | None, message: Message) -> None:
+        """Send to a peer, if it is there, once all that is true by now is durable."""
+        if peer is not None:
+            effects = self.effects
+            waits = effects.acks if self.journalled else effects.sends
+            waits.setdefault(peer, []).append(message)
+
+    def follow(self, lease: OpenLease, message: Message) -> None:
+        """Send to a lease's worker, behind the grant if that waits for its commit."""
+        if lease.batch > self.committed:
+            self.tell(lease.worker.peer, message)
+        else:
+            self.send(lease.worker.peer, message)
 
     def refuse(self, link: Link, code: str, text: str) -> None:
         """End a connection, with a word to the peer."""

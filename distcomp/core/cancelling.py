@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import TYPE_CHECKING
 
+from distcomp.core import recording
 from distcomp.core.flow import finish, forward, settle
 from distcomp.core.spans import count, joined
 from distcomp.protocol import CancelLease
@@ -62,7 +63,7 @@ def cancel(books: Books, array: TaskArrayState, spans: tuple[Span, ...]) -> list
         What was cancelled.
     """
     if not spans:
-        array.closed = True
+        close(books, array)
         spans = ((0, array.accepted),) if array.accepted else ()
     taken = _end(books, array, spans)
     books.counts.cancelled += sum(stop - start for start, stop in taken)
@@ -75,6 +76,8 @@ def _end(books: Books, array: TaskArrayState, spans: tuple[Span, ...]) -> list[S
     taken = _end_unleased(books, array, wanted)
     held = [span for lease in list(array.leases.values()) for span in _cut_lease(books, lease, wanted)]
     settle(books, array, held)
+    if books.journalled:
+        recording.cancelled(books, array, held)
     return taken + held
 
 
@@ -86,7 +89,16 @@ def _end_unleased(books: Books, array: TaskArrayState, wanted: list[Span]) -> li
             del array.delayed[index]
             taken.append((index, index + 1))
     settle(books, array, taken)
+    if books.journalled:
+        recording.cancelled(books, array, taken)
     return taken
+
+
+def close(books: Books, array: TaskArrayState) -> None:
+    """Let nothing more come to an array."""
+    if books.journalled and not array.closed:
+        recording.closed(books, array)
+    array.closed = True
 
 
 def contains_index(spans: list[Span], index: int) -> bool:
@@ -119,7 +131,7 @@ def _cut_lease(books: Books, lease: OpenLease, wanted: list[Span]) -> list[Span]
         position += 1
     if taken:
         lease.worker.pool.queue.correct(lease.array, -count(taken) * lease.pace_s)
-        books.send(lease.worker.peer, CancelLease(lease.token, tuple(taken)))
+        books.follow(lease, CancelLease(lease.token, tuple(taken)))
     return taken
 
 
@@ -135,7 +147,7 @@ def cancel_session(books: Books, session: Session) -> None:
     """Cancel all of a session but the detached arrays that can come to their end without its client."""
     for array in list(session.arrays.values()):
         if array.options.detach and array.definition.message is not None:
-            array.closed = True
+            close(books, array)
         else:
             cancel(books, array, ())
         if array.finished:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from distcomp.core import recording
 from distcomp.core.cancelling import cancel_session
 from distcomp.core.effects import Close
 from distcomp.core.flow import forget, resume
@@ -43,20 +44,22 @@ def on_open_session(books: Books, link: Link, message: OpenSession, _now: float)
     link.phase, link.session = "session", session
     known = tuple((array.id, array.accepted) for array in session.arrays.values())
     settings = books.settings
-    books.send(link.peer, SessionOpened(books.epoch, books.cluster, settings.client_grace_s, known))
+    durable = books.journalled
+    opened = SessionOpened(books.epoch, books.cluster, settings.client_grace_s, known, durable)
+    books.tell(link.peer, opened)
     for array in session.arrays.values():
         _ask_for(books, array)
     for outcome, _ in session.outbox.values():
-        books.send(link.peer, outcome)
+        books.tell(link.peer, outcome)
 
 
 def _ask_for(books: Books, array: TaskArrayState) -> None:
     """Ask an array's client for what is not here of what it needs."""
     if array.definition.message is None:
-        books.send(array.session.peer, MissingFunction(array.definition.id))
+        books.tell(array.session.peer, MissingFunction(array.definition.id))
     for bundle in array.bundles:
         if bundle.message is None:
-            books.send(array.session.peer, MissingBundle(bundle.id))
+            books.tell(array.session.peer, MissingBundle(bundle.id))
 
 
 def _begin(books: Books, link: Link, message: OpenSession) -> Session | None:
@@ -80,6 +83,8 @@ def _begin(books: Books, link: Link, message: OpenSession) -> Session | None:
     session = books.sessions[message.session] = Session(message, owner, pool)
     if task is not None:
         adopt(session, task)
+    if books.journalled:
+        recording.session_began(books, session)
     return session
 
 
@@ -94,6 +99,8 @@ def _displace(books: Books, session: Session) -> None:
 def on_ack_outcomes(books: Books, link: Link, message: AckOutcomes, _now: float) -> None:
     """Let go of outcomes that the client has."""
     session = link.opened()
+    if books.journalled:
+        recording.received(books, session, message.seqs)
     for seq in message.seqs:
         held = session.outbox.pop(seq, None)
         if held is not None:
@@ -138,6 +145,8 @@ def end_session(books: Books, session: Session, now: float) -> None:
     """Cancel what is not detached, drop what is unread, and forget the session when it is empty."""
     session.closed = True
     session.peer = None
+    if books.journalled:
+        recording.session_ended(books, session)
     session.outbox.clear()
     books.held_bytes -= session.unread_bytes
     session.unread_bytes = 0
@@ -163,5 +172,5 @@ def notice_unfit(books: Books, pool: WorkerPool) -> None:
         for session in pool.unnoticed.values():
             if session.arrays:
                 session.noticed = True
-                books.send(session.peer, GaveNotice("unfit", text))
+                books.tell(session.peer, GaveNotice("unfit", text))
         pool.unnoticed.clear()

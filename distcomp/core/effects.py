@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from distcomp.ids import Peer
     from distcomp.protocol import Message
+    from distcomp.records import Record
 
 
 class Close(NamedTuple):
@@ -40,17 +41,21 @@ class Effects:
 
     Attributes:
         sends: messages by peer, in the order in which they must leave.
-        acks: messages by peer that may leave only once `records` are durable.
+        records: facts for the journal, in the order in which they came about; none without a journal.
+        acks: messages by peer that may leave only once `records`, and all before them, are durable.
+        batch: number of the last turn that recorded something; what `acks` wait for.
         closes: connections to end, after their sends.
         events: facts for the log.
         wake_at: when the machine wants its next `tick` at the latest, or None.
     """
 
-    __slots__ = ("acks", "closes", "events", "sends", "wake_at")
+    __slots__ = ("acks", "batch", "closes", "events", "records", "sends", "wake_at")
 
     def __init__(self) -> None:
         self.sends: dict[Peer, list[Message]] = {}
+        self.records: list[Record] = []
         self.acks: dict[Peer, list[Message]] = {}
+        self.batch = 0
         self.closes: list[Close] = []
         self.events: list[Event] = []
         self.wake_at: float | None = None

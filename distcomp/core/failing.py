@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from distcomp.core import recording
 from distcomp.core.flow import put_back, tell_retried
 from distcomp.rows import Failure
 
 if TYPE_CHECKING:
     from distcomp.core.arrays import TaskArrayState, Trial
     from distcomp.core.books import Books
+    from distcomp.core.leases import OpenLease
     from distcomp.core.roster import WorkerEntry
 
 RETRIED_KINDS = frozenset({"exception", "timeout"})
 """Kinds of failure that `retries` may be spent on."""
 
 
-def retry(books: Books, array: TaskArrayState, index: int, failure: Failure, now: float) -> bool:
-    """Charge a failure to an index that has left its lease, and try it again if its limits allow.
+def retry(books: Books, lease: OpenLease, index: int, failure: Failure, now: float) -> bool:
+    """Charge a failure to an index that has left a lease, and try it again if its limits allow.
 
     Returns:
         Whether it will run again; if not, it is for the caller to settle it.
     """
+    array = lease.array
     trial = array.trial(index)
     if not _charge(books, array, trial, failure):
         return False
@@ -30,6 +33,8 @@ def retry(books: Books, array: TaskArrayState, index: int, failure: Failure, now
     trial.remember(failure)
     _count_retry(books, array, now)
     delay_s = array.options.retry_delay_s if failure.kind in RETRIED_KINDS else 0.0
+    if books.journalled:
+        recording.tried(books, array, index, lease.token, delay_s)
     if delay_s:
         due = now + delay_s
         array.delayed[index] = due

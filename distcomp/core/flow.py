@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from distcomp.core import recording
 from distcomp.protocol import EndSession, TasksRetried, TasksSettled
+from distcomp.records import NO_LEASE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from distcomp.core.leases import OpenLease
     from distcomp.core.sessions import Session
     from distcomp.core.spans import Span
+    from distcomp.ids import Token
     from distcomp.rows import Failure
 
 FAILURE_BYTES = 512
@@ -68,30 +71,45 @@ def _size_bytes(failure: Failure) -> int:
     return FAILURE_BYTES + len(failure.exception) + texts
 
 
-def forward(
-    books: Books,
-    array: TaskArrayState,
-    runs: tuple[tuple[int, int, bytes], ...],
-    failures: tuple[tuple[int, Failure], ...],
-) -> None:
-    """Send outcomes to the client that waits for them, and keep them until it acknowledges them."""
-    session = array.session
-    if failures:
-        array.failed += len(failures)
-        books.counts.failed += len(failures)
-    if session.closed:
-        return
-    session.seq = seq = session.seq + 1
-    message = TasksSettled(seq, array.id, runs, failures)
+def outcome_bytes(runs: tuple[tuple[int, int, bytes], ...], failures: tuple[tuple[int, Failure], ...]) -> int:
+    """What outcomes take in memory until their client has them."""
     size_bytes = 0
     for _, _, blob in runs:
         size_bytes += len(blob)
     for _, failure in failures:
         size_bytes += _size_bytes(failure)
+    return size_bytes
+
+
+def forward(
+    books: Books,
+    array: TaskArrayState,
+    runs: tuple[tuple[int, int, bytes], ...],
+    failures: tuple[tuple[int, Failure], ...],
+    left: tuple[Token, tuple[Span, ...]] = (NO_LEASE, ()),
+) -> None:
+    """Send outcomes to the client that waits for them, and keep them until it acknowledges them.
+
+    `left` are the indexes that were settled by them, and the lease which these left; none if that is
+    recorded already.
+    """
+    session = array.session
+    if failures:
+        array.failed += len(failures)
+        books.counts.failed += len(failures)
+    seq = 0
+    if not session.closed:
+        session.seq = seq = session.seq + 1
+    if books.journalled:
+        recording.ended(books, array, seq, (runs, failures), left)
+    if not seq:
+        return
+    message = TasksSettled(seq, array.id, runs, failures)
+    size_bytes = outcome_bytes(runs, failures)
     session.outbox[seq] = message, size_bytes
     session.unread_bytes += size_bytes
     books.held_bytes += size_bytes
-    books.send(session.peer, message)
+    books.tell(session.peer, message)
     if session.unread_bytes > books.settings.max_unread_bytes and not session.paused:
         pause(session)
 
@@ -115,7 +133,7 @@ def resume(session: Session) -> None:
 def tell_retried(books: Books, array: TaskArrayState) -> None:
     """Tell the client how many tries were followed by another one."""
     array.untold = False
-    books.send(array.session.peer, TasksRetried(array.id, array.retried))
+    books.tell(array.session.peer, TasksRetried(array.id, array.retried))
 
 
 def finish(books: Books, array: TaskArrayState) -> None:
@@ -146,5 +164,5 @@ def forget(books: Books, session: Session) -> None:
     session.pool.unnoticed.pop(session.id, None)
     for worker in session.told.values():
         worker.sessions.pop(session.id, None)
-        books.send(worker.peer, EndSession(session.id))
+        books.tell(worker.peer, EndSession(session.id))
     session.told.clear()

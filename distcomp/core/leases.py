@@ -39,10 +39,12 @@ class OpenLease:
         heard_at: when it was granted, began, or was last partly settled.
         nests: its tasks of which clients speak, by index; None if there are none.
         retract_until: until when an answer to `RetractLease` is awaited.
+        batch: what its grant waits for; see `recording`.
     """
 
     __slots__ = (
         "array",
+        "batch",
         "begins_at",
         "brisk",
         "cancelled",
@@ -88,6 +90,7 @@ class OpenLease:
         self.urgent = urgent
         self.begins_at = self.heard_at = now
         self.retract_until = 0.0
+        self.batch = 0
         self.nests: dict[int, NestingTask] | None = None
 
     def begin(self, now: float) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from distcomp.core import recording
 from distcomp.core.leases import OpenLease, lease_length
 from distcomp.protocol import DefineSession, GrantLease
 
@@ -82,15 +83,17 @@ def grant(
     horizon_s = settings.lease_horizon_s
     lease = OpenLease(token, array, chunk, worker, (start, stop), urgent=urgent, horizon_s=horizon_s, now=now)
     pool.queue.take(array, lease.size, lease.size * lease.pace_s)
-    _enter(books, pool, lease, now)
+    enter(books, pool, lease, now)
     definition, options = array.definition, array.options
     if array.id[0] not in worker.sessions or definition.id not in worker.functions:
         _tell(books, worker, array)
     bundle = chunk.bundle
     if bundle and bundle not in worker.bundles:
         _tell_bundle(books, worker, array, bundle)
-    books.send(
-        worker.peer,
+    if books.journalled:
+        recording.granted(books, lease, attempt)
+    books.follow(
+        lease,
         GrantLease(
             token,
             array.id,
@@ -122,8 +125,8 @@ def _try_singly(array: TaskArrayState, start: int, stop: int) -> tuple[int, int]
     return array.next_trial(start, stop), 1
 
 
-def _enter(books: Books, pool: WorkerPool, lease: OpenLease, now: float) -> None:
-    """Write a new lease into all books."""
+def enter(books: Books, pool: WorkerPool, lease: OpenLease, now: float) -> None:
+    """Write a new lease, or one from before a restart, into all books."""
     array = lease.array
     size = lease.size
     array.leases[lease.token] = lease
@@ -138,7 +141,10 @@ def _enter(books: Books, pool: WorkerPool, lease: OpenLease, now: float) -> None
     session.leases += 1
     priority = array.options.priority
     pool.priorities[priority] += 1
-    pool.roster.granted(lease.worker, lease, now)
+    if lease.worker.enrolled:
+        pool.roster.granted(lease.worker, lease, now)
+    else:
+        pool.roster.restored(lease.worker, lease)
     if size > 1 or lease.waits:
         pool.divisible[lease.token] = lease
         pool.look_at = min(pool.look_at, lease.begins_at)

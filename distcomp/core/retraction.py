@@ -36,7 +36,7 @@ def retract(books: Books, pool: WorkerPool, now: float) -> None:
         pool.look_at = min(pool.look_at, look_at)
     for _, _, lease in nlargest(wanted, victims):
         lease.retract_until = now + settings.retract_answer_s
-        books.send(lease.worker.peer, RetractLease(lease.token, lease.waits))
+        books.follow(lease, RetractLease(lease.token, lease.waits))
     pause_s = max(settings.retract_interval_s, len(pool.divisible) * settings.retract_look_s)
     pool.look_after = now + pause_s
     if victims:

@@ -205,6 +205,12 @@ class Roster:
             worker.waiting.append(lease)
         self.update(worker, now)
 
+    def restored(self, worker: WorkerEntry, lease: OpenLease) -> None:
+        """Note a lease from before a restart, of a worker that has not come back."""
+        worker.leases[lease.token] = lease
+        worker.load_s += lease.size * lease.pace_s
+        worker.long += lease.long
+
     def ended(self, worker: WorkerEntry, lease: OpenLease, now: float) -> None:
         """Note that a lease of a worker is over."""
         del worker.leases[lease.token]

@@ -212,6 +212,14 @@ class SchedulerState:
         """Time has passed: do what is due."""
         self.books.timers.run(now)
 
+    def committed(self, batch: int) -> None:
+        """All records up to those of a batch are durable; what waited for them may leave."""
+        self.books.committed = batch
+
+    def shut(self, why: str) -> None:
+        """Take no submits from now on, and say why; an empty text takes them again."""
+        self.books.shut = why
+
     def take_effects(self, now: float) -> Effects:
         """Place what is pending and hand over all that must leave."""
         books = self.books
@@ -236,9 +244,23 @@ class SchedulerState:
         if books.given_up:
             cancel_given_up(books)
         if books.owing:
-            for peer, seqs in books.owing.items():
-                books.send(peer, AckSettles(tuple(seqs)))
-            books.owing.clear()
-        effects, books.effects = books.effects, Effects()
+            _answer(books)
+        effects = _hand_over(books)
         effects.wake_at = None if wake_at == NEVER else wake_at
         return effects
+
+
+def _answer(books: Books) -> None:
+    """Let workers forget what they have told."""
+    for peer, seqs in books.owing.items():
+        books.tell(peer, AckSettles(tuple(seqs)))
+    books.owing.clear()
+
+
+def _hand_over(books: Books) -> Effects:
+    """The effects of a turn, its batch numbered if it recorded something."""
+    effects, books.effects = books.effects, Effects()
+    if effects.records:
+        books.batch += 1
+    effects.batch = books.batch
+    return effects

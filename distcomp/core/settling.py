@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from distcomp.core.leases import OpenLease
     from distcomp.core.roster import WorkerEntry
     from distcomp.core.sessions import Session
+    from distcomp.core.spans import Span
     from distcomp.protocol import LeaseReturned, LeaseSettled, SlotsReported
 
 PACE_WEIGHT = 0.3
@@ -68,28 +69,32 @@ def _take_runs(books: Books, lease: OpenLease, message: LeaseSettled) -> None:
     """Settle results. A run goes on whole if any of it was awaited: it cannot be opened here."""
     array = lease.array
     runs = message.runs
+    left: list[Span] = []
     for run in runs:
         spans = lease.answer(run[0], run[1])
+        left += spans
         for start, stop in spans:
             books.held_bytes -= array.settle_in(lease.chunk, start, stop)
             books.counts.settled += stop - start
         if not spans:
             runs = tuple(other for other in runs if other is not run)
     if runs:
-        forward(books, array, runs, ())
+        forward(books, array, runs, (), (lease.token, tuple(left)))
 
 
 def _take_failures(books: Books, lease: OpenLease, message: LeaseSettled, now: float) -> None:
     """Try failed tasks again or settle them."""
     final: list[tuple[int, Failure]] = []
+    left: list[Span] = []
     for index, failure in message.failures:
         spans = lease.answer(index, index + 1)
-        if spans and not retry(books, lease.array, index, failure, now):
+        if spans and not retry(books, lease, index, failure, now):
             final.append((index, with_past(lease.array, index, failure)))
             settle(books, lease.array, spans)
+            left += spans
     if final:
         lease.worker.failed += len(final)
-        forward(books, lease.array, (), tuple(final))
+        forward(books, lease.array, (), tuple(final), (lease.token, tuple(left)))
 
 
 def on_lease_returned(books: Books, link: Link, message: LeaseReturned, now: float) -> None:
@@ -100,7 +105,7 @@ def on_lease_returned(books: Books, link: Link, message: LeaseReturned, now: flo
     if lease is None:
         return
     spans = [span for start, stop in message.spans for span in lease.answer(start, stop)]
-    unwind(lease, spans)
+    unwind(books, lease, spans)
     lease.retract_until = 0.0
     worker.pool.look_at = now
     worker.changed_at = lease.array.changed_at = now
@@ -160,4 +165,4 @@ def on_slots_reported(books: Books, link: Link, message: SlotsReported, now: flo
         if lease is not None and (token, index) not in before:
             began.setdefault(lease.array.order, (lease, []))[1].append(index)
     for lease, indexes in began.values():
-        books.send(lease.array.session.peer, TasksBegan(lease.array.id, tuple(indexes)))
+        books.tell(lease.array.session.peer, TasksBegan(lease.array.id, tuple(indexes)))

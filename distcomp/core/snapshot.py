@@ -79,6 +79,7 @@ def _messages(books: Books, watch: StatusWatch, now: float) -> Iterator[StatusRe
             array_rows,
             arrays_gone if first else (),
             more=number < len(parts) - 1,
+            journal=books.journal,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from distcomp.core import recording
 from distcomp.core.arrays import HeldChunk, TaskArrayState
 from distcomp.core.flow import can_run, finish, put_back
 from distcomp.core.nesting import DEEPER, raised
@@ -29,6 +30,8 @@ def on_define_function(books: Books, _link: Link, message: DefineFunction, _now:
     definition = books.functions.define(message.function, message)
     if definition is None:
         raise MalformedMessageError("a function that is not what its id names")
+    if books.journalled and definition.message is message:
+        recording.function_defined(books, message)
     for array in definition.take_waiting():
         _offer(array)
 
@@ -38,6 +41,8 @@ def on_define_bundle(books: Books, _link: Link, message: DefineBundle, _now: flo
     definition = books.bundles.define(message.bundle, message)
     if definition is None:
         raise MalformedMessageError("a bundle that is not what its digest says")
+    if books.journalled and definition.message is message:
+        recording.bundle_defined(books, message)
     for array in definition.take_waiting():
         array.lacking -= 1
         _offer(array)
@@ -80,10 +85,14 @@ def on_submit(books: Books, link: Link, message: Submit, now: float) -> None:
         code, text = refusal
         books.send(link.peer, SubmitRefused(message.array, message.start, code, text))
         return
+    news = message.last and (array is None or not array.closed)
     if array is None:
         array = _open_array(books, session, message, now)
     array.closed = array.closed or message.last
-    if message.start + message.tasks > array.accepted:
+    grows = message.start + message.tasks > array.accepted
+    if books.journalled and (grows or news):
+        recording.accepted(books, message, array.accepted)
+    if grows:
         _extend(books, array, message, now)
     elif array.finished:
         finish(books, array)
@@ -109,6 +118,12 @@ def _objection(
         return "full", f"the session has {len(session.arrays)} unfinished arrays"
     if message.start > accepted:
         return "gap", f"{accepted} tasks were accepted, the next cannot begin at {message.start}"
+    return _lack_of_room(books, message)
+
+
+def _lack_of_room(books: Books, message: Submit) -> tuple[str, str] | None:
+    if books.shut:
+        return "full", books.shut
     if message.tasks and books.held_bytes + len(message.chunk) > books.settings.max_held_bytes:
         return "full", f"the scheduler holds {books.held_bytes} bytes of arguments and results"
     return None
@@ -123,11 +138,11 @@ def _open_array(books: Books, session: Session, message: Submit, now: float) -> 
     session.arrays[message.array[1]] = array
     if definition.message is None:
         definition.waiting[array.order] = array
-        books.send(session.peer, MissingFunction(definition.id))
+        books.tell(session.peer, MissingFunction(definition.id))
     return array
 
 
-def _use_bundle(books: Books, array: TaskArrayState, bundle: BundleId) -> None:
+def use_bundle(books: Books, array: TaskArrayState, bundle: BundleId) -> None:
     """Note that an array needs a bundle; it is asked for if its bytes are not here."""
     for known in array.bundles:
         if known.id == bundle:
@@ -139,15 +154,18 @@ def _use_bundle(books: Books, array: TaskArrayState, bundle: BundleId) -> None:
         array.lacking += 1
         if array.queued:
             array.session.pool.queue.withhold(array)
-        books.send(array.session.peer, MissingBundle(bundle))
+        books.tell(array.session.peer, MissingBundle(bundle))
 
 
 def _extend(books: Books, array: TaskArrayState, message: Submit, now: float) -> None:
     start, stop = array.accepted, message.start + message.tasks
     bundle = message.bundle
-    array.chunks.append(HeldChunk(message.start, start, stop, message.chunk, bundle))
+    chunk = HeldChunk(message.start, start, stop, message.chunk, bundle)
+    array.chunks.append(chunk)
+    if books.journalled:
+        chunk.batch = books.batch + 1
     if bundle:
-        _use_bundle(books, array, bundle)
+        use_bundle(books, array, bundle)
     array.accepted = stop
     array.changed_at = now
     books.held_bytes += len(message.chunk)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from distcomp.core import recording
 from distcomp.core.effects import Close
 from distcomp.core.failing import lost_with, retry, with_past
 from distcomp.core.flow import end_lease, finish, forward, put_back, settle
@@ -36,6 +37,8 @@ def on_register_worker(books: Books, link: Link, message: RegisterWorker, now: f
         worker = WorkerEntry(message, books.pool(message.versions.python), now)
         books.workers[message.worker] = worker
         worker.pool.workers += 1
+        if books.journalled:
+            recording.worker_came(books, worker)
     elif worker.peer is not None:
         _displace(books, worker)
     link.phase, link.worker = "worker", worker
@@ -43,7 +46,7 @@ def on_register_worker(books: Books, link: Link, message: RegisterWorker, now: f
     worker.come(link.peer, message, now)
     gone, stale = _compare(worker, message.leases)
     books.send(link.peer, WorkerRegistered(books.epoch, books.cluster, stale))
-    _adopt(books, worker, gone, now)
+    _adopt(books, gone, now)
     _tell_ended(books, worker, message.sessions)
     tell_lent(books, worker)
     if not worker.draining:
@@ -76,15 +79,15 @@ def _compare(
     return gone, stale
 
 
-def _adopt(books: Books, worker: WorkerEntry, gone: list[tuple[OpenLease, list[Span]]], now: float) -> None:
+def _adopt(books: Books, gone: list[tuple[OpenLease, list[Span]]], now: float) -> None:
     """Keep what both sides hold; what never reached the worker is pending again, uncharged."""
     for lease, missing in gone:
         lease.retract_until = 0.0
-        unwind(lease, [span for start, stop in missing for span in lease.answer(start, stop)])
+        unwind(books, lease, [span for start, stop in missing for span in lease.answer(start, stop)])
         if lease.over:
             end_lease(books, lease, now)
         elif lease.cancelled:
-            books.send(worker.peer, CancelLease(lease.token, tuple(lease.cancelled)))
+            books.follow(lease, CancelLease(lease.token, tuple(lease.cancelled)))
 
 
 def _tell_ended(books: Books, worker: WorkerEntry, sessions: tuple[SessionId, ...]) -> None:
@@ -105,9 +108,11 @@ def _untell(books: Books, worker: WorkerEntry) -> None:
     worker.sessions.clear()
 
 
-def unwind(lease: OpenLease, spans: list[Span]) -> None:
+def unwind(books: Books, lease: OpenLease, spans: list[Span]) -> None:
     """Undo the grant of indexes that left their lease without having begun."""
     array = lease.array
+    if books.journalled:
+        recording.returned(books, lease, spans, begun=False)
     for start, stop in spans:
         if array.eager:
             for index in range(start, stop):
@@ -149,7 +154,7 @@ def on_worker_left(books: Books, link: Link, message: WorkerLeft, now: float) ->
     link.phase = "closed"
     gone, _ = _compare(worker, message.leases)
     for lease, missing in gone:
-        unwind(lease, [span for start, stop in missing for span in lease.answer(start, stop)])
+        unwind(books, lease, [span for start, stop in missing for span in lease.answer(start, stop)])
     _forget(books, worker)
     _lose_all(books, worker, now)
 
@@ -157,9 +162,14 @@ def on_worker_left(books: Books, link: Link, message: WorkerLeft, now: float) ->
 def worker_gone(books: Books, worker: WorkerEntry, now: float) -> None:
     """Keep the leases of a worker without connection for a while."""
     worker.peer = None
-    worker.away_since = worker.changed_at = now
     step_out(worker)
-    books.timers.add(now + books.settings.reconnect_grace_s, _give_up, books, worker, now)
+    await_return(books, worker, books.settings.reconnect_grace_s, now)
+
+
+def await_return(books: Books, worker: WorkerEntry, grace_s: float, now: float) -> None:
+    """Keep the leases of a worker without connection for so long."""
+    worker.away_since = worker.changed_at = now
+    books.timers.add(now + grace_s, _give_up, books, worker, now)
 
 
 def _give_up(books: Books, worker: WorkerEntry, since: float, now: float) -> None:
@@ -184,6 +194,8 @@ def _forget(books: Books, worker: WorkerEntry) -> None:
     step_out(worker)
     worker.peer = None
     del books.workers[worker.id]
+    if books.journalled:
+        recording.worker_gone(books, worker)
     pool = worker.pool
     pool.workers -= 1
     _untell(books, worker)
@@ -204,12 +216,14 @@ def _lose(books: Books, lease: OpenLease, running: list[int], now: float) -> Non
     end_lease(books, lease, now)
     for index, _ in ran:
         failure = lost_with(lease.worker, array, index)
-        if not retry(books, array, index, failure, now):
+        if not retry(books, lease, index, failure, now):
             _settle_lost(books, lease, index)
     for start, stop in rest_of_it:
         if array.eager and array.trial(start).starts >= array.options.max_attempts:
             _settle_lost(books, lease, start)
         else:
+            if books.journalled:
+                recording.returned(books, lease, [(start, stop)], begun=True)
             put_back(array, start, stop)
     if array.finished:
         finish(books, array)
@@ -220,4 +234,4 @@ def _settle_lost(books: Books, lease: OpenLease, index: int) -> None:
     failure = with_past(lease.array, index, lost_with(lease.worker, lease.array, index))
     settle(books, lease.array, [(index, index + 1)])
     books.counts.lost += 1
-    forward(books, lease.array, (), ((index, failure),))
+    forward(books, lease.array, (), ((index, failure),), (lease.token, ((index, index + 1),)))

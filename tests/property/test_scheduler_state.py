@@ -95,6 +95,7 @@ class Worker:
     slots: int
     peer: int | None
     away_since: float = 0.0
+    grace_s: float = SETTINGS.reconnect_grace_s
     draining: bool = False
     gone: bool = False
     functions: set[bytes] = field(default_factory=set)
@@ -108,11 +109,17 @@ class SchedulerMachine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.now = 0.0
-        self.state = SchedulerState(SETTINGS, 5, "c", auth=True)
+        self.begin_state()
         self.clients: list[Client] = []
         self.workers: list[Worker] = []
         self.peers = 0
         self.seq = 0
+
+    def begin_state(self) -> None:
+        self.state = SchedulerState(SETTINGS, 5, "c", auth=True)
+
+    def take_effects(self) -> Any:
+        return self.state.take_effects(self.now)
 
     # --- the world ---
 
@@ -127,7 +134,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def pass_time(self) -> None:
         """What the scheduler does of itself, as the model foretells it."""
         for worker in self.workers:
-            if not worker.gone and worker.peer is None and self.now >= worker.away_since + 2.0:
+            if not worker.gone and worker.peer is None and self.now >= worker.away_since + worker.grace_s:
                 self.lose(worker)
         for client in self.clients:
             if not client.gone and client.peer is None and self.now >= client.away_since + 10.0:
@@ -168,7 +175,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         """One placement pass; every message is delivered and held against the model."""
         self.pass_time()
         self.state.tick(self.now)
-        effects = self.state.take_effects(self.now)
+        effects = self.take_effects()
         invariants.check(self.state)
         invariants.check_placed(self.state)
         for messages in (effects.sends, effects.acks):
@@ -421,6 +428,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             return
         worker = data.draw(st.sampled_from(away))
         worker.peer = self.connect("worker", "w")
+        worker.grace_s = SETTINGS.reconnect_grace_s
         worker.draining = False
         worker.functions.clear()
         worker.sessions.clear()
@@ -444,13 +452,16 @@ class SchedulerMachine(RuleBasedStateMachine):
         client.peer = self.connect("client", client.owner)
         versions = Versions("0", client.python, "3")
         self.say(client.peer, OpenSession(client.session, versions, "h", 1, "p", b"", True))
-        opened = self.state.books.effects.sends[client.peer][0]
+        self.say(client.peer, DefineFunction(FUNCTION, "f", BLOB))
+        effects = self.state.books.effects
+        told = [*effects.sends.get(client.peer, ()), *effects.acks.get(client.peer, ())]
+        opened = told[0]
         assert type(opened) is SessionOpened
         known = {array[1]: count for array, count in opened.known}
         assert known == {
             counter: tasks.accepted for counter, tasks in client.arrays.items() if not tasks.finished
         }
-        resent = [m.seq for m in self.state.books.effects.sends[client.peer] if type(m) is TasksSettled]
+        resent = [message.seq for message in told if type(message) is TasksSettled]
         assert set(client.unacked) <= set(resent)
         self.turn()
 
@@ -552,6 +563,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             client.peer = self.connect("client", client.owner)
             versions = Versions("0", client.python, "3")
             self.say(client.peer, OpenSession(client.session, versions, "h", 1, "p", b"", True))
+            self.say(client.peer, DefineFunction(FUNCTION, "f", BLOB))
         for counter, tasks in client.arrays.items():
             tasks.closed = True
             name = (client.session, counter)

@@ -1,0 +1,426 @@
+"""What a scheduler knew, replayed from its records: sets of ranges, without a decision in it.
+
+Law of an image: an index of an array that was accepted and is not settled is `pending`, or it is `open` in
+exactly one lease; all others are settled. An array that is closed and has no such index is over: its session
+only keeps its counter. A closed session without arrays is gone.
+
+While a compaction is restated, an array is *partial*: what is said of indexes whose chunk has not come yet
+finds nothing, and their chunk says what has become of them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from distcomp import records
+from distcomp.core.arrays import Trial
+from distcomp.core.ranges import RangeSet
+from distcomp.core.spans import cut
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from distcomp.core.spans import Span
+    from distcomp.ids import ArrayId, SessionId, Token, WorkerId
+    from distcomp.records import Record
+    from distcomp.rows import TaskOptions
+
+
+class LeaseImage:
+    """A lease with something open."""
+
+    __slots__ = ("array", "open", "token", "worker")
+
+    def __init__(self, token: Token, array: ArrayImage, worker: WorkerId, spans: list[Span]) -> None:
+        self.token = token
+        self.array = array
+        self.worker = worker
+        self.open = spans
+
+
+class ArrayImage:
+    """An array that is not over.
+
+    Attributes:
+        chunks: the records that brought them, by the first index that each brought.
+        delays: seconds before the next try of an index, by index.
+        partial: not all of its chunks may have come yet.
+    """
+
+    __slots__ = (
+        "accepted",
+        "chunks",
+        "closed",
+        "delays",
+        "failed",
+        "function",
+        "id",
+        "leases",
+        "options",
+        "partial",
+        "pending",
+        "retried",
+        "trials",
+    )
+
+    def __init__(self, array: ArrayId, function: bytes, options: TaskOptions) -> None:
+        self.id = array
+        self.function = function
+        self.options = options
+        self.accepted = 0
+        self.closed = self.partial = False
+        self.failed = self.retried = 0
+        self.pending = RangeSet()
+        self.chunks: dict[int, records.TasksAccepted | records.ChunkRestated] = {}
+        self.leases: dict[Token, LeaseImage] = {}
+        self.trials: dict[int, Trial] = {}
+        self.delays: dict[int, float] = {}
+
+    def trial(self, index: int) -> Trial:
+        """The past of `index`, begun if it had none."""
+        trial = self.trials.get(index)
+        if trial is None:
+            trial = self.trials[index] = Trial()
+        return trial
+
+
+class SessionImage:
+    """A session that is not gone.
+
+    Attributes:
+        outbox: what its client has not acknowledged, by number: array, runs and failures.
+        partial: not all of its arrays may have come yet.
+    """
+
+    __slots__ = ("arrays", "beginning", "closed", "finished", "outbox", "partial", "seq")
+
+    def __init__(self, beginning: records.SessionBegan, *, partial: bool) -> None:
+        self.beginning = beginning
+        self.partial = partial
+        self.closed = False
+        self.seq = 0
+        self.arrays: dict[int, ArrayImage] = {}
+        self.finished = RangeSet()
+        self.outbox: dict[int, tuple[ArrayId, Any, Any]] = {}
+
+    def finish(self, counter: int) -> None:
+        """Note that the array with this counter is over."""
+        self.arrays.pop(counter, None)
+        if counter not in self.finished:
+            self.finished.add(counter, counter + 1)
+
+
+class Image:
+    """All that the records say.
+
+    Args:
+        compacted: the first records come from a compaction that went to its end.
+
+    Attributes:
+        epoch: of the last scheduler that wrote them; 0 before the first.
+        began_at: when that one started, in wall-clock seconds.
+        replayed: how many records were taken in.
+    """
+
+    def __init__(self, *, compacted: bool = False) -> None:
+        self.epoch = 0
+        self.began_at = 0.0
+        self.replayed = 0
+        self.sessions: dict[SessionId, SessionImage] = {}
+        self.workers: dict[WorkerId, records.WorkerCame] = {}
+        self.functions: dict[bytes, records.FunctionDefined] = {}
+        self.bundles: dict[bytes, records.BundleDefined] = {}
+        self.leases: dict[Token, LeaseImage] = {}
+        self._restating = compacted
+        self._compactions = 0
+
+    def replay(self, batch: Iterable[Record]) -> None:
+        """Take in the records of one commit, in order."""
+        for record in batch:
+            _HANDLERS[type(record)](self, record)
+            self.replayed += 1
+
+    def end(self) -> None:
+        """Note that there are no more records, or no more of a compaction: what is partial is whole."""
+        for session in list(self.sessions.values()):
+            session.partial = False
+            for array in list(session.arrays.values()):
+                array.partial = False
+                self._finish_if_over(session, array)
+            self._forget_if_over(session)
+
+    # --- the scheduler and its workers ---
+
+    def on_epoch_began(self, record: records.EpochBegan) -> None:
+        """A scheduler started."""
+        self.epoch = max(self.epoch, record.epoch)
+        self.began_at = record.began_at
+
+    def on_compaction_began(self, _record: records.CompactionBegan) -> None:
+        """Only a compaction that the records begin with counts; a later one repeats what is known."""
+        self._compactions += 1
+        if self._restating and self._compactions > 1:
+            self._restating = False
+            self.end()
+
+    def on_worker_came(self, record: records.WorkerCame) -> None:
+        """Keep what a worker says of itself."""
+        self.workers[record.worker] = record
+
+    def on_worker_gone(self, record: records.WorkerGone) -> None:
+        """Forget a worker."""
+        self.workers.pop(record.worker, None)
+
+    # --- sessions and definitions ---
+
+    def on_session_began(self, record: records.SessionBegan) -> None:
+        """Begin a session, unless it is only said again."""
+        if record.session not in self.sessions:
+            self.sessions[record.session] = SessionImage(record, partial=self._restating)
+
+    def on_session_ended(self, record: records.SessionEnded) -> None:
+        """Close a session; what its client has not received is dropped."""
+        session = self.sessions.get(record.session)
+        if session is not None:
+            session.closed = True
+            session.outbox.clear()
+            self._forget_if_over(session)
+
+    def on_session_restated(self, record: records.SessionRestated) -> None:
+        """Add what is over of a session."""
+        session = self.sessions.get(record.session)
+        if session is None or not self._restating:
+            return
+        session.seq = max(session.seq, record.seq)
+        session.closed = session.closed or record.closed
+        for start, stop in record.finished:
+            session.finished.cut(start, stop)
+            session.finished.add(start, stop)
+        self._forget_if_over(session)
+
+    def on_function_defined(self, record: records.FunctionDefined) -> None:
+        """Keep a function."""
+        self.functions[record.function] = record
+
+    def on_bundle_defined(self, record: records.BundleDefined) -> None:
+        """Keep a bundle."""
+        self.bundles[record.bundle] = record
+
+    # --- arrays ---
+
+    def on_tasks_accepted(self, record: records.TasksAccepted) -> None:
+        """Add tasks to an array, or begin it."""
+        session_id, counter = record.array
+        session = self.sessions.get(session_id)
+        if session is None:
+            return
+        array = session.arrays.get(counter)
+        if array is None:
+            if record.start or counter in session.finished:
+                return
+            array = ArrayImage(record.array, record.function, record.options)
+            session.arrays[counter] = array
+        start = record.start
+        if record.tasks and start >= array.accepted:
+            array.accepted = stop = start + record.tasks
+            array.pending.add(start, stop)
+            array.chunks[start] = record
+        if record.last:
+            array.closed = True
+            self._finish_if_over(session, array)
+
+    def on_array_closed(self, record: records.ArrayClosed) -> None:
+        """Nothing more comes to an array."""
+        session, array = self._find(record.array)
+        if session is not None and array is not None:
+            array.closed = True
+            self._finish_if_over(session, array)
+
+    def on_array_restated(self, record: records.ArrayRestated) -> None:
+        """Begin an array that comes chunk by chunk."""
+        session = self.sessions.get(record.array[0])
+        if session is None or not self._restating:
+            return
+        array = ArrayImage(record.array, record.function, record.options)
+        array.accepted, array.closed, array.partial = record.accepted, record.closed, True
+        array.failed, array.retried = record.failed, record.retried
+        before = session.arrays.get(record.array[1])
+        if before is not None:
+            for token in before.leases:
+                del self.leases[token]
+        session.arrays[record.array[1]] = array
+
+    def on_chunk_restated(self, record: records.ChunkRestated) -> None:
+        """Add a chunk to an array that is partial; none of its indexes is leased yet."""
+        array = self._find(record.array)[1]
+        if array is not None and array.partial and self._restating:
+            array.chunks[record.start] = record
+            for start, stop in record.unsettled:
+                array.pending.add(start, stop)
+
+    # --- leases and tries ---
+
+    def on_lease_granted(self, record: records.LeaseGranted) -> None:
+        """Move indexes from what is pending into a lease."""
+        array = self._find(record.array)[1]
+        if array is None:
+            return
+        self._lease(array, record.token, record.worker, ((record.start, record.stop),))
+        if array.options.max_attempts:
+            array.trial(record.start).starts += 1
+        if array.delays:
+            array.delays.pop(record.start, None)
+
+    def on_lease_restated(self, record: records.LeaseRestated) -> None:
+        """Move indexes of a restated chunk into a lease; there may be others of it."""
+        array = self._find(record.array)[1]
+        if array is not None and self._restating:
+            self._lease(array, record.token, record.worker, record.spans)
+
+    def _lease(self, array: ArrayImage, token: Token, worker: WorkerId, spans: Iterable[Span]) -> None:
+        held = [span for start, stop in spans for span in array.pending.cut(start, stop)]
+        if not held:
+            return
+        lease = self.leases.get(token)
+        if lease is None:
+            lease = self.leases[token] = array.leases[token] = LeaseImage(token, array, worker, [])
+        lease.open += held
+
+    def on_indexes_returned(self, record: records.IndexesReturned) -> None:
+        """Move indexes of a lease back to what is pending."""
+        lease = self.leases.get(record.token)
+        if lease is None:
+            return
+        array = lease.array
+        for start, stop in record.spans:
+            for span in self._leave(lease, start, stop):
+                array.pending.add(*span)
+                if array.options.max_attempts and not record.begun:
+                    for index in range(*span):
+                        array.trial(index).starts -= 1
+
+    def on_task_tried(self, record: records.TaskTried) -> None:
+        """Note an index's past, and that it left its lease."""
+        array = self._find(record.array)[1]
+        if array is None:
+            return
+        index = record.task_index
+        trial = array.trial(index)
+        trial.failures, trial.crashes = record.failures, record.crashes
+        trial.losses, trial.starts, trial.past = record.losses, record.starts, record.past
+        array.retried = max(array.retried, record.retried)
+        array.delays.pop(index, None)
+        if record.delay_s:
+            array.delays[index] = record.delay_s
+        lease = self.leases.get(record.token)
+        if lease is not None:
+            for span in self._leave(lease, index, index + 1):
+                array.pending.add(*span)
+
+    def _leave(self, lease: LeaseImage, start: int, stop: int) -> list[Span]:
+        taken = cut(lease.open, start, stop)
+        if not lease.open:
+            self.leases.pop(lease.token, None)
+            lease.array.leases.pop(lease.token, None)
+        return taken
+
+    # --- ends ---
+
+    def on_tasks_ended(self, record: records.TasksEnded) -> None:
+        """Settle indexes, and keep their outcomes for the client."""
+        session = self.sessions.get(record.array[0])
+        if session is None:
+            return
+        array = session.arrays.get(record.array[1])
+        session.seq = max(session.seq, record.seq)
+        if record.seq and not session.closed:
+            session.outbox[record.seq] = (record.array, record.runs, record.failures)
+        if array is None:
+            return
+        array.failed += len(record.failures)
+        lease = self.leases.get(record.token)
+        for start, stop in record.spans:
+            if lease is not None:
+                self._leave(lease, start, stop)
+            else:
+                self._settle(array, start, stop)
+        if array.trials:
+            self._drop_trials(array, record.spans)
+        if array.closed:
+            self._finish_if_over(session, array)
+
+    def on_tasks_cancelled(self, record: records.TasksCancelled) -> None:
+        """Settle indexes wherever they are."""
+        session, array = self._find(record.array)
+        if session is None or array is None:
+            return
+        for start, stop in record.spans:
+            self._settle(array, start, stop)
+        self._drop_trials(array, record.spans)
+        self._finish_if_over(session, array)
+
+    def _settle(self, array: ArrayImage, start: int, stop: int) -> None:
+        array.pending.cut(start, stop)
+        for lease in list(array.leases.values()):
+            self._leave(lease, start, stop)
+
+    def _drop_trials(self, array: ArrayImage, spans: tuple[Span, ...]) -> None:
+        for start, stop in spans:
+            inside = range(start, stop) if stop - start < len(array.trials) else list(array.trials)
+            for index in inside:
+                if start <= index < stop:
+                    array.trials.pop(index, None)
+                    array.delays.pop(index, None)
+
+    def on_outcomes_received(self, record: records.OutcomesReceived) -> None:
+        """Let go of outcomes that the client has."""
+        session = self.sessions.get(record.session)
+        if session is not None:
+            for seq in record.seqs:
+                session.outbox.pop(seq, None)
+
+    def on_outcome_restated(self, record: records.OutcomeRestated) -> None:
+        """Keep outcomes that the client does not have."""
+        session = self.sessions.get(record.array[0])
+        if session is not None and self._restating:
+            session.outbox[record.seq] = (record.array, record.runs, record.failures)
+
+    # --- what follows ---
+
+    def _find(self, array: ArrayId) -> tuple[SessionImage | None, ArrayImage | None]:
+        session = self.sessions.get(array[0])
+        return session, None if session is None else session.arrays.get(array[1])
+
+    def _finish_if_over(self, session: SessionImage, array: ArrayImage) -> None:
+        if array.closed and not array.pending.count and not array.leases and not array.partial:
+            session.finish(array.id[1])
+            self._forget_if_over(session)
+
+    def _forget_if_over(self, session: SessionImage) -> None:
+        if session.closed and not session.arrays and not session.partial:
+            self.sessions.pop(session.beginning.session, None)
+
+
+_HANDLERS: dict[type[Any], Callable[[Image, Any], None]] = {
+    records.EpochBegan: Image.on_epoch_began,
+    records.CompactionBegan: Image.on_compaction_began,
+    records.WorkerCame: Image.on_worker_came,
+    records.WorkerGone: Image.on_worker_gone,
+    records.SessionBegan: Image.on_session_began,
+    records.SessionEnded: Image.on_session_ended,
+    records.SessionRestated: Image.on_session_restated,
+    records.FunctionDefined: Image.on_function_defined,
+    records.BundleDefined: Image.on_bundle_defined,
+    records.TasksAccepted: Image.on_tasks_accepted,
+    records.ArrayClosed: Image.on_array_closed,
+    records.ArrayRestated: Image.on_array_restated,
+    records.ChunkRestated: Image.on_chunk_restated,
+    records.LeaseGranted: Image.on_lease_granted,
+    records.LeaseRestated: Image.on_lease_restated,
+    records.IndexesReturned: Image.on_indexes_returned,
+    records.TaskTried: Image.on_task_tried,
+    records.TasksEnded: Image.on_tasks_ended,
+    records.TasksCancelled: Image.on_tasks_cancelled,
+    records.OutcomesReceived: Image.on_outcomes_received,
+    records.OutcomeRestated: Image.on_outcome_restated,
+}

@@ -1,0 +1,241 @@
+"""A scheduler's books as they were: built once, from the image that its records leave.
+
+What was granted and not settled is leased again, to workers that have not come back yet; for a grace they are
+awaited, and whoever registers with such a lease goes on with it. All else that is pending goes out at once.
+Sessions come back without connection, and are kept for as long as if that had just been lost; those that a
+task opened belong to it again, if it is still leased.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from distcomp import records
+from distcomp.core.arrays import HeldChunk, TaskArrayState
+from distcomp.core.clients import client_gone, end_session
+from distcomp.core.failing import end_delay
+from distcomp.core.flow import can_run, outcome_bytes, pause
+from distcomp.core.leases import OpenLease
+from distcomp.core.nesting import DEEPER, NestingTask, adopt
+from distcomp.core.placement import enter
+from distcomp.core.roster import WorkerEntry
+from distcomp.core.sessions import Owner, Session
+from distcomp.core.spans import contains, count, overlap
+from distcomp.core.submitting import use_bundle
+from distcomp.core.workforce import await_return
+from distcomp.protocol import DefineBundle, DefineFunction, OpenSession, RegisterWorker, TasksSettled
+from distcomp.records import NO_LEASE
+
+if TYPE_CHECKING:
+    from distcomp.core.books import Books, WorkerPool
+    from distcomp.core.image import ArrayImage, Image, LeaseImage, SessionImage
+    from distcomp.core.spans import Span
+    from distcomp.ids import BundleId, Token, WorkerId
+
+
+class Restored(NamedTuple):
+    """What was there of before, in numbers."""
+
+    owners: tuple[str, ...]
+    sessions: int
+    pending: int
+    leased: int
+    outcomes: int
+    workers: int
+
+
+def restore(books: Books, image: Image, now: float) -> Restored:
+    """Write all that an image holds into empty books."""
+    leases: dict[Token, OpenLease] = {}
+    orphans = []
+    for session_image in image.sessions.values():
+        session = _open(books, session_image, leases)
+        _fill_outbox(books, session, session_image)
+        for array_image in session_image.arrays.values():
+            array = _restore_array(books, session, image, array_image, now)
+            for lease_image in array_image.leases.values():
+                leases[lease_image.token] = _restore_lease(books, array, image, lease_image, now)
+        if session.closed:
+            continue
+        client_gone(books, session, now)
+        if session_image.beginning.parent != NO_LEASE and session.task is None:
+            orphans.append(session)
+    for worker in books.workers.values():
+        await_return(books, worker, books.settings.restart_grace_s, now)
+    for session in reversed(orphans):
+        end_session(books, session, now)
+    return _summary(books)
+
+
+def _summary(books: Books) -> Restored:
+    sessions = books.sessions.values()
+    leased = sum(pool.leased for pool in books.pools.values())
+    return Restored(
+        tuple(sorted({session.owner.name for session in sessions})),
+        len(books.sessions),
+        books.counts.accepted - books.counts.settled - leased,
+        leased,
+        sum(len(session.outbox) for session in sessions),
+        len(books.workers),
+    )
+
+
+# --- sessions -------------------------------------------------------------------------------------
+
+
+def _open(books: Books, image: SessionImage, leases: dict[Token, OpenLease]) -> Session:
+    """A session as it was; the child of a task if that is still leased."""
+    told = image.beginning
+    owner = books.owners.get(told.owner)
+    if owner is None:
+        owner = books.owners[told.owner] = Owner(told.owner)
+    lease = leases.get(told.parent)
+    is_child = lease is not None and contains(lease.open, told.parent_index) and not image.closed
+    pool = lease.worker.pool if lease is not None and is_child else books.pool(told.versions.python)
+    opening = OpenSession(
+        told.session, told.versions, told.host, told.pid, told.program, told.environment, resumes=False
+    )
+    session = books.sessions[told.session] = Session(opening, owner, pool)
+    pool.sessions += 1
+    session.closed, session.seq, session.finished = image.closed, image.seq, image.finished
+    home = books.sessions.get(told.home) if told.home else None  # type: ignore[call-overload] # an identity
+    if lease is not None and is_child:
+        adopt(session, _nesting(lease, told.parent_index))
+    elif home is not None:
+        session.home, session.claims, session.depth = home, home.claims, told.depth
+    return session
+
+
+def _nesting(lease: OpenLease, index: int) -> NestingTask:
+    if lease.nests is None:
+        lease.nests = {}
+    task = lease.nests.get(index)
+    if task is None:
+        task = lease.nests[index] = NestingTask(lease, index)
+    lease.array.definition.nests = True
+    return task
+
+
+def _fill_outbox(books: Books, session: Session, image: SessionImage) -> None:
+    for seq in sorted(image.outbox):
+        array, runs, failures = image.outbox[seq]
+        size_bytes = outcome_bytes(runs, failures)
+        session.outbox[seq] = TasksSettled(seq, array, runs, failures), size_bytes
+        session.unread_bytes += size_bytes
+        books.held_bytes += size_bytes
+    if session.unread_bytes > books.settings.max_unread_bytes:
+        pause(session)
+
+
+# --- arrays ---------------------------------------------------------------------------------------
+
+
+def _restore_array(
+    books: Books, session: Session, image: Image, known: ArrayImage, now: float
+) -> TaskArrayState:
+    """An array without its leases, queued if something of it is pending."""
+    if books.functions.get(known.function) is None and known.function in image.functions:
+        books.functions.define(known.function, DefineFunction(*image.functions[known.function]))
+    definition = books.functions.use(known.function)
+    queue = session.pool.queue
+    claim = queue.claim_of(session, known.options.priority)
+    order = next(books.orders) - session.depth * DEEPER
+    array = TaskArrayState(known.id, session, definition, known.options, claim, order=order, now=now)
+    session.arrays[known.id[1]] = array
+    if definition.message is None:
+        definition.waiting[order] = array
+    array.accepted, array.closed = known.accepted, known.closed
+    array.failed, array.retried = known.failed, known.retried
+    unsettled = _restore_chunks(books, array, image, known)
+    array.settled = array.accepted - unsettled
+    books.counts.accepted += unsettled
+    array.pending = known.pending
+    if known.trials:
+        leased = [span for lease in known.leases.values() for span in lease.open]
+        array.trials = {
+            index: trial
+            for index, trial in known.trials.items()
+            if index in known.pending or contains(leased, index)
+        }
+        _delay(books, array, known, now)
+    if array.pending.count and can_run(array):
+        queue.offer(array)
+    return array
+
+
+def _delay(books: Books, array: TaskArrayState, known: ArrayImage, now: float) -> None:
+    """Let what was to wait before its next try wait again."""
+    for index, delay_s in known.delays.items():
+        if array.pending.cut(index, index + 1):
+            array.delayed[index] = now + delay_s
+            books.timers.add(now + delay_s, end_delay, array, index, now + delay_s)
+
+
+def _restore_chunks(books: Books, array: TaskArrayState, image: Image, known: ArrayImage) -> int:
+    """The chunks that still have something to run; returns how many tasks that are."""
+    total = 0
+    leased = [span for lease in known.leases.values() for span in lease.open]
+    spans = sorted([*known.pending, *leased]) if leased else list(known.pending)
+    position = 0
+    for start, told in sorted(known.chunks.items()):
+        stop = told.start + told.tasks if isinstance(told, records.TasksAccepted) else told.stop
+        inside: list[Span] = []
+        while position < len(spans) and spans[position][0] < stop:
+            inside += overlap([spans[position]], start, stop)
+            if spans[position][1] > stop:
+                break
+            position += 1
+        unsettled = count(inside)
+        if not unsettled:
+            continue
+        chunk = HeldChunk(told.base, start, stop, told.chunk, told.bundle)
+        chunk.unsettled = unsettled
+        array.chunks.append(chunk)
+        books.held_bytes += len(told.chunk)
+        total += unsettled
+        if told.bundle:
+            _restore_bundle(books, array, image, told.bundle)
+    return total
+
+
+def _restore_bundle(books: Books, array: TaskArrayState, image: Image, bundle: BundleId) -> None:
+    if books.bundles.get(bundle) is None and bundle in image.bundles:
+        books.bundles.define(bundle, DefineBundle(*image.bundles[bundle]))
+    use_bundle(books, array, bundle)
+
+
+# --- leases ---------------------------------------------------------------------------------------
+
+
+def _restore_lease(
+    books: Books, array: TaskArrayState, image: Image, known: LeaseImage, now: float
+) -> OpenLease:
+    """A lease of a worker that has not come back yet."""
+    spans = sorted(known.open)
+    worker = _worker(books, array.session.pool, image, known.worker, now)
+    lease = OpenLease(
+        known.token,
+        array,
+        array.chunk_at(spans[0][0]),
+        worker,
+        spans[0],
+        urgent=False,
+        horizon_s=books.settings.lease_horizon_s,
+        now=now,
+    )
+    lease.open = spans
+    lease.size = count(spans)
+    enter(books, worker.pool, lease, now)
+    return lease
+
+
+def _worker(books: Books, pool: WorkerPool, image: Image, worker_id: WorkerId, now: float) -> WorkerEntry:
+    """A worker that is awaited, as it described itself before."""
+    worker = books.workers.get(worker_id)
+    if worker is not None:
+        return worker
+    told = image.workers[worker_id]
+    record = RegisterWorker(told.worker, told.name, told.host, told.pid, told.slots, told.versions, leases=())
+    worker = books.workers[worker_id] = WorkerEntry(record, pool, now)
+    pool.workers += 1
+    return worker

@@ -222,9 +222,7 @@ class SlotPool:
         if self._unavailable is not None:
             raise self._unavailable
 
-    def take(
-        self, session: SessionId, environment: bytes, bundle: DefineBundle | None = None
-    ) -> SlotProcess:
+    def take(self, session: SessionId, environment: bytes, bundle: DefineBundle | None = None) -> SlotProcess:
         """Have a process of `session` and `bundle`: an idle one, else the spare, else a new one. Never waits.
 
         Args:

@@ -336,9 +336,7 @@ class WorkerProgram:
 
     def _take_process(self, command: TakeProcess, now: float) -> bool:
         try:
-            process = self._pool.take(
-                command.session.session, command.session.environment, command.bundle
-            )
+            process = self._pool.take(command.session.session, command.session.environment, command.bundle)
         except SlotsUnavailableError as error:
             self._state.process_refused(command.process, str(error), now)
             return True

@@ -1,0 +1,343 @@
+"""A scheduler's durable log: records in, and a word when they are on the disk.
+
+Law of a journal:
+
+- It is read first, to the end (`recovered`), then started. Only then can something be appended.
+- What is appended while a commit is made goes into the next one, all of it together: so one `fsync` serves
+  as many turns of the scheduler as come while the disk works.
+- `on_committed` names the last batch that is durable, and so all before it. Several commits may be told of
+  at once. A batch is durable as a whole or not at all.
+- While the disk is full the journal tries again by itself, and `is_full`. After any other error it writes
+  nothing more: what an `fsync` that failed has left on the disk cannot be known by trying again.
+
+All but the writing happens in the caller's thread, and nothing but `close` waits for the disk.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from distcomp.config import JournalSettings
+from distcomp.errors import JournalError, JournalFailedError, JournalFullError
+from distcomp.journal_backlog import Backlog
+from distcomp.journal_file import JournalFile, connect_sqlite
+from distcomp.journal_rows import packed_group
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from distcomp.ids import ClusterId
+    from distcomp.journal_backlog import Entry
+    from distcomp.journal_file import Connect
+    from distcomp.journal_rows import Row
+    from distcomp.records import JournalBegan, Record
+
+
+class RecoveredCommit(NamedTuple):
+    """One commit as it was read; it was made at a wall-clock time."""
+
+    sequence: int
+    committed_at: float
+    records: list[Record]
+
+
+class CommitSource(Protocol):
+    """What holds commits: a `JournalFile`, or its twin in memory."""
+
+    head: JournalBegan
+
+    @property
+    def first(self) -> int:
+        """The number of the first row that counts."""
+
+    @property
+    def next(self) -> int:
+        """The number of the next row."""
+
+    @property
+    def committed_at(self) -> float:
+        """When the last row was written, in wall-clock seconds."""
+
+    def read(self) -> Iterator[tuple[Row, list[Record]]]:
+        """Every row that counts with its records, in order."""
+
+
+class Recovered:
+    """What a journal held when it was opened; to be iterated once, to its end.
+
+    Args:
+        source: where it is read from.
+
+    Attributes:
+        first, last: the numbers of the first and the last commit; `last` is below `first` if there is none.
+        compacted: the first commit begins with a compaction that came to its end; see `distcomp.records`.
+        created_at: when the journal was begun, in wall-clock seconds.
+        committed_at: when its last commit was made.
+        commits: how many have been read so far.
+        counts: how many records of each kind have been read so far, by name.
+        complete: whether all of it has been read.
+    """
+
+    def __init__(self, source: CommitSource) -> None:
+        self._source = source
+        self.first = source.first
+        self.last = source.next - 1
+        self.compacted = self.first > 1
+        self.created_at = source.head.created_at
+        self.committed_at = source.committed_at
+        self.commits = 0
+        self.counts: Counter[str] = Counter()
+        self.complete = False
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the last commit, by the wall clock."""
+        return max(0.0, time.time() - self.committed_at)
+
+    @property
+    def records(self) -> int:
+        """How many records have been read so far."""
+        return sum(self.counts.values())
+
+    def __iter__(self) -> Iterator[RecoveredCommit]:
+        """Every commit in order; raises `JournalDamagedError` at the first that cannot be read."""
+        for row, records in self._source.read():
+            self.commits += 1
+            self.counts.update([type(record).__name__ for record in records])
+            yield RecoveredCommit(row.sequence, row.committed_at, records)
+        self.complete = True
+
+
+class Journal:
+    """A journal on the disk.
+
+    Args:
+        path: its SQLite file; made, with its folder, if there is none. Other files of it lie beside it.
+        cluster: the cluster whose journal it has to be.
+        settings: the bounds to keep to.
+        connect: opens SQLite; for tests of what happens when the power fails.
+
+    Attributes:
+        recovered: what it held.
+
+    Raises:
+        JournalBusyError: another scheduler uses it.
+        JournalFormatError: it is no journal, or another cluster's, or a newer version's.
+        JournalDamagedError: it does not hold what was written to it.
+        JournalFullError: there is no room to begin it.
+        JournalFailedError: the disk does not do what it should.
+
+    Example:
+        ```
+        journal = Journal(path, cluster)
+        for commit in journal.recovered:
+            image.replay(commit.records)
+        journal.start(loop.call_soon_threadsafe, on_committed=..., on_full=..., on_failed=...)
+        journal.append(1, [EpochBegan(2, time.time(), "1.0")])
+        ```
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        cluster: ClusterId,
+        settings: JournalSettings | None = None,
+        *,
+        connect: Connect = connect_sqlite,
+    ) -> None:
+        self.path = path
+        self._settings = settings or JournalSettings()
+        self._file = JournalFile(path, cluster, self._settings, connect)
+        self.recovered = Recovered(self._file)
+        self._backlog = Backlog(self._settings)
+        self._changed = threading.Condition(threading.Lock())
+        self._thread: threading.Thread | None = None
+        self._closing = self._no_room = self._telling = False
+        self._close_by = 0.0
+        self._committed = 0
+        self._opened_at = 0
+        self._error: JournalError | None = None
+
+    def start(
+        self,
+        post: Callable[[Callable[..., None], Any], Any],
+        *,
+        on_committed: Callable[[int], None],
+        on_full: Callable[[JournalFullError | None], None],
+        on_failed: Callable[[JournalError], None],
+    ) -> None:
+        """Begin to write.
+
+        Args:
+            post: has a function called with one argument in the caller's thread, from any other:
+                `loop.call_soon_threadsafe`.
+            on_committed: gets the number of the last batch that is durable.
+            on_full: gets the error once when the disk is full, and None when there is room again.
+            on_failed: gets the error after which nothing more is written.
+        """
+        assert self.recovered.complete, "a journal is read before it is written"  # noqa: S101 - our own order
+        self._post, self._on_committed = post, on_committed
+        self._on_full, self._on_failed = on_full, on_failed
+        self._thread = threading.Thread(target=self._write_all, name="journal", daemon=True)
+        self._thread.start()
+
+    # --- the caller's thread ---
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing should be accepted now: too much waits, the disk is full, or the journal failed."""
+        return self._no_room or self._error is not None or self._backlog.is_full
+
+    @property
+    def backlog_bytes(self) -> int:
+        """About how many bytes wait for their commit."""
+        return self._backlog.weight_bytes
+
+    @property
+    def sequence(self) -> int:
+        """The number of the last commit."""
+        return self._file.next - 1
+
+    def size_bytes(self) -> int:
+        """What its files hold on the disk."""
+        return self._file.size_bytes()
+
+    def wants_compaction(self, live_bytes: int) -> bool:
+        """Whether it holds so much more than it has to that a compaction is worth its while.
+
+        Args:
+            live_bytes: about how many bytes a compaction would write.
+        """
+        settings = self._settings
+        used_bytes = self._file.used_bytes + self._file.blobs.size_bytes
+        return (
+            used_bytes > settings.journal_compact_bytes
+            and used_bytes > settings.journal_compact_factor * live_bytes
+            and not self._file.dropping
+        )
+
+    def append(self, batch: int, records: Sequence[Record]) -> None:
+        """Have the records of one turn made durable. Never waits.
+
+        Args:
+            batch: a number above that of the batch before.
+            records: facts in order; they belong to the journal from now on.
+        """
+        with self._changed:
+            self._backlog.add(batch, records)
+            self._changed.notify()
+
+    def begin_compaction(self) -> None:
+        """What is appended from now on says all that has to be kept, once `end_compaction` is called."""
+        with self._changed:
+            self._backlog.open()
+
+    def end_compaction(self) -> None:
+        """Let what was appended before `begin_compaction` go, as soon as all appended so far is durable."""
+        with self._changed:
+            self._backlog.drop()
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Wait until everything that was appended is durable, and let go of the files.
+
+        For room on the disk it waits at most `journal_close_s`.
+
+        Raises:
+            JournalError: what was appended could not be made durable.
+        """
+        if self._thread is None:
+            self._file.close()
+            return
+        with self._changed:
+            if not self._closing:
+                self._close_by = time.monotonic() + self._settings.journal_close_s
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    # --- the writer's thread ---
+
+    def _write_all(self) -> None:
+        """Make commits until the journal is closed or fails."""
+        try:
+            try:
+                while (group := self._next_group()) is not None:
+                    self._write(group)
+            finally:
+                self._file.close()
+        except JournalError as error:
+            self._fail(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, nothing must be taken for durable
+            failed = JournalFailedError(f"the journal {self.path} stopped on {type(error).__name__}: {error}")
+            failed.__cause__ = error
+            self._fail(failed)
+
+    def _fail(self, error: JournalError) -> None:
+        self._error = error
+        self._post(self._on_failed, error)
+
+    def _next_group(self) -> list[Entry] | None:
+        """What came while the last commit was made; None when all is done and the journal closes."""
+        with self._changed:
+            while not self._backlog:
+                if self._closing:
+                    return None
+                if self._file.dropping:
+                    return []
+                self._changed.wait()
+            return self._backlog.take()
+
+    def _write(self, group: list[Entry]) -> None:
+        """Make one commit, tell of it, then do a bounded part of what makes room."""
+        if group and group[0].drops:
+            self._insist(lambda: self._file.drop_before(self._opened_at))
+        elif group:
+            self._commit(group)
+        self._insist(self._file.tidy)
+
+    def _commit(self, group: list[Entry]) -> None:
+        if group[0].opens:
+            self._opened_at = self._file.next
+        pieces = packed_group(group, self._settings)
+        if pieces:
+            self._insist(lambda: self._file.write(pieces))
+        with self._changed:
+            self._backlog.done(group)
+        self._committed = group[-1].batch
+        if not self._telling:
+            self._telling = True
+            self._post(self._tell, None)
+
+    def _tell(self, _nothing: None) -> None:
+        """In the caller's thread: tell how far it is, of several commits at once if they were faster."""
+        self._telling = False
+        self._on_committed(self._committed)
+
+    def _insist(self, act: Callable[[], None]) -> None:
+        """Do what needs room on the disk; wait and try again as long as there is none."""
+        pause_s = self._settings.journal_retry_first_s
+        while True:
+            try:
+                act()
+                break
+            except JournalFullError as error:
+                if not self._no_room:
+                    self._no_room = True
+                    self._post(self._on_full, error)
+                if self._out_of_patience():
+                    raise
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, self._settings.journal_retry_most_s)
+        if self._no_room:
+            self._no_room = False
+            self._post(self._on_full, None)
+
+    def _out_of_patience(self) -> bool:
+        return self._closing and time.monotonic() >= self._close_by

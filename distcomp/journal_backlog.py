@@ -1,0 +1,92 @@
+"""What was handed to a journal and is not durable yet.
+
+Law: entries leave in the order in which they came, in groups that become one commit each. What was taken and
+is not `done` still counts. An entry that `opens` a compaction begins a group, one that `drops` is a group.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from distcomp.records import RECORD_BYTES, weight_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from distcomp.config import JournalSettings
+    from distcomp.records import Record
+
+
+class Entry(NamedTuple):
+    """The records of one turn of the scheduler.
+
+    `opens`: a compaction begins with it. `drops`: it holds no records, and once everything before it is
+    durable, what stands before the last that `opens` can go.
+    """
+
+    batch: int
+    records: Sequence[Record]
+    weight_bytes: int
+    opens: bool = False
+    drops: bool = False
+
+
+class Backlog:
+    """Entries that wait for their commit.
+
+    Args:
+        settings: the bounds to keep to.
+
+    Attributes:
+        weight_bytes: about how many bytes all of them keep.
+    """
+
+    def __init__(self, settings: JournalSettings) -> None:
+        self._most_bytes = settings.journal_backlog_bytes
+        self._group_bytes = settings.journal_commit_bytes
+        self._entries: deque[Entry] = deque()
+        self._opening = False
+        self.weight_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much waits that nothing should be added that can be refused."""
+        return self.weight_bytes >= self._most_bytes
+
+    def open(self) -> None:
+        """Let a compaction begin with the next records."""
+        self._opening = True
+
+    def add(self, batch: int, records: Sequence[Record]) -> None:
+        """Add the records of one turn."""
+        weight = RECORD_BYTES + sum(map(weight_bytes, records))
+        self._entries.append(Entry(batch, records, weight, opens=self._opening))
+        self._opening = False
+        self.weight_bytes += weight
+
+    def drop(self) -> None:
+        """Let what stands before the last beginning of a compaction go, after all that was added."""
+        self._entries.append(Entry(0, (), 0, drops=True))
+
+    def take(self) -> list[Entry]:
+        """The next group; empty if nothing waits."""
+        group: list[Entry] = []
+        taken_bytes = 0
+        entries = self._entries
+        while entries and taken_bytes < self._group_bytes:
+            first = entries[0]
+            if group and (first.opens or first.drops):
+                break
+            group.append(entries.popleft())
+            taken_bytes += first.weight_bytes
+            if first.drops:
+                break
+        return group
+
+    def done(self, group: list[Entry]) -> None:
+        """A group is durable."""
+        self.weight_bytes -= sum(entry.weight_bytes for entry in group)

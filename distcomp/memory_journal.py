@@ -1,0 +1,249 @@
+"""The journal's twin in memory, under the same contract: for tests, and for what needs no thread and no disk.
+
+Its commits are made where `post` has them made, so in the order that a test or a simulation chooses.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from distcomp.config import JournalSettings
+from distcomp.errors import (
+    JournalBusyError,
+    JournalDamagedError,
+    JournalFailedError,
+    JournalFormatError,
+    JournalFullError,
+)
+from distcomp.journal import Recovered
+from distcomp.journal_backlog import Backlog
+from distcomp.journal_rows import packed_group
+from distcomp.records import FORMAT, JournalBegan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from distcomp.errors import JournalError
+    from distcomp.ids import ClusterId
+    from distcomp.journal_backlog import Entry
+    from distcomp.journal_rows import PackedRecords, Row
+    from distcomp.records import Record
+
+
+class MemoryDisk:
+    """What outlives a `MemoryJournal`.
+
+    Attributes:
+        rows: the rows by number.
+        blobs: large blobs by digest.
+        in_use: whether a journal is open on it.
+        full: set it, and nothing can be written until it is unset.
+        broken: set it, and the next write fails for good.
+    """
+
+    def __init__(self, cluster: ClusterId) -> None:
+        self.head = JournalBegan(FORMAT, cluster, time.time(), 1)
+        self.rows: dict[int, Row] = {}
+        self.blobs: dict[bytes, bytes] = {}
+        self.in_use = self.full = self.broken = False
+
+    @property
+    def first(self) -> int:
+        """The number of the first row that counts."""
+        return self.head.first
+
+    @property
+    def next(self) -> int:
+        """The number of the next row."""
+        return max(self.rows, default=self.first - 1) + 1
+
+    @property
+    def committed_at(self) -> float:
+        """When the last row was written, in wall-clock seconds."""
+        return self.rows[self.next - 1].committed_at if self.rows else self.head.created_at
+
+    def read(self) -> Iterator[tuple[Row, list[Record]]]:
+        """Every row with its records, in order; raises `JournalDamagedError`."""
+        for sequence in range(self.first, self.next):
+            row = self.rows.get(sequence)
+            if row is None or row.sequence != sequence or not row.is_whole:
+                raise JournalDamagedError(f"the journal in memory is damaged at commit {sequence}", sequence)
+            yield row, row.records(self.blobs.__getitem__)
+
+    def write(self, pieces: Sequence[PackedRecords]) -> None:
+        """Add a row for each piece."""
+        if self.broken:
+            raise JournalFailedError("the journal in memory was told to fail")
+        if self.full:
+            raise JournalFullError("the journal in memory was told to be full")
+        for piece in pieces:
+            self.blobs.update(piece.blobs)
+            row = piece.row(self.next, time.time())
+            self.rows[row.sequence] = row
+
+    def drop_before(self, first: int) -> None:
+        """Forget rows, and the blobs that only they name."""
+        self.head = self.head._replace(first=max(first, self.first))
+        self.rows = {sequence: row for sequence, row in self.rows.items() if sequence >= self.first}
+        named = {digest for row in self.rows.values() for digest in row.named()}
+        self.blobs = {digest: blob for digest, blob in self.blobs.items() if digest in named}
+
+    def size_bytes(self) -> int:
+        """What it holds."""
+        return sum(len(row.packed) for row in self.rows.values()) + sum(map(len, self.blobs.values()))
+
+
+class MemoryJournal:
+    """A journal in memory; it means what `distcomp.journal.Journal` means.
+
+    Args:
+        disk: what it is kept on.
+        cluster: the cluster whose journal it has to be.
+        settings: the bounds to keep to.
+
+    Attributes:
+        recovered: what it held.
+
+    Raises:
+        JournalBusyError: another journal is open on the disk.
+        JournalFormatError: the disk holds another cluster's journal.
+
+    Example:
+        `MemoryJournal(MemoryDisk(cluster), cluster)`
+    """
+
+    def __init__(self, disk: MemoryDisk, cluster: ClusterId, settings: JournalSettings | None = None) -> None:
+        if disk.in_use:
+            raise JournalBusyError("another scheduler uses the journal in memory")
+        if disk.head.cluster != cluster:
+            raise JournalFormatError(
+                f"the journal in memory belongs to cluster {disk.head.cluster.hex()[:12]}"
+            )
+        self.disk = disk
+        self._settings = settings or JournalSettings()
+        self.recovered = Recovered(disk)
+        disk.in_use = True
+        self._backlog = Backlog(self._settings)
+        self._group: list[Entry] = []
+        self._posted = self._no_room = False
+        self._opened_at = self._committed = 0
+        self._error: JournalError | None = None
+
+    def start(
+        self,
+        post: Callable[[Callable[..., None], Any], Any],
+        *,
+        on_committed: Callable[[int], None],
+        on_full: Callable[[JournalFullError | None], None],
+        on_failed: Callable[[JournalError], None],
+    ) -> None:
+        """Begin to write: a commit is made when what `post` is given is called."""
+        assert self.recovered.complete, "a journal is read before it is written"  # noqa: S101 - our own order
+        self._post, self._on_committed = post, on_committed
+        self._on_full, self._on_failed = on_full, on_failed
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing should be accepted now: too much waits, the disk is full, or the journal failed."""
+        return self._no_room or self._error is not None or self._backlog.is_full
+
+    @property
+    def backlog_bytes(self) -> int:
+        """About how many bytes wait for their commit."""
+        return self._backlog.weight_bytes
+
+    @property
+    def sequence(self) -> int:
+        """The number of the last commit."""
+        return self.disk.next - 1
+
+    def size_bytes(self) -> int:
+        """What it holds."""
+        return self.disk.size_bytes()
+
+    def wants_compaction(self, live_bytes: int) -> bool:
+        """Whether it holds so much more than `live_bytes` that a compaction is worth its while."""
+        used_bytes = self.disk.size_bytes()
+        settings = self._settings
+        return used_bytes > max(settings.journal_compact_bytes, settings.journal_compact_factor * live_bytes)
+
+    def append(self, batch: int, records: Sequence[Record]) -> None:
+        """Have the records of one turn made durable."""
+        self._backlog.add(batch, records)
+        self._plan()
+
+    def begin_compaction(self) -> None:
+        """What is appended from now on says all that has to be kept, once `end_compaction` is called."""
+        self._backlog.open()
+
+    def end_compaction(self) -> None:
+        """Let what was appended before `begin_compaction` go, as soon as all appended so far is durable."""
+        self._backlog.drop()
+        self._plan()
+
+    def retry(self) -> None:
+        """Try again to write what the disk had no room for."""
+        self._plan()
+
+    def close(self) -> None:
+        """Make everything durable that was appended, and let go of the disk.
+
+        Raises:
+            JournalError: it could not be made durable.
+        """
+        if not self.disk.in_use:
+            return
+        try:
+            if self._error is None:
+                self._commit_all()
+        finally:
+            self.disk.in_use = False
+        if self._error is not None:
+            raise self._error
+
+    def _plan(self) -> None:
+        if not self._posted:
+            self._posted = True
+            self._post(self._commit_posted, None)
+
+    def _commit_posted(self, _nothing: None) -> None:
+        self._posted = False
+        if self._error is not None or not self.disk.in_use:
+            return
+        try:
+            self._commit_all()
+        except JournalFullError as error:
+            if not self._no_room:
+                self._no_room = True
+                self._on_full(error)
+        except JournalFailedError as error:
+            self._error = error
+            self._on_failed(error)
+
+    def _commit_all(self) -> None:
+        """Write group after group; one for which there is no room stays, and all behind it."""
+        before = self._committed
+        try:
+            while self._group or self._backlog:
+                self._group = self._group or self._backlog.take()
+                self._write(self._group)
+                self._backlog.done(self._group)
+                self._group = []
+        finally:
+            if self._committed != before:
+                self._on_committed(self._committed)
+        if self._no_room:
+            self._no_room = False
+            self._on_full(None)
+
+    def _write(self, group: list[Entry]) -> None:
+        if group[0].drops:
+            self.disk.drop_before(self._opened_at)
+            return
+        opened_at = self.disk.next if group[0].opens else self._opened_at
+        pieces = packed_group(group, self._settings)
+        if pieces:
+            self.disk.write(pieces)
+        self._opened_at = opened_at
+        self._committed = group[-1].batch

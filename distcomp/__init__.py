@@ -51,10 +51,11 @@ if TYPE_CHECKING:
     )
     from distcomp.executor import Executor
     from distcomp.explanations import TaskExplanation
-    from distcomp.futures import Future, as_completed, gather, wait
+    from distcomp.futures import Future
     from distcomp.pool import Pool
     from distcomp.task_arrays import TaskArray
     from distcomp.task_streams import TaskStream
+    from distcomp.waiting import as_completed, gather, wait
     from distcomp.watching import progress
 
 __version__ = "0.1.0"
@@ -116,10 +117,10 @@ _HOMES = {
     "Executor": "executor",
     "Pool": "pool",
     "Future": "futures",
-    "as_completed": "futures",
-    "gather": "futures",
+    "as_completed": "waiting",
+    "gather": "waiting",
     "progress": "watching",
-    "wait": "futures",
+    "wait": "waiting",
     "TaskArray": "task_arrays",
     "TaskExplanation": "explanations",
     "TaskStream": "task_streams",

@@ -106,7 +106,13 @@ class AsyncTaskArray(Generic[T]):
     """Many tasks of one function; made by `AsyncClient.map`. See `TaskArray`.
 
     Example:
-        `async for length in client.map(len, names): print(length)`
+        >>> async def main():
+        ...     async with AsyncClient("inline:") as client:
+        ...         async for length in client.map(len, ["a", "bc"]):
+        ...             print(length)
+        >>> asyncio.run(main())
+        1
+        2
     """
 
     def __init__(self, array: TaskArray[T]) -> None:
@@ -169,7 +175,11 @@ class AsyncTaskStream(AsyncIterator[T]):
     Arguments are drawn in a thread. See `TaskStream`.
 
     Example:
-        `async with client.map(len, endless()) as stream: print(await anext(stream))`
+        >>> async def main():
+        ...     async with AsyncClient("inline:") as client, client.map(abs, itertools.count(5)) as stream:
+        ...         return await anext(stream)
+        >>> asyncio.run(main())
+        5
     """
 
     def __init__(self, stream: TaskStream[T]) -> None:
@@ -228,7 +238,11 @@ class AsyncBoundClient:
     """An `AsyncClient` with task options; made by `AsyncClient.options`.
 
     Example:
-        `await client.options(timeout_s=5, retries=2).submit(fetch, url)`
+        >>> async def main():
+        ...     async with AsyncClient("inline:") as client:
+        ...         return await client.options(timeout_s=5).submit(len, "abc")
+        >>> asyncio.run(main())
+        3
     """
 
     def __init__(self, client: Client, bound: BoundClient | Client) -> None:
@@ -287,7 +301,11 @@ class AsyncClient:
         ConnectError: on entering or awaiting it; see `Client`.
 
     Example:
-        `async with AsyncClient() as client: print(await client.submit(pow, 2, 10))`
+        >>> async def main():
+        ...     async with AsyncClient("inline:") as client:
+        ...         return await client.submit(pow, 2, 10)
+        >>> asyncio.run(main())
+        1024
     """
 
     def __init__(
@@ -357,7 +375,11 @@ class AsyncClient:
             ClientClosedError: the client is closed.
 
         Example:
-            `await client.submit(pow, 2, 10)` gives 1024.
+            >>> async def main():
+            ...     async with AsyncClient("inline:") as client:
+            ...         return await client.submit(pow, 2, 10)
+            >>> asyncio.run(main())
+            1024
         """
         return self._connected().submit(function, *args, **kwargs)
 
@@ -377,7 +399,11 @@ class AsyncClient:
             read by `async for`.
 
         Example:
-            `[length async for length in client.map(len, ["a", "bb"])]` gives `[1, 2]`.
+            >>> async def main():
+            ...     async with AsyncClient("inline:") as client:
+            ...         return [length async for length in client.map(len, ["a", "bb"])]
+            >>> asyncio.run(main())
+            [1, 2]
         """
         return self._connected().map(function, *iterables, cost=cost)  # type: ignore[call-overload]  # one of them
 
@@ -386,11 +412,11 @@ class AsyncClient:
         return self._connected().options(**values)
 
     async def gather(self, futures: Iterable[asyncio.Future[T] | Future[T]]) -> list[T]:
-        """The results of futures, in order; the first failed one in that order raises."""
+        """The results of futures, in order; see `distcomp.gather`."""
         return [await future for future in futures]
 
     def cancel(self, handles: Any) -> None:
-        """Cancel a future, an array, a stream, or several of them."""
+        """Cancel a future, an array, a stream, or several of them; see `Client.cancel`."""
         for handle in [handles] if hasattr(handles, "cancel") else handles:
             handle.cancel()
 

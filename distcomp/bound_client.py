@@ -41,7 +41,8 @@ class BoundClient:
     """A client with task options; made by `Client.options`.
 
     Example:
-        `client.options(timeout_s=5, retries=2).submit(fetch, url)`
+        >>> client.options(timeout_s=5, retries=2).submit(len, "abc").result()
+        3
     """
 
     def __init__(self, client: Client, options: Options) -> None:
@@ -67,5 +68,5 @@ class BoundClient:
         return self._client.map_with(self, function, iterables, cost)
 
     def options(self, **values: Unpack[OptionValues]) -> BoundClient:
-        """This client with more options, or other ones."""
+        """This client with more options, or other ones; see `distcomp.options.Options`."""
         return self._client.bind(self._options.replace(**values))

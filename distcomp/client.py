@@ -26,7 +26,7 @@ from distcomp.errors import (
 )
 from distcomp.feeder import Feeder, columns_of, have_lengths, order_by_cost, row_of
 from distcomp.future_groups import FutureGroup
-from distcomp.futures import Future, gather
+from distcomp.futures import Future
 from distcomp.handles import wait_until
 from distcomp.html import client_html
 from distcomp.news import News
@@ -46,6 +46,7 @@ from distcomp.stay import Stay
 from distcomp.stream_source import StreamLeg, StreamSource
 from distcomp.task_arrays import Leg, TaskArray
 from distcomp.task_streams import TaskStream
+from distcomp.waiting import gather
 
 if TYPE_CHECKING:
     import os
@@ -103,7 +104,8 @@ class Client:
         AmbiguousClusterError: several schedulers run, and nothing says which is meant.
 
     Example:
-        `with Client() as client: print(client.submit(pow, 2, 10).result())`
+        >>> Client("inline:").submit(pow, 2, 10).result()
+        1024
     """
 
     def __init__(
@@ -119,7 +121,6 @@ class Client:
         self._target = target = discovery.find(address, slots)
         _log.info("using %s", target.how)
         self.is_embedded = target.cluster is not None
-        project = False if target.inline else project
         self.shares_path = target.shares_path or self._project.is_on
         if target.shares_path:
             self._project.share_path()
@@ -140,13 +141,13 @@ class Client:
         self.closed = False
         self.forked = False
         self.may_block = True
-        introduction = introduce(dump_environment() if self.is_embedded else b"")
         self._program: ClientProgram | InlineProgram
         self.inline: RunsHere | None = None
         if target.inline:
             self._program = self.inline = self._run_inline()
         else:
-            self._program = ClientProgram(target, self.settings, introduction, self._prepare, self._tell)
+            greeting = introduce(dump_environment() if self.is_embedded else b"")
+            self._program = ClientProgram(target, self.settings, greeting, self._prepare, self._tell)
         self._news = News(self._program)
         self.lock = self._program.lock
         self.sinks = self._program.sinks
@@ -182,7 +183,8 @@ class Client:
             ForkedClientError: the client was made by another process.
 
         Example:
-            `client.submit(pow, 2, 10).result()` gives 1024.
+            >>> client.submit(pow, 2, 10).result()
+            1024
         """
         return self.submit_with(self._plain, function, args, kwargs)
 
@@ -213,7 +215,8 @@ class Client:
             UnpicklableError: the function cannot be pickled.
 
         Example:
-            `list(client.map(pow, [2, 3], [3, 2]))` gives `[8, 9]`.
+            >>> list(client.map(pow, [2, 3], [3, 2]))
+            [8, 9]
         """
         return self.map_with(self._plain, function, iterables, cost)
 
@@ -221,7 +224,8 @@ class Client:
         """This client with task options; see `distcomp.options.Options`.
 
         Example:
-            `client.options(retries=2, timeout_s=60).submit(fetch, url)`
+            >>> client.options(retries=2, timeout_s=60).submit(len, "abc").result()
+            3
         """
         return self.bind(Options().replace(**values))
 
@@ -229,18 +233,16 @@ class Client:
         """The results of futures, in order; see `distcomp.gather`."""
         return gather(futures)
 
-    def cancel(
-        self,
-        handles: Handle | Iterable[Handle],
-        *,
-        pending_only: bool = False,
-    ) -> None:
+    def cancel(self, handles: Handle | Iterable[Handle], *, pending_only: bool = False) -> None:
         """Cancel a future, a `TaskArray`, a `TaskStream`, or several of them.
 
         Args:
             handles: what to cancel.
             pending_only: leave alone what runs or was given to a worker. Which tasks that are, the scheduler
                 decides: the others settle as cancelled as soon as it says so.
+
+        Example:
+            >>> client.cancel([client.submit(abs, -1), client.map(abs, [-2, -3])])
         """
         for handle in [handles] if isinstance(handles, Future | TaskArray | TaskStream) else handles:
             handle.cancel_pending() if pending_only else handle.cancel()
@@ -271,6 +273,10 @@ class Client:
 
         Raises:
             TimeoutError: there were too few in time.
+
+        Example:
+            >>> len(client.wait_for_workers(1, timeout_s=60))
+            1
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
@@ -286,6 +292,9 @@ class Client:
 
         Args:
             cancel: cancel the tasks instead of waiting for them.
+
+        Example:
+            >>> client.close(cancel=True)
         """
         if self.forked or self.closed:
             return
@@ -314,9 +323,8 @@ class Client:
         self.close(cancel=kind is not None)
 
     def _repr_html_(self) -> str:
-        return client_html(
-            repr(self).strip("<>"), None if self.closed or self.forked else self._news.glance()
-        )
+        told = None if self.closed or self.forked else self._news.glance()
+        return client_html(repr(self).strip("<>"), told)
 
     def __reduce__(self) -> NoReturn:
         """A client is of use only in its process."""
@@ -365,19 +373,13 @@ class Client:
         return future
 
     def map_with(
-        self,
-        bound: BoundClient,
-        function: Callable[..., Any],
-        iterables: Sequence[Iterable[Any]],
-        cost: Cost,
+        self, bound: BoundClient, function: Callable[..., Any], iterables: Sequence[Iterable[Any]], cost: Cost
     ) -> TaskArray[Any] | TaskStream[Any]:
         """Make an array, and have a feeder hand in its tasks; or a stream, which draws them itself."""
         self.check_usable()
         is_stream = not have_lengths(iterables)
         if is_stream and cost is not None:
-            raise TypeError(
-                "cost needs arguments with a length: what comes first cannot be known of a stream"
-            )
+            raise TypeError("cost needs arguments with a length: nobody knows what a stream will bring")
         columns, tasks = ([], 0) if is_stream else columns_of(iterables)
         order = None if cost is None else order_by_cost(cost, columns, tasks)
         digest, blob = self._cache.dump(function, bound.retry_types)
@@ -393,14 +395,13 @@ class Client:
             self._feed(Feeder(self, leg, named, bound.on_wire, columns))
             return leg
 
-        def resubmit(indexes: Sequence[int]) -> Leg:
-            return travel(indexes, len(indexes))
-
         def recall(index: int) -> RememberedCall:
             call = dump_call(row_of(columns, index), {}, shares_path=self.shares_path)
             return RememberedCall(blob, pack_calls([call])[0].blob, 0)
 
-        array: TaskArray[Any] = TaskArray(self, tasks, resubmit, recall=recall, in_order=order is None)
+        array: TaskArray[Any] = TaskArray(
+            self, tasks, lambda again: travel(again, len(again)), recall=recall, in_order=order is None
+        )
         if tasks:
             array.begin(travel(order, tasks))
         return array

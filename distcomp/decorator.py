@@ -36,10 +36,12 @@ MAX_SHOWN_LENGTH = 200
 
 
 class BoundCall(Generic[T]):
-    """A call of a decorated function that has not run yet, with its arguments.
+    """A call of a decorated function that has not run yet, with its arguments; made by `func(...)`.
 
     Example:
-        `call = square(2); call.compute()` gives 4.
+        >>> call = square(2)
+        >>> call, call.compute()
+        (<square(2) has not run yet; ...>, 4)
     """
 
     def __init__(
@@ -82,6 +84,12 @@ class ComputeFunction(Generic[P, T]):
         client: the client to use; None takes the default client at each use.
         given: arguments that come before the caller's: the object of a method.
         kind: `staticmethod` or `classmethod` for what such a one was made of.
+
+    Example:
+        >>> def square(x):
+        ...     return x * x
+        >>> list(compute_this(square).options(retries=2).map([1, 2]))
+        [1, 4]
     """
 
     __name__: str
@@ -119,7 +127,8 @@ class ComputeFunction(Generic[P, T]):
             UnpicklableError: something cannot be pickled; the text names the path to it.
 
         Example:
-            `square.compute(25)` gives 625.
+            >>> square.compute(25)
+            625
         """
         return self._use_client().submit(self.__wrapped__, *self._given, *args, **kwargs).result()
 
@@ -127,7 +136,8 @@ class ComputeFunction(Generic[P, T]):
         """Have the function run on the cluster; see `Client.submit`.
 
         Example:
-            `square.submit(3).result()` gives 9; in asyncio code, `await square.submit(3)`.
+            >>> square.submit(3).result()
+            9
         """
         return self._use_client().submit(self.__wrapped__, *self._given, *args, **kwargs)
 
@@ -143,7 +153,8 @@ class ComputeFunction(Generic[P, T]):
         """Have the function run for the items of `iterables`; see `Client.map`.
 
         Example:
-            `list(square.map(range(3)))` gives `[0, 1, 4]`.
+            >>> list(square.map(range(3)))
+            [0, 1, 4]
         """
         sized = [len(each) for each in iterables if isinstance(each, Sized)]
         is_stream = len(sized) < len(iterables)
@@ -157,7 +168,8 @@ class ComputeFunction(Generic[P, T]):
         """This function with other options for its tasks; see `distcomp.options.Options`.
 
         Example:
-            `fetch.options(timeout_s=5).submit(url)`
+            >>> square.options(timeout_s=5).compute(3)
+            9
         """
         options = self._options.replace(**values)
         return ComputeFunction(self.__wrapped__, options, self._client, self._given, self._kind)
@@ -168,7 +180,8 @@ class ComputeFunction(Generic[P, T]):
         """Run the function in this process, without any cluster.
 
         Example:
-            `square.local(3)` gives 9.
+            >>> square.local(3)
+            9
         """
         return self.__wrapped__(*self._given, *args, **kwargs)
 

@@ -32,7 +32,8 @@ def connect(
         The client.
 
     Example:
-        `distcomp.connect("tcp://a.example:7077")`
+        >>> connect("inline:").submit(abs, -1).result()
+        1
     """
     global _default  # noqa: PLW0603 - there is one default client in a process
     with _lock:

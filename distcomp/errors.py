@@ -79,6 +79,41 @@ class SlotsUnavailableError(DistcompError, OSError):
     """No slot process can be had on this host: the template that they are forked from keeps ending."""
 
 
+# --- the journal ----------------------------------------------------------------------------------
+
+
+class JournalError(DistcompError, OSError):
+    """The scheduler's journal cannot be used as it is."""
+
+
+class JournalBusyError(JournalError):
+    """Another scheduler uses the journal."""
+
+
+class JournalFormatError(JournalError):
+    """The file is no journal, or that of another cluster, or of a newer distcomp."""
+
+
+class JournalDamagedError(JournalError):
+    """What a journal holds is not what was written to it.
+
+    Attributes:
+        sequence: the number of the first commit that cannot be read; all before it can.
+    """
+
+    def __init__(self, text: str, sequence: int) -> None:
+        super().__init__(text)
+        self.sequence = sequence
+
+
+class JournalFullError(JournalError):
+    """There is no room on the journal's disk; it goes on by itself when there is."""
+
+
+class JournalFailedError(JournalError):
+    """The journal's disk did not do what it was asked, so nothing after that can be relied on."""
+
+
 # --- talking to a peer ----------------------------------------------------------------------------
 
 

@@ -68,7 +68,9 @@ class Executor(concurrent.futures.Executor):
         ConnectError: the cluster cannot be reached; see `Client`.
 
     Example:
-        `with Executor() as executor: print(list(executor.map(abs, [-1, -2])))`
+        >>> with Executor(address="inline:") as executor:
+        ...     list(executor.map(abs, [-1, -2]))
+        [1, 2]
     """
 
     def __init__(
@@ -131,7 +133,8 @@ class Executor(concurrent.futures.Executor):
             BrokenExecutor: the initializer has failed.
 
         Example:
-            `executor.submit(pow, 2, 10).result()` gives 1024.
+            >>> executor.submit(pow, 2, 10).result()
+            1024
         """
         self.check_open()
         return self._hand_in(fn, args, kwargs)
@@ -162,10 +165,12 @@ class Executor(concurrent.futures.Executor):
 
         Raises:
             ValueError: `chunksize` or `buffersize` is below 1.
+            TypeError: `buffersize` is no number.
             TimeoutError: from the iterator, if a result is not there in time.
 
         Example:
-            `list(executor.map(pow, [2, 3], [3, 2]))` gives `[8, 9]`.
+            >>> list(executor.map(pow, [2, 3], [3, 2]))
+            [8, 9]
         """
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
@@ -211,6 +216,9 @@ class Executor(concurrent.futures.Executor):
         Args:
             wait: wait until they have ended.
             cancel_futures: cancel those that no worker has.
+
+        Example:
+            >>> executor.shutdown(cancel_futures=True)
         """
         self._shutdown = True
         if cancel_futures:
@@ -234,7 +242,7 @@ class Executor(concurrent.futures.Executor):
 
         Raises:
             RuntimeError: the executor was shut down, or the interpreter ends.
-            BrokenExecutor: the initializer has failed.
+            InitializerError: the initializer has failed.
         """
         if self._broken is not None:
             raise InitializerError(self._broken)

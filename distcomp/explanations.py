@@ -25,7 +25,10 @@ class TaskExplanation(NamedTuple):
         attempts: the tries that ended badly, oldest first: attempt, kind, worker, host, text.
 
     Example:
-        `print(future.explain())`
+        >>> future = client.submit(abs, -1)
+        >>> future.result(), print(future.explain())
+        finished: the task has ended, and its result is here
+        (1, None)
     """
 
     state: str

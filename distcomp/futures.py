@@ -1,4 +1,4 @@
-"""`Future`: the handle on one outcome, and waiting for many of them.
+"""`Future`: the handle on one outcome.
 
 A `Future` is a `concurrent.futures.Future` that costs next to nothing until somebody waits: its
 condition, waiters and callbacks are made at first use, and its result stays packed until it is asked for.
@@ -21,10 +21,9 @@ import concurrent.futures
 import contextlib
 import logging
 import threading
-from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, CancelledError
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, TypeVar, cast
 
-from distcomp import waits_here
 from distcomp.errors import UnpicklableError, UsageError
 from distcomp.explanations import FINISHED as FINISHED_WELL
 from distcomp.explanations import explain_failure, explain_open
@@ -42,15 +41,14 @@ from distcomp.html import card, explanation_html
 from distcomp.rows import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Generator, Iterable, Iterator
-    from concurrent.futures._base import DoneAndNotDoneFutures
+    from collections.abc import Callable, Generator, Iterable
     from types import TracebackType
 
     from distcomp.explanations import TaskExplanation
     from distcomp.handles import Book, Host
     from distcomp.remembered_calls import RememberedCall
 
-__all__ = ["Future", "as_completed", "gather", "wait"]
+__all__ = ["Future"]
 
 T = TypeVar("T")
 
@@ -76,13 +74,15 @@ class Woken(NamedTuple):
 
 
 class Future(concurrent.futures.Future[T], Generic[T]):
-    """The outcome of one task, present or to come.
+    """The outcome of one task, present or to come; made by `submit`.
 
     It behaves like the standard library's future, with one difference: `cancel` also stops a running
     task. Dropping a future never cancels its task.
 
     Example:
-        `future = client.submit(pow, 2, 10); future.result()` gives 1024.
+        >>> future = client.submit(pow, 2, 10)
+        >>> future.result(), future.done()
+        (1024, True)
     """
 
     __slots__ = (
@@ -135,9 +135,13 @@ class Future(concurrent.futures.Future[T], Generic[T]):
 
         Raises:
             concurrent.futures.TimeoutError: there is no outcome yet.
-            concurrent.futures.CancelledError: the task was cancelled.
             BlockingCallError: the call would have to wait, on the client's own loop thread.
+            CancelledError: the task was cancelled.
             Exception: whatever the task raised, with the remote traceback as its cause.
+
+        Example:
+            >>> client.submit(pow, 2, 10).result(timeout=60)
+            1024
         """
         if self._state in OPEN:
             self._wait(timeout)
@@ -154,7 +158,12 @@ class Future(concurrent.futures.Future[T], Generic[T]):
             del self  # the traceback refers to this frame: no cycle through the future
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """The exception that the task raised, or None; waits and raises like `result`."""
+        """The exception that the task raised, or None; waits for `timeout` seconds and raises like `result`.
+
+        Example:
+            >>> client.submit(len, 7).exception()
+            TypeError("object of type 'int' has no len()")
+        """
         if self._state in OPEN:
             self._wait(timeout)
         if self._state == CANCELLED:
@@ -218,7 +227,10 @@ class Future(concurrent.futures.Future[T], Generic[T]):
             UnreachableError: the task is open, and the scheduler did not answer.
 
         Example:
-            `print(future.explain())`
+            >>> future = client.submit(abs, -1)
+            >>> future.result(), print(future.explain())
+            finished: the task has ended, and its result is here
+            (1, None)
         """
         if self._state in OPEN:
             told = self._book.explain_task(self._index)
@@ -251,7 +263,9 @@ class Future(concurrent.futures.Future[T], Generic[T]):
             Exception: whatever the call raised, once the debugger is left.
 
         Example:
-            `client.submit(divide, 1, 0).replay()` stops at the division.
+            >>> client.submit(divmod, 1, 0).replay(debugger=lambda traceback: print("here"))
+            Traceback (most recent call last):
+            ZeroDivisionError: ...
         """
         if self._state in OPEN:
             self._wait(None)
@@ -267,6 +281,11 @@ class Future(concurrent.futures.Future[T], Generic[T]):
 
         The call is made by the client's loop thread, which must not block: a blocking call of
         distcomp raises `BlockingCallError` there.
+
+        Example:
+            >>> future = client.submit(abs, -1)
+            >>> wait([future]) and future.add_done_callback(lambda future: print(future.result()))
+            1
         """
         if self._state in OPEN:
             self._want()
@@ -453,129 +472,3 @@ def wake_all(woken: Iterable[Woken]) -> None:
     """Have watched futures enter their states, with the host's lock free."""
     for future, state in woken:
         future.wake(state)
-
-
-def _first_host(futures: Collection[Any]) -> Host | None:
-    """The client whose rules apply to waiting for `futures`: that of the first open one of ours."""
-    ours = (each for each in futures if isinstance(each, Future) and each.is_open())
-    future = next(ours, None)
-    return None if future is None else future.host
-
-
-def _slices(host: Host | None, timeout_s: float | None, futures: int) -> Iterable[float | None]:
-    """Times to wait by the rules of a client, if there is one."""
-    return (timeout_s,) if host is None else slices(host, timeout_s, futures)
-
-
-def _handles(futures: Iterable[Any]) -> Any:
-    """A `TaskArray` stands for its futures."""
-    return getattr(futures, "futures", futures)
-
-
-def _cancel_all(futures: Iterable[Any]) -> None:
-    for future in futures:
-        future.cancel()
-
-
-def wait(
-    fs: Iterable[Future[T]], timeout: float | None = None, return_when: str = ALL_COMPLETED
-) -> DoneAndNotDoneFutures[T]:
-    """Wait for futures like `concurrent.futures.wait`; Ctrl-C also cancels what was waited for.
-
-    Args:
-        fs: futures, or a `TaskArray`.
-        timeout: seconds to wait at most; None waits for ever.
-        return_when: `FIRST_COMPLETED`, `FIRST_EXCEPTION` or `ALL_COMPLETED` of `concurrent.futures`.
-
-    Returns:
-        Two sets: `done` and `not_done`.
-
-    Example:
-        `done, not_done = wait(futures, timeout=5)`
-    """
-    futures = set(_handles(fs))
-    inline = waits_here.inline_of(futures)
-    try:
-        if inline is not None:
-            inline.work(lambda: _satisfied(waits_here.split(futures), return_when), timeout)
-            return waits_here.split(futures)
-        for slice_s in _slices(_first_host(futures), timeout, len(futures)):
-            ended = concurrent.futures.wait(futures, slice_s, return_when)
-            if _satisfied(ended, return_when):
-                break
-    except KeyboardInterrupt:
-        _cancel_all(futures)
-        raise
-    return ended
-
-
-def as_completed(fs: Iterable[Future[T]], timeout: float | None = None) -> Iterator[Future[T]]:
-    """Give futures as they settle, like `concurrent.futures.as_completed`.
-
-    Args:
-        fs: futures, or a `TaskArray`.
-        timeout: seconds that all of it may take at most; None waits for ever.
-
-    Returns:
-        An iterator over the futures in the order in which they settle.
-
-    Raises:
-        concurrent.futures.TimeoutError: not all settled in time.
-
-    Example:
-        `for future in as_completed(futures): print(future.result())`
-    """
-    handles = list(_handles(fs))
-    left: set[Any] = set(handles)
-    inline = waits_here.inline_of(handles)
-    host = _first_host(left)
-    stay = None if host is None else host.stay
-    try:
-        if inline is not None:
-            yield from waits_here.as_completed(inline, handles, timeout)
-            return
-        for slice_s in _slices(host, timeout, len(left)):
-            with contextlib.suppress(concurrent.futures.TimeoutError):
-                for future in concurrent.futures.as_completed(tuple(left), slice_s):
-                    left.discard(future)
-                    with stay.going_on() if stay is not None else contextlib.nullcontext():
-                        yield cast("Future[T]", future)
-            if not left:
-                return
-        raise concurrent.futures.TimeoutError(f"{len(left)} futures have not settled in {timeout} s")
-    except KeyboardInterrupt:
-        _cancel_all(left)
-        raise
-
-
-def gather(futures: Iterable[Future[T]]) -> list[T]:
-    """Wait for the results of futures, in their order; the first failed one in that order raises.
-
-    Args:
-        futures: futures, or a `TaskArray`.
-
-    Returns:
-        The results.
-
-    Example:
-        `gather([client.submit(abs, -1), client.submit(abs, 2)])` gives `[1, 2]`.
-    """
-    handles = list(_handles(futures))
-    try:
-        return [future.result() for future in handles]
-    except KeyboardInterrupt:
-        _cancel_all(handles)
-        raise
-
-
-def _satisfied(ended: DoneAndNotDoneFutures[Any], return_when: str) -> bool:
-    """Whether a wait was ended by its futures, not by the clock."""
-    if return_when == FIRST_COMPLETED and ended.done:
-        return True
-    if return_when == FIRST_EXCEPTION and any(map(_raised, ended.done)):
-        return True
-    return not ended.not_done
-
-
-def _raised(future: concurrent.futures.Future[Any]) -> bool:
-    return not future.cancelled() and future.exception() is not None

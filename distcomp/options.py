@@ -91,6 +91,10 @@ class Options:
         Raises:
             TypeError: a name is unknown, or a value is of a wrong type.
             ValueError: a value is impossible.
+
+        Example:
+            >>> Options(retries=2).replace(priority=5).retries
+            2
         """
         for name in values:
             if name not in _CHECKS:

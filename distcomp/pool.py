@@ -53,7 +53,9 @@ class Pool:
         ConnectError: the cluster cannot be reached; see `Client`.
 
     Example:
-        `with Pool(2) as pool: print(pool.map(abs, [-1, -2]))`
+        >>> with Pool(2, address="inline:") as pool:
+        ...     pool.map(abs, [-1, -2])
+        [1, 2]
     """
 
     def __init__(
@@ -91,7 +93,8 @@ class Pool:
         """Run `func(*args, **kwds)`, wait, and give its result.
 
         Example:
-            `pool.apply(pow, (2, 10))` gives 1024.
+            >>> pool.apply(pow, (2, 10))
+            1024
         """
         return self.apply_async(func, args, kwds).get()
 
@@ -117,6 +120,10 @@ class Pool:
 
         Raises:
             ValueError: the pool is closed.
+
+        Example:
+            >>> pool.apply_async(pow, (2, 10)).get()
+            1024
         """
         self._check_running()
         future = self._executor.submit(func, *args, **kwds)
@@ -128,7 +135,8 @@ class Pool:
         """Run `func` for each item, wait for all, and give the list of the results; see `map_async`.
 
         Example:
-            `pool.map(abs, [-1, -2])` gives `[1, 2]`.
+            >>> pool.map(abs, [-1, -2])
+            [1, 2]
         """
         return self.map_async(func, iterable, chunksize).get()
 
@@ -154,6 +162,10 @@ class Pool:
 
         Raises:
             ValueError: the pool is closed.
+
+        Example:
+            >>> pool.map_async(abs, [-1, -2]).get()
+            [1, 2]
         """
         return self._map_async(func, iterable, chunksize, callback, error_callback)
 
@@ -163,7 +175,8 @@ class Pool:
         """As `map`, for items that are each the arguments of a call.
 
         Example:
-            `pool.starmap(pow, [(2, 3), (3, 2)])` gives `[8, 9]`.
+            >>> pool.starmap(pow, [(2, 3), (3, 2)])
+            [8, 9]
         """
         return self.starmap_async(func, iterable, chunksize).get()
 
@@ -191,6 +204,10 @@ class Pool:
 
         Raises:
             ValueError: the pool is closed, or `chunksize` is below 1.
+
+        Example:
+            >>> next(pool.imap(abs, [-1, -2]))
+            1
         """
         return self._imap(func, iterable, chunksize, in_order=True)
 

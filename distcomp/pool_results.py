@@ -9,9 +9,9 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
-from distcomp.futures import wait
 from distcomp.task_arrays import TaskArray
 from distcomp.turnstile import as_standard
+from distcomp.waiting import wait
 
 if TYPE_CHECKING:
     import concurrent.futures

@@ -95,7 +95,8 @@ def surroundings(environ: MutableMapping[str, str] | None = None, folder: Path |
         ConfigError: a file cannot be read, or has a wrong key or value; the text names file and key.
 
     Example:
-        `SchedulerSettings.from_environment(surroundings(), port=0)`
+        >>> surroundings({"DISTCOMP_HOME": "/nowhere", "DISTCOMP_PORT": "0"}).origin("DISTCOMP_PORT")
+        'DISTCOMP_PORT'
     """
     variables = os.environ if environ is None else environ
     return Surroundings(variables, () if variables.get(SLOT_VARIABLE) else _files(variables, folder))

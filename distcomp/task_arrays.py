@@ -135,7 +135,9 @@ class TaskArray(Generic[T]):
     its place.
 
     Example:
-        `sum(client.map(abs, [-1, -2, -3]))` gives 6.
+        >>> array = client.map(abs, [-1, -2, -3])
+        >>> sum(array), array.done(), array.futures[1].result()
+        (6, True, 2)
     """
 
     def __init__(
@@ -204,9 +206,16 @@ class TaskArray(Generic[T]):
         Args:
             timeout: seconds from the first `next` that all of it may take at most; None waits for ever.
 
+        Returns:
+            An iterator over the results.
+
         Raises:
             concurrent.futures.TimeoutError: a result was not there in time.
             Exception: what a task raised, at its place.
+
+        Example:
+            >>> list(client.map(abs, [-1, -2]).iterate(timeout=60))
+            [1, 2]
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         index = 0
@@ -233,6 +242,10 @@ class TaskArray(Generic[T]):
 
         Raises:
             concurrent.futures.TimeoutError: not all settled in time.
+
+        Example:
+            >>> sorted(future.result() for future in client.map(abs, [-1, -2]).as_completed())
+            [1, 2]
         """
         return chain.from_iterable(self.completed_runs(timeout))
 
@@ -276,6 +289,14 @@ class TaskArray(Generic[T]):
 
         Returns:
             A list of the results.
+
+        Raises:
+            ValueError: `on_error` is none of these.
+            Exception: what a task raised.
+
+        Example:
+            >>> client.map(len, ["a", 7, "bc"]).results(on_error="skip")
+            [1, 2]
         """
         if on_error not in ("raise", "return", "skip"):
             raise ValueError(f"on_error must be 'raise', 'return' or 'skip', not {on_error!r}")
@@ -337,6 +358,10 @@ class TaskArray(Generic[T]):
 
         Returns:
             Whether that came in time.
+
+        Example:
+            >>> client.map(abs, [-1, -2]).wait(timeout=60)
+            True
         """
         try:
             self._wait(lambda: not self._open.count, None if timeout is None else time.monotonic() + timeout)
@@ -351,7 +376,8 @@ class TaskArray(Generic[T]):
             This array.
 
         Example:
-            `client.map(solve, problems).progress().results()`
+            >>> client.map(abs, [-1, -2]).progress().results()
+            [1, 2]
         """
         follow(self.wait, self._tally)
         return self

@@ -43,7 +43,8 @@ class TaskStream(Iterator[T]):
     exception that comes out of it, or by dropping it (`break` out of a loop over one that has no name).
 
     Example:
-        `for line in client.map(str.upper, open("names.txt")): print(line)`
+        >>> next(client.map(str.upper, iter(["a", "b"])))
+        'A'
     """
 
     def __init__(self, source: StreamSource, leg: StreamLeg) -> None:
@@ -72,6 +73,10 @@ class TaskStream(Iterator[T]):
         Raises:
             UsageError: the stream is being read already.
             concurrent.futures.TimeoutError: not all settled in time; the rest is cancelled.
+
+        Example:
+            >>> sorted(future.result() for future in client.map(abs, iter([-1, -2])).as_completed())
+            [1, 2]
         """
         return chain.from_iterable(self.completed_runs(timeout))
 
@@ -108,7 +113,12 @@ class TaskStream(Iterator[T]):
             A list of the results that were not read before.
 
         Raises:
+            ValueError: `on_error` is none of these.
             UsageError: the stream is being read already, and errors are not to be raised.
+
+        Example:
+            >>> client.map(len, iter(["a", 7, "bc"])).results(on_error="skip")
+            [1, 2]
         """
         if on_error not in ("raise", "return", "skip"):
             raise ValueError(f"on_error must be 'raise', 'return' or 'skip', not {on_error!r}")

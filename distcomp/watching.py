@@ -48,7 +48,8 @@ def progress(fs: Any) -> Any:
         TypeError: it was given an iterator, which would be used up.
 
     Example:
-        `results = progress(client.map(solve, problems)).results()`
+        >>> progress(client.map(abs, [-1, -2])).results()
+        [1, 2]
     """
     if isinstance(fs, TaskArray | TaskStream):
         return fs.progress()

@@ -27,7 +27,7 @@ from distcomp.errors import (
     UnreachableError,
     WindowFullError,
 )
-from distcomp.futures import as_completed, gather, wait
+from distcomp.waiting import as_completed, gather, wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

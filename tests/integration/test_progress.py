@@ -12,7 +12,7 @@ import pytest
 from distcomp import displays
 from distcomp.client import Client
 from distcomp.displays import Silence, Tally
-from distcomp.futures import as_completed
+from distcomp.waiting import as_completed
 from distcomp.watching import progress
 
 if TYPE_CHECKING:

@@ -18,9 +18,10 @@ from distcomp.errors import (
     TaskLostError,
 )
 from distcomp.future_groups import FutureGroup
-from distcomp.futures import as_completed, gather, wait, wake_all
+from distcomp.futures import wake_all
 from distcomp.payload import dump_failure, pack_results
 from distcomp.rows import Failure
+from distcomp.waiting import as_completed, gather, wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,10 +10,11 @@ import pytest
 
 from distcomp.core.client_effects import Failed, Returned
 from distcomp.errors import UnpicklableError, UsageError
-from distcomp.futures import as_completed, gather, wait, wake_all
+from distcomp.futures import wake_all
 from distcomp.payload import dump_call, dump_failure, pack_results
 from distcomp.rows import Failure
 from distcomp.task_arrays import Leg, TaskArray
+from distcomp.waiting import as_completed, gather, wait
 from distcomp.wire import MAX_COUNTER
 
 if TYPE_CHECKING:

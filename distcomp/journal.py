@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from distcomp.ids import ClusterId
-    from distcomp.journal_backlog import Entry
+    from distcomp.journal_backlog import TurnRecords
     from distcomp.journal_file import Connect
     from distcomp.journal_rows import Row
     from distcomp.records import JournalBegan, Record
@@ -283,7 +283,7 @@ class Journal:
         self._error = error
         self._post(self._on_failed, error)
 
-    def _next_group(self) -> list[Entry] | None:
+    def _next_group(self) -> list[TurnRecords] | None:
         """What came while the last commit was made; None when all is done and the journal closes."""
         with self._changed:
             while not self._backlog:
@@ -294,7 +294,7 @@ class Journal:
                 self._changed.wait()
             return self._backlog.take()
 
-    def _write(self, group: list[Entry]) -> None:
+    def _write(self, group: list[TurnRecords]) -> None:
         """Make one commit, tell of it, then do a bounded part of what makes room."""
         if group and group[0].drops:
             self._insist(lambda: self._file.drop_before(self._opened_at))
@@ -302,7 +302,7 @@ class Journal:
             self._commit(group)
         self._insist(self._file.tidy)
 
-    def _commit(self, group: list[Entry]) -> None:
+    def _commit(self, group: list[TurnRecords]) -> None:
         if group[0].opens:
             self._opened_at = self._file.next
         pieces = packed_group(group, self._settings)

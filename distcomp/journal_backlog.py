@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from distcomp.records import Record
 
 
-class Entry(NamedTuple):
+class TurnRecords(NamedTuple):
     """The records of one turn of the scheduler.
 
     `opens`: a compaction begins with it. `drops`: it holds no records, and once everything before it is
@@ -45,7 +45,7 @@ class Backlog:
     def __init__(self, settings: JournalSettings) -> None:
         self._most_bytes = settings.journal_backlog_bytes
         self._group_bytes = settings.journal_commit_bytes
-        self._entries: deque[Entry] = deque()
+        self._entries: deque[TurnRecords] = deque()
         self._opening = False
         self.weight_bytes = 0
 
@@ -64,17 +64,17 @@ class Backlog:
     def add(self, batch: int, records: Sequence[Record]) -> None:
         """Add the records of one turn."""
         weight = RECORD_BYTES + sum(map(weight_bytes, records))
-        self._entries.append(Entry(batch, records, weight, opens=self._opening))
+        self._entries.append(TurnRecords(batch, records, weight, opens=self._opening))
         self._opening = False
         self.weight_bytes += weight
 
     def drop(self) -> None:
         """Let what stands before the last beginning of a compaction go, after all that was added."""
-        self._entries.append(Entry(0, (), 0, drops=True))
+        self._entries.append(TurnRecords(0, (), 0, drops=True))
 
-    def take(self) -> list[Entry]:
+    def take(self) -> list[TurnRecords]:
         """The next group; empty if nothing waits."""
-        group: list[Entry] = []
+        group: list[TurnRecords] = []
         taken_bytes = 0
         entries = self._entries
         while entries and taken_bytes < self._group_bytes:
@@ -87,6 +87,6 @@ class Backlog:
                 break
         return group
 
-    def done(self, group: list[Entry]) -> None:
+    def done(self, group: list[TurnRecords]) -> None:
         """A group is durable."""
         self.weight_bytes -= sum(entry.weight_bytes for entry in group)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from distcomp.config import JournalSettings
-    from distcomp.journal_backlog import Entry
+    from distcomp.journal_backlog import TurnRecords
     from distcomp.records import Record
 
 MAX_ROW_RECORDS = 1 << 16
@@ -75,7 +75,7 @@ def row_of(sequence: int, committed_at: float, digests: bytes, packed: bytes) ->
     return Row(sequence, crc, committed_at, digests, packed)
 
 
-def packed_group(group: Iterable[Entry], settings: JournalSettings) -> list[PackedRecords]:
+def packed_group(group: Iterable[TurnRecords], settings: JournalSettings) -> list[PackedRecords]:
     """All records of a group in order, in as few rows as the bounds allow: nearly always one."""
     return [
         _packed_apart(records, settings.journal_blob_bytes)
@@ -83,7 +83,7 @@ def packed_group(group: Iterable[Entry], settings: JournalSettings) -> list[Pack
     ]
 
 
-def _portions(group: Iterable[Entry], most_bytes: int) -> Iterator[Sequence[Record]]:
+def _portions(group: Iterable[TurnRecords], most_bytes: int) -> Iterator[Sequence[Record]]:
     """The records of a group, cut where a row would become too large."""
     portion: list[Record] = []
     portion_bytes = 0

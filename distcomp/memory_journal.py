@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from distcomp.errors import JournalError
     from distcomp.ids import ClusterId
-    from distcomp.journal_backlog import Entry
+    from distcomp.journal_backlog import TurnRecords
     from distcomp.journal_rows import PackedRecords, Row
     from distcomp.records import Record
 
@@ -125,7 +125,7 @@ class MemoryJournal:
         self.recovered = Recovered(disk)
         disk.in_use = True
         self._backlog = Backlog(self._settings)
-        self._group: list[Entry] = []
+        self._group: list[TurnRecords] = []
         self._posted = self._no_room = False
         self._opened_at = self._committed = 0
         self._error: JournalError | None = None
@@ -237,7 +237,7 @@ class MemoryJournal:
             self._no_room = False
             self._on_full(None)
 
-    def _write(self, group: list[Entry]) -> None:
+    def _write(self, group: list[TurnRecords]) -> None:
         if group[0].drops:
             self.disk.drop_before(self._opened_at)
             return

@@ -63,7 +63,6 @@ FLOORS: dict[str, int] = {
     "html": 4,
     "news": 4,
     "scheduler": 4,
-    "scheduler_memory": 4,
     "stay": 4,
     "waiting": 4,
     "waits_here": 4,

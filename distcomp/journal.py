@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from distcomp.ids import ClusterId
     from distcomp.journal_backlog import TurnRecords
     from distcomp.journal_file import Connect
-    from distcomp.journal_rows import Row
+    from distcomp.journal_rows import CommitRow
     from distcomp.records import JournalBegan, Record
 
 
@@ -62,7 +62,7 @@ class CommitSource(Protocol):
     def committed_at(self) -> float:
         """When the last row was written, in wall-clock seconds."""
 
-    def read(self) -> Iterator[tuple[Row, list[Record]]]:
+    def read(self) -> Iterator[tuple[CommitRow, list[Record]]]:
         """Every row that counts with its records, in order."""
 
 

@@ -2,7 +2,7 @@
 
 Law of the file `<path>`:
 
-- Table `commits` has a row for each commit, or several if it is large; their numbers have no gap. Row 0 is
+- Table `commits` has a row for each commit, or several if it is large; their numbers have no gap. CommitRow 0 is
   the head: a `JournalBegan` that names the cluster and the `first` row that counts. What lies between them
   is dead, and is freed bit by bit.
 - Every row carries a CRC over its number, its time, and what it holds.
@@ -38,7 +38,7 @@ from distcomp.errors import (
 )
 from distcomp.journal_blobs import BlobFolder, disk_error, open_private, sync_folder
 from distcomp.journal_lock import JournalLock
-from distcomp.journal_rows import Row, row_of
+from distcomp.journal_rows import CommitRow, row_of
 from distcomp.records import FORMAT, JournalBegan, pack
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ class JournalFile:
     def _look(self, cluster: ClusterId) -> None:
         """Take in the head, and compare it with what is asked for and with the rows there are."""
         rows = self._execute(_SELECT + " LIMIT 1", (0,))
-        head = Row(*rows[0]) if rows else None
+        head = CommitRow(*rows[0]) if rows else None
         if head is None or head.sequence != 0 or not head.is_whole:
             raise self._damaged(1, "its head is not what was written")
         (self.head,) = cast("list[JournalBegan]", head.records(self.blobs.read))
@@ -215,7 +215,7 @@ class JournalFile:
 
     # --- reading ---
 
-    def read(self) -> Iterator[tuple[Row, list[Record]]]:
+    def read(self) -> Iterator[tuple[CommitRow, list[Record]]]:
         """Every row that counts with its records, in order.
 
         Raises:
@@ -224,7 +224,7 @@ class JournalFile:
         expected = self.first
         with self._while_reading():
             for values in self._connection.execute(_SELECT, (expected,)):
-                row = Row(*values)
+                row = CommitRow(*values)
                 if row.sequence != expected:
                     raise self._damaged(expected, f"after it comes {row.sequence!r}")
                 if not row.is_whole:
@@ -246,7 +246,7 @@ class JournalFile:
         expected = self.head.first if hasattr(self, "head") else 1
         try:
             for values in self._connection.execute(_SELECT, (expected,)):
-                row = Row(*values)
+                row = CommitRow(*values)
                 if row.sequence != expected or not row.is_whole:
                     break
                 expected += 1

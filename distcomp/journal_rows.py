@@ -30,13 +30,13 @@ class PackedRecords(NamedTuple):
     packed: bytes
     blobs: tuple[tuple[bytes, bytes], ...]
 
-    def row(self, sequence: int, committed_at: float) -> Row:
+    def row(self, sequence: int, committed_at: float) -> CommitRow:
         """The row that says it."""
         digests = b"".join(digest for digest, _ in self.blobs)
         return row_of(sequence, committed_at, digests, self.packed)
 
 
-class Row(NamedTuple):
+class CommitRow(NamedTuple):
     """One row as it is kept; `digests` are those of what was taken out, joined."""
 
     sequence: int
@@ -69,10 +69,10 @@ class Row(NamedTuple):
         return unpack(self.packed, lambda place: read_blob(named[place]))
 
 
-def row_of(sequence: int, committed_at: float, digests: bytes, packed: bytes) -> Row:
+def row_of(sequence: int, committed_at: float, digests: bytes, packed: bytes) -> CommitRow:
     """A row with its CRC."""
     crc = crc32(packed, crc32(digests, crc32(_STAMP.pack(sequence, committed_at))))
-    return Row(sequence, crc, committed_at, digests, packed)
+    return CommitRow(sequence, crc, committed_at, digests, packed)
 
 
 def packed_group(group: Iterable[TurnRecords], settings: JournalSettings) -> list[PackedRecords]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from distcomp.errors import JournalError
     from distcomp.ids import ClusterId
     from distcomp.journal_backlog import TurnRecords
-    from distcomp.journal_rows import PackedRecords, Row
+    from distcomp.journal_rows import CommitRow, PackedRecords
     from distcomp.records import Record
 
 
@@ -44,7 +44,7 @@ class MemoryDisk:
 
     def __init__(self, cluster: ClusterId) -> None:
         self.head = JournalBegan(FORMAT, cluster, time.time(), 1)
-        self.rows: dict[int, Row] = {}
+        self.rows: dict[int, CommitRow] = {}
         self.blobs: dict[bytes, bytes] = {}
         self.in_use = self.full = self.broken = False
 
@@ -63,7 +63,7 @@ class MemoryDisk:
         """When the last row was written, in wall-clock seconds."""
         return self.rows[self.next - 1].committed_at if self.rows else self.head.created_at
 
-    def read(self) -> Iterator[tuple[Row, list[Record]]]:
+    def read(self) -> Iterator[tuple[CommitRow, list[Record]]]:
         """Every row with its records, in order; raises `JournalDamagedError`."""
         for sequence in range(self.first, self.next):
             row = self.rows.get(sequence)

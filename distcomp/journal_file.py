@@ -2,7 +2,7 @@
 
 Law of the file `<path>`:
 
-- Table `commits` has a row for each commit, or several if it is large; their numbers have no gap. CommitRow 0 is
+- Table `commits` has a row for each commit, or several if it is large; their numbers have no gap. Row 0 is
   the head: a `JournalBegan` that names the cluster and the `first` row that counts. What lies between them
   is dead, and is freed bit by bit.
 - Every row carries a CRC over its number, its time, and what it holds.

@@ -472,6 +472,17 @@ def as_name(text: str) -> str:
     return kept or "unnamed"
 
 
+def state_folder(environ: Mapping[str, str] | None = None) -> Path:
+    """Where what programs remember lies: `$DISTCOMP_HOME`, else `distcomp` in the user's state."""
+    variables = os.environ if environ is None else environ
+    if variables.get("DISTCOMP_HOME"):
+        return Path(variables["DISTCOMP_HOME"]).expanduser()
+    if variables.get("XDG_STATE_HOME"):
+        return Path(variables["XDG_STATE_HOME"]) / "distcomp"
+    home = variables.get("HOME")
+    return (Path(home) if home else Path.home()) / ".local" / "state" / "distcomp"
+
+
 def user_folder(environ: Mapping[str, str] | None = None) -> Path:
     """Where access files and secrets lie: `$DISTCOMP_HOME`, else `distcomp` in the user's settings."""
     variables = os.environ if environ is None else environ

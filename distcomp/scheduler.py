@@ -3,7 +3,7 @@
 State law: a connection is *open* from its arrival to its end, and a *peer* from the end of its handshake
 on; the state knows exactly the peers. Whatever arrives changes the state at once. What comes of it leaves
 in one turn, which is scheduled when something arrived or the state wanted to be woken, never twice:
-one placement pass, one write for each peer.
+one placement pass, one commit (see `scheduler_memory`), one write for each peer.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from distcomp.core.scheduler_state import SchedulerState
 from distcomp.errors import ConfigError, ProtocolError
 from distcomp.ids import Peer
 from distcomp.protocol import Refused
+from distcomp.scheduler_memory import SchedulerMemory
 from distcomp.transport import Connection
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from distcomp.access import SchedulerAccess
     from distcomp.config import SchedulerSettings
+    from distcomp.journal import Journal
     from distcomp.protocol import Message
 
 _SPARE_FILES = 64
@@ -42,6 +44,13 @@ class SchedulerProgram:
         settings: see `config.SchedulerSettings`.
         access: the cluster's id and secrets.
         log: takes a level, a constant text, and values.
+        journal: where it writes down what must outlive it; it is read here.
+
+    Raises:
+        JournalError: the journal cannot be read.
+
+    Attributes:
+        memory: what it remembers of before; None without a journal.
 
     Example:
         `program = SchedulerProgram(settings, access, log=log); await program.start();
@@ -49,13 +58,22 @@ class SchedulerProgram:
     """
 
     def __init__(
-        self, settings: SchedulerSettings, access: SchedulerAccess, *, log: Callable[..., None]
+        self,
+        settings: SchedulerSettings,
+        access: SchedulerAccess,
+        *,
+        log: Callable[..., None],
+        journal: Journal | None = None,
     ) -> None:
         self.addresses: tuple[str, ...] = ()
         self._settings = settings
         self._access = access
         self._log = log
-        self._state = SchedulerState(settings, time.time_ns(), access.cluster_name, auth=settings.auth)
+        self.memory = None if journal is None else SchedulerMemory(journal, log)
+        epoch = time.time_ns() if self.memory is None else self.memory.read()
+        self._state = SchedulerState(settings, epoch, access.cluster_name, auth=settings.auth)
+        if self.memory is not None:
+            self.memory.recall(self._state, time.monotonic())
         self._numbers = count(1)
         self._open: set[Connection] = set()
         self._peers: dict[Peer, Connection] = {}
@@ -77,6 +95,7 @@ class SchedulerProgram:
         Raises:
             AddressTakenError: another program listens there.
             ConfigError: that address may not be listened at with these settings.
+            JournalError: the journal cannot be written.
         """
         self._loop = asyncio.get_running_loop()
         if sockets is None:
@@ -88,6 +107,8 @@ class SchedulerProgram:
             for each in sockets:
                 each.close()
             raise
+        if self.memory is not None:
+            await self._begin_to_write(self.memory, sockets)
         self._max_open = min(self._settings.max_connections, _file_limit() - _SPARE_FILES)
         backlog = self._settings.listen_backlog
         self._listener = await transport.listen(sockets, self._take_in, backlog=backlog)
@@ -100,6 +121,8 @@ class SchedulerProgram:
         Args:
             at_once: do not wait until the last words have left.
         """
+        if self.memory is not None and self._listener is not None and not self._stopping:
+            self._turn()
         self._stopping = True
         if self._listener is not None:
             self._listener.close()
@@ -113,9 +136,28 @@ class SchedulerProgram:
         if not self._open:
             self._closed.set()
 
-    async def wait_closed(self) -> None:
-        """Return when `request_stop` was called and the last connection is gone."""
+    async def wait_stopped(self) -> None:
+        """Return when `request_stop` was called, or the journal failed, and the last connection is gone."""
         await self._closed.wait()
+
+    async def wait_closed(self) -> None:
+        """Return after `wait_stopped`, when all that should outlive this scheduler is written down.
+
+        Raises:
+            JournalError: not all of it could be.
+        """
+        await self.wait_stopped()
+        if self.memory is not None:
+            await asyncio.to_thread(self.memory.close)
+
+    async def _begin_to_write(self, memory: SchedulerMemory, sockets: Sequence[socket.socket]) -> None:
+        try:
+            await memory.start(self._send, lambda: self.request_stop(at_once=True))
+        except BaseException:
+            for each in sockets:
+                each.close()
+            await asyncio.to_thread(memory.close)
+            raise
 
     # --- connections ---
 
@@ -184,22 +226,18 @@ class SchedulerProgram:
             self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
-        """One placement pass over all that arrived, and one write for each peer it concerns.
-
-        Acknowledgements leave too, as nothing is journalled that they would wait for.
-        """
+        """One placement pass over all that arrived, one commit, and one write for each peer it concerns."""
         self._turn_comes = False
         if self._stopping:
             return
         now = time.monotonic()
         effects = self._state.take_effects(now)
-        sends = effects.sends
-        for peer, acks in effects.acks.items():
-            sends.setdefault(peer, []).extend(acks)
-        for peer, messages in sends.items():
-            connection = self._peers.get(peer)
-            if connection is not None:
-                connection.send(messages)
+        if self.memory is not None:
+            self.memory.keep(effects)
+        else:
+            for peer, acks in effects.acks.items():
+                effects.sends.setdefault(peer, []).extend(acks)
+        self._send(effects.sends)
         for peer, reason in effects.closes:
             if peer in self._peers:
                 self._log("debug", "peer closed", peer=self._peers[peer].address, reason=reason)
@@ -208,6 +246,12 @@ class SchedulerProgram:
             self._log(level, text, **values)
         if effects.wake_at is not None:
             self._alarm.set(effects.wake_at, now)
+
+    def _send(self, sends: dict[Peer, list[Message]]) -> None:
+        for peer, messages in sends.items():
+            connection = self._peers.get(peer)
+            if connection is not None:
+                connection.send(messages)
 
     def _on_alarm(self) -> None:
         self._state.tick(time.monotonic())

@@ -63,6 +63,7 @@ FLOORS: dict[str, int] = {
     "html": 4,
     "news": 4,
     "scheduler": 4,
+    "scheduler_memory": 4,
     "stay": 4,
     "waiting": 4,
     "waits_here": 4,
@@ -117,6 +118,7 @@ FAMILIES: list[set[str]] = [
     },
     {"transfers", "transport"},
     {"task_links", "worker"},
+    {"scheduler", "scheduler_memory"},
     {
         "bound_client",
         "client",

@@ -14,6 +14,7 @@ from distcomp.cli.embedded import watch_owner
 from distcomp.cli.flags import EXIT_ENDED, EXIT_FAILED, Flags, run, whole
 from distcomp.cli.local_worker import LocalWorker
 from distcomp.cli.reach import is_running
+from distcomp.cli.scheduler_journal import open_journal, told_of
 from distcomp.cli.settings_flags import add_settings, settings_from
 from distcomp.cli.stopping import Stops
 from distcomp.cli.table import RED, is_coloured, paint
@@ -53,6 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         parse=_local_slots,
         metavar="N|auto",
     )
+    parser.value(
+        "--journal",
+        "where to write down what must outlive the scheduler: a file, or off; one by --name if not given",
+        metavar="PATH|off",
+    )
+    parser.switch("--fresh", "set an old journal aside, under another name, and begin a new one")
     parser.value("--owner", "the user whose access files are written; the one who runs this if not given")
     parser.switch("--owned", "end at once when standard input ends, for programs that start schedulers")
     parser.switch("--quiet", "print no join strings")
@@ -81,11 +88,12 @@ async def _run(flags: argparse.Namespace, settings: SchedulerSettings) -> int:
     sockets = transport.bind(settings.host, settings.port)
     try:
         access = _open_access(flags, sockets[0].getsockname()[1])
+        journal = open_journal(flags.journal, access, fresh=flags.fresh)
+        program = SchedulerProgram(settings, access, log=logs.log, journal=journal)
     except BaseException:
         for each in sockets:
             each.close()
         raise
-    program = SchedulerProgram(settings, access, log=logs.log)
     stops = Stops()
     if flags.owned:
         watch_owner(os.getppid(), stops.ask_now)
@@ -94,11 +102,12 @@ async def _run(flags: argparse.Namespace, settings: SchedulerSettings) -> int:
     try:
         access.publish(program.addresses, auth=settings.auth)
         _announce(access, auth=settings.auth, quiet=flags.quiet)
+        print(told_of(program.memory), flush=True)
         if flags.local_slots:
             worker = await LocalWorker.start(
                 _issue(access, "worker", auth=settings.auth).to_join(), flags.local_slots, _log_flags(flags)
             )
-        return await _until_stopped(stops, worker)
+        return await _until_stopped(stops, worker, program)
     finally:
         access.withdraw()
         if worker is not None:
@@ -139,9 +148,10 @@ def _log_flags(flags: argparse.Namespace) -> list[str]:
     return ["--log-level", flags.log_level, "--log-format", flags.log_format, *file]
 
 
-async def _until_stopped(stops: Stops, worker: LocalWorker | None) -> int:
-    """Wait for a signal, or for the end of the local worker, without which this program is not whole."""
+async def _until_stopped(stops: Stops, worker: LocalWorker | None, program: SchedulerProgram) -> int:
+    """Wait for a signal, or for the end of what this program is not whole without: journal, local worker."""
     waiting: list[asyncio.Future[Any]] = [asyncio.ensure_future(stops.asked.wait())]
+    waiting.append(asyncio.ensure_future(program.wait_stopped()))
     if worker is not None:
         waiting.append(asyncio.ensure_future(worker.wait_ended()))
     await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -149,6 +159,8 @@ async def _until_stopped(stops: Stops, worker: LocalWorker | None) -> int:
         each.cancel()
     if stops.asked.is_set():
         return EXIT_ENDED
+    if program.memory is not None and program.memory.failure is not None:
+        return EXIT_FAILED
     logs.log("error", "the local worker ended by itself, and the scheduler with it")
     return EXIT_FAILED
 

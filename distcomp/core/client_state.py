@@ -13,6 +13,7 @@ Laws:
 - An array lives from `submit` until it is closed and all its indexes are settled. Each index settles
   once, whatever is sent again.
 - What the scheduler has not accepted is kept and sent again, the same bytes, after a reconnect.
+- A session of a scheduler that remembers it (`SessionOpened.durable`) waits for it as long as it takes.
 - When a session is lost, every open index settles with a failure that says why, and what is submitted
   until there is a scheduler again fails at once: nothing waits for ever. Only after a scheduler that is
   there has refused a session that it does not know, tasks wait a bounded time for the next one.
@@ -79,6 +80,7 @@ class ClientState:
         self._peer = _NOBODY
         self._resumes = False
         self._epoch = 0
+        self._durable = False
         self._grace_s = settings.client_grace_s
         self._away_since = 0.0
         self._refused_since: float | None = None
@@ -150,7 +152,7 @@ class ClientState:
 
     def tick(self, now: float) -> None:
         """Give up a session that was away too long; send again what was refused for a while."""
-        if self.phase == "apart":
+        if self.phase == "apart" and not self._durable:
             if now >= self._away_since + self._grace_s:
                 text = f"the client was without its scheduler for {self._grace_s:g} s"
                 self._lose(Failure("expired", text=text))
@@ -292,7 +294,8 @@ class ClientState:
         if self.phase != "opening":
             self._nonsense("the session was opened twice")
             return
-        restarted = self._resumes and message.epoch != self._epoch
+        restarted = self._resumes and message.epoch != self._epoch and not message.durable
+        self._durable = message.durable
         known = {number: tasks for (session, number), tasks in message.known if session == self.session}
         self.phase, self._resumes, self._epoch = "open", True, message.epoch
         self._grace_s = message.client_grace_s
@@ -307,8 +310,7 @@ class ClientState:
     def _take_up(self, counter: int, array: Submission, known: int | None, *, restarted: bool) -> None:
         """Go on with an array on a new connection, or give it up if the scheduler lost part of it.
 
-        A scheduler that did not start anew has settled what it does not know any more: it will tell
-        those outcomes again, and accept without a word what is sent to it again.
+        One that forgot nothing has settled what it no longer knows: it tells that again, and accepts resends.
         """
         if known is None and not restarted:
             known = array.accepted
@@ -340,8 +342,8 @@ class ClientState:
         """The scheduler answers for the first tasks of an array from now on."""
         del now
         array = self._array(message.array)
-        if array is not None and message.tasks > array.sent_tasks:
-            self._nonsense("more was accepted than was sent")
+        if array is not None and message.tasks > array.submitted:
+            self._nonsense("more was accepted than was submitted")
         elif array is not None:
             self._under_way_bytes -= array.accept(message.tasks)
 
@@ -559,7 +561,7 @@ class ClientState:
         times = [self.arrays[counter].paused_until for counter in self._paused]
         if self.phase == "unopened" and self._hopes_until is not None:
             times.append(self._hopes_until)
-        if self.phase == "apart":
+        if self.phase == "apart" and not self._durable:
             times.append(self._away_since + self._grace_s)
             if self._refused_since is not None:
                 times.append(self._gone_at(self._refused_since))

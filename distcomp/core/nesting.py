@@ -79,6 +79,9 @@ def on_bind_task(books: Books, link: Link, message: BindTask, now: float) -> Non
     """Let a client speak that acts for a task's owner as long as the task runs."""
     del now
     worker = books.workers.get(message.worker)
+    if worker is not None and worker.peer is None and not worker.record.bind_key:
+        books.refuse(link, "silent", "the worker has not come back since the scheduler was started")
+        return
     if worker is not None and not _is_key(worker.record.bind_key, message.bind_key):
         books.refuse(link, "role", "this is not the key of the worker that is registered here")
         return
@@ -169,8 +172,7 @@ def tell_lent(books: Books, worker: WorkerEntry) -> None:
     """Say again to a worker that has come back which of its tasks lend their slots."""
     for lease in worker.leases.values():
         for task in (lease.nests or {}).values():
-            if task.lends:
-                books.send(worker.peer, SlotLent(lease.token, task.index, lent=True))
+            books.send(worker.peer, SlotLent(lease.token, task.index, task.lends))
 
 
 def _lend(books: Books, task: NestingTask, now: float) -> None:

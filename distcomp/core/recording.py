@@ -41,6 +41,11 @@ if TYPE_CHECKING:
     from distcomp.rows import Failure
 
 
+def epoch_began(books: Books, wall_s: float, version: str) -> None:
+    """Record a start of the scheduler."""
+    books.effects.records.append(records.EpochBegan(books.epoch, wall_s, version))
+
+
 def worker_came(books: Books, worker: WorkerEntry) -> None:
     """Record what a worker says of itself, for the words of failures."""
     told = worker.record

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from distcomp.core import recording
 from distcomp.core.books import Books, Link
 from distcomp.core.cancelling import cancel_given_up, on_cancel_tasks
 from distcomp.core.clients import (
@@ -37,6 +38,7 @@ from distcomp.core.forwarding import on_lease_logged
 from distcomp.core.functions import DefinitionBook
 from distcomp.core.nesting import on_bind_task, on_lend_slot
 from distcomp.core.placement import place
+from distcomp.core.recovery import restore
 from distcomp.core.retraction import retract
 from distcomp.core.settling import on_lease_returned, on_lease_settled, on_slots_reported
 from distcomp.core.snapshot import on_watch_status
@@ -77,6 +79,8 @@ from distcomp.protocol import (
 
 if TYPE_CHECKING:
     from distcomp.config import SchedulerSettings
+    from distcomp.core.image import Image
+    from distcomp.core.recovery import Restored
     from distcomp.ids import Peer
     from distcomp.protocol import Message
 
@@ -219,6 +223,32 @@ class SchedulerState:
     def shut(self, why: str) -> None:
         """Take no submits from now on, and say why; an empty text takes them again."""
         self.books.shut = why
+
+    @property
+    def is_shut(self) -> bool:
+        """Whether no submits are taken."""
+        return bool(self.books.shut)
+
+    def remember(self, image: Image, where: str, now: float) -> Restored:
+        """Take over what the records of a scheduler before this one say, and record from now on.
+
+        Args:
+            image: of those records.
+            where: this state's own go, for observers.
+            now: monotonic seconds.
+        """
+        self.books.journal = where
+        restored = restore(self.books, image, now)
+        self.books.journalled = True
+        return restored
+
+    def begin_epoch(self, wall_s: float, version: str) -> None:
+        """Record that this scheduler has started."""
+        recording.epoch_began(self.books, wall_s, version)
+
+    def take_records(self) -> Effects:
+        """Hand over what is recorded by now, without a placement pass."""
+        return _hand_over(self.books)
 
     def take_effects(self, now: float) -> Effects:
         """Place what is pending and hand over all that must leave."""

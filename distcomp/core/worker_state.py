@@ -82,7 +82,6 @@ class WorkerState:
         self._runs = Runs(settings, identity, self._book, self._shelf, self._outbox)
         self._effects = WorkerEffects()
         self._peer: Peer | None = None
-        self._epoch = 0
         self._check_at: float | None = None
         self._report_at = 0.0
         self._reported: frozenset[tuple[Token, int]] = frozenset()
@@ -149,11 +148,6 @@ class WorkerState:
                 self._runs.cancel(lease, list(lease.open))
         if message.stale:
             self._outbox.forget(frozenset(message.stale))
-        if message.epoch != self._epoch:
-            self._epoch = message.epoch
-            used = {lease.session for lease in self._book.values()}
-            for session in [each for each in self._shelf.sessions if each not in used]:
-                self._end_session(session)
         for function, bundle in {(lease.grant.function, lease.grant.bundle) for lease in self._book.queue}:
             self._ask_for(function, bundle)
         self._effects.registered = True

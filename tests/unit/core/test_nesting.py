@@ -226,7 +226,7 @@ def test_a_worker_that_comes_back_hears_what_is_lent() -> None:
     name = world.w.to_bytes(16, "big")
     held = tuple(HeldLease(each, ((0, 1),)) for each in (token, quiet))
     world.register(again, 2, name=name, leases=held, max_lent=2, bind_key=KEY)
-    assert world.got(again, SlotLent) == [SlotLent(token, 0, lent=True)]
+    assert world.got(again, SlotLent) == [SlotLent(token, 0, lent=True), SlotLent(quiet, 0, lent=False)]
     assert world.pool.roster.slots == 3
 
 

@@ -814,11 +814,13 @@ def test_settles_of_stale_leases_are_forgotten() -> None:
     assert world.state.held_leases() == ()
 
 
-def test_a_new_scheduler_lets_sessions_go_that_nothing_is_held_of() -> None:
+def test_sessions_are_kept_for_a_new_scheduler_until_it_says_that_they_are_over() -> None:
     world = World()
     world.grant(1)
     world.disconnect()
     world.connect(epoch=EPOCH + 1, defined=False)
+    assert world.forgotten == []
+    world.receive(EndSession(OTHER))
     assert world.forgotten == [OTHER]
 
 

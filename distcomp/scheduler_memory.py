@@ -1,0 +1,154 @@
+"""What a scheduler remembers beyond its process, and what waits until it is remembered.
+
+State law: `_held` are the acks of turns whose records are not durable yet, in the order of their turns. A
+turn that recorded nothing waits for the last one before it that did. What a full disk, or too great a
+backlog, keeps from being written down is not accepted: the state is shut until there is room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from distcomp.core.image import Image
+from distcomp.versions import installed_versions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from distcomp.core.effects import Effects
+    from distcomp.core.recovery import Restored
+    from distcomp.core.scheduler_state import SchedulerState
+    from distcomp.errors import JournalError, JournalFullError
+    from distcomp.ids import Peer
+    from distcomp.journal import Journal
+    from distcomp.protocol import Message
+
+FULL = "the scheduler's disk is full, so it can promise nothing new; it goes on when there is room"
+BEHIND = "the scheduler's disk does not keep up with what is submitted"
+
+
+class SchedulerMemory:
+    """A journal between turns and what they say to peers.
+
+    Args:
+        journal: opened, and not read yet.
+        log: takes facts as `log(level, text, **values)`.
+
+    Attributes:
+        restored: what was there of before; None until `recall`.
+        failure: why nothing more is written, once that is so.
+    """
+
+    def __init__(self, journal: Journal, log: Callable[..., None]) -> None:
+        self.restored: Restored | None = None
+        self.failure: JournalError | None = None
+        self._journal = journal
+        self._log = log
+        self._held: deque[tuple[int, dict[Peer, list[Message]]]] = deque()
+        self._committed = 0
+        self._image = Image(compacted=journal.recovered.compacted)
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since something was last written down before this start; 0 if nothing ever was."""
+        recovered = self._journal.recovered
+        return recovered.age_s if recovered.last >= recovered.first else 0.0
+
+    @property
+    def path(self) -> str:
+        """Where it lies."""
+        return str(self._journal.path)
+
+    def read(self) -> int:
+        """Read the journal; returns the epoch that begins now, above all before it.
+
+        Raises:
+            JournalDamagedError: it does not hold what was written to it.
+        """
+        image = self._image
+        for commit in self._journal.recovered:
+            image.replay(commit.records)
+        image.end()
+        return max(time.time_ns(), image.epoch + 1)
+
+    def recall(self, state: SchedulerState, now: float) -> None:
+        """Write into a new state what the journal holds; from now on it records what it does."""
+        self._state = state
+        self.restored = state.remember(self._image, self.path, now)
+        state.begin_epoch(time.time(), installed_versions()[0])
+        del self._image
+
+    async def start(
+        self, release: Callable[[dict[Peer, list[Message]]], None], fail: Callable[[], None]
+    ) -> None:
+        """Begin to write, and make this start itself durable, so that none after it is taken for it.
+
+        Args:
+            release: gets messages whose commit has been made.
+            fail: called when nothing more can be written.
+
+        Raises:
+            JournalError: it cannot be written.
+        """
+        self._release, self._fail = release, fail
+        loop = asyncio.get_running_loop()
+        self._begun: asyncio.Future[None] = loop.create_future()
+        self._journal.start(
+            loop.call_soon_threadsafe,
+            on_committed=self._on_committed,
+            on_full=self._on_full,
+            on_failed=self._on_failed,
+        )
+        self.keep(self._state.take_records())
+        await self._begun
+
+    def keep(self, effects: Effects) -> None:
+        """Write down what a turn recorded; its acks leave with its sends if they need not wait."""
+        if effects.records:
+            self._journal.append(effects.batch, effects.records)
+            if self._journal.is_full:
+                self._state.shut(BEHIND)
+        if not effects.acks:
+            return
+        if effects.batch > self._committed:
+            self._held.append((effects.batch, effects.acks))
+            return
+        for peer, messages in effects.acks.items():
+            effects.sends.setdefault(peer, []).extend(messages)
+
+    def close(self) -> None:
+        """Wait until all is durable; raises `JournalError` if it cannot be made so."""
+        self._journal.close()
+
+    # --- what the journal says ---
+
+    def _on_committed(self, batch: int) -> None:
+        self._committed = batch
+        self._state.committed(batch)
+        while self._held and self._held[0][0] <= batch:
+            self._release(self._held.popleft()[1])
+        if self._state.is_shut and not self._journal.is_full:
+            self._state.shut("")
+        if not self._begun.done():
+            self._begun.set_result(None)
+
+    def _on_full(self, error: JournalFullError | None) -> None:
+        if error is None:
+            self._log("info", "there is room on the disk again", journal=self.path)
+            self._state.shut("")
+            return
+        self._log("error", "the journal's disk is full: nothing new is accepted", why=str(error))
+        self._state.shut(FULL)
+        if not self._begun.done():
+            self._begun.set_exception(error)
+
+    def _on_failed(self, error: JournalError) -> None:
+        self.failure = error
+        if not self._begun.done():
+            self._begun.set_exception(error)
+        else:
+            self._log("error", "the journal failed, and the scheduler with it", why=str(error))
+            self._fail()

@@ -5,13 +5,12 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from distcomp.page import BEGUN, RUN, Page, lane_of, page_bytes
-from distcomp.slot_output import PageStream, capture_streams, end_offspring, plain_streams
+from distcomp.slot_output import PageStream, capture_streams, plain_streams
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,10 +80,3 @@ old.wait()
 def test_only_what_the_task_started_ends() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["-9", "None"]
-
-
-def test_other_sessions_are_spared() -> None:
-    with subprocess.Popen(["sleep", "60"], start_new_session=True) as other:
-        end_offspring(time.monotonic() - 1)
-        assert other.poll() is None
-        other.kill()

@@ -359,8 +359,8 @@ def test_a_cut_connection_goes_unnoticed(client: Client) -> None:
 
 
 @pytest.mark.parametrize("back", [False, True])
-def test_a_scheduler_that_is_gone_fails_what_it_had(own: Programs, *, back: bool) -> None:
-    scheduler = own.scheduler()
+def test_a_scheduler_that_is_gone_with_what_it_had_fails_it(own: Programs, *, back: bool) -> None:
+    scheduler = own.scheduler("test", "--journal", "off")
     own.worker("--grace-s", "0.5")
     with Client() as client:
         client.wait_for_workers(1, timeout_s=20)
@@ -372,7 +372,7 @@ def test_a_scheduler_that_is_gone_fails_what_it_had(own: Programs, *, back: bool
         scheduler.kill()
         scheduler.wait()
         if back:
-            own.scheduler(port=port)
+            own.scheduler("test", "--journal", "off", port=port)
         with pytest.raises(SchedulerLostError):
             future.result(15)
         with pytest.raises(SchedulerLostError):

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from distcomp.access import Access
     from distcomp.config import WorkerSettings
-    from distcomp.protocol import BindTask, Message
+    from distcomp.protocol import Message
+    from distcomp.worker_protocol import BindTask
 
 
 class TaskLinks:

@@ -16,7 +16,8 @@ from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
 from distcomp.errors import FrameTooLargeError, MalformedMessageError
-from distcomp.protocol import HELD_KEYS, ORDER_KEYS, PiecesStored, SendPiece, codec
+from distcomp.ordering import HELD_KEYS, ORDER_KEYS
+from distcomp.protocol import PiecesStored, SendPiece, codec
 from distcomp.wire import MAX_FRAME_BYTES, MAX_ITEMS, PIECE_BYTES, detach_blobs
 
 if TYPE_CHECKING:

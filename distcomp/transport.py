@@ -23,7 +23,8 @@ from distcomp.errors import (
     UnreachableError,
 )
 from distcomp.ids import Peer
-from distcomp.protocol import PATIENT, Heartbeat, PiecesStored, Refused, SendPiece, codec
+from distcomp.ordering import PATIENT
+from distcomp.protocol import Heartbeat, PiecesStored, Refused, SendPiece, codec
 from distcomp.transfers import Incoming, Outgoing
 from distcomp.wire import FrameSplitter
 
@@ -130,7 +131,7 @@ class Connection(asyncio.Protocol):
 
         A message with large blobs leaves in pieces, and others overtake it. What nobody waits for leaves
         with the next others, or after `patience_s`: a write and the peer's waking cost more than all else
-        in a round trip. See `ORDER_KEYS` and `PATIENT` in `distcomp.protocol`.
+        in a round trip. See `ORDER_KEYS` and `PATIENT` in `distcomp.ordering`.
         """
         if self.closed or not self.ready:
             return

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from distcomp.core import recording
 from distcomp.core.flow import finish, forward, settle
 from distcomp.core.spans import count, joined
-from distcomp.protocol import CancelLease
 from distcomp.rows import Failure
+from distcomp.worker_protocol import CancelLease
 
 if TYPE_CHECKING:
     from distcomp.core.arrays import TaskArrayState

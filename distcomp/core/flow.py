@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from distcomp.core import recording
-from distcomp.protocol import EndSession, TasksRetried, TasksSettled
+from distcomp.protocol import TasksRetried, TasksSettled
 from distcomp.records import NO_LEASE
+from distcomp.worker_protocol import EndSession
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

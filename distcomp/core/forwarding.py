@@ -9,7 +9,7 @@ from distcomp.protocol import TasksLogged
 
 if TYPE_CHECKING:
     from distcomp.core.books import Books, Link
-    from distcomp.protocol import LeaseLogged
+    from distcomp.worker_protocol import LeaseLogged
 
 LINE_BYTES = 64
 """What a line is taken to weigh besides its text."""

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 
 from distcomp.core.spans import contains
 from distcomp.errors import MalformedMessageError
-from distcomp.protocol import LendRefused, SlotLent
+from distcomp.protocol import LendRefused
+from distcomp.worker_protocol import SlotLent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     from distcomp.core.sessions import Session
     from distcomp.core.spans import Span
     from distcomp.ids import SessionId
-    from distcomp.protocol import BindTask, LendSlot, Submit
+    from distcomp.protocol import LendSlot, Submit
+    from distcomp.worker_protocol import BindTask
 
 DEEPER = 1 << 48
 """By so much older is an array taken to be for each task that waits above it: the deeper go first."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from distcomp.core import recording
 from distcomp.core.leases import OpenLease, lease_length
-from distcomp.protocol import DefineSession, GrantLease
+from distcomp.worker_protocol import DefineSession, GrantLease
 
 if TYPE_CHECKING:
     from distcomp.core.arrays import TaskArrayState

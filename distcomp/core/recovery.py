@@ -23,8 +23,9 @@ from distcomp.core.sessions import Owner, Session
 from distcomp.core.spans import contains, count, overlap
 from distcomp.core.submitting import use_bundle
 from distcomp.core.workforce import await_return
-from distcomp.protocol import DefineBundle, DefineFunction, OpenSession, RegisterWorker, TasksSettled
+from distcomp.protocol import DefineBundle, DefineFunction, OpenSession, TasksSettled
 from distcomp.records import NO_LEASE
+from distcomp.worker_protocol import RegisterWorker
 
 if TYPE_CHECKING:
     from distcomp.core.books import Books, WorkerPool

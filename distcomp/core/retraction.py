@@ -6,7 +6,7 @@ from heapq import nlargest
 from typing import TYPE_CHECKING
 
 from distcomp.core.timers import NEVER
-from distcomp.protocol import RetractLease
+from distcomp.worker_protocol import RetractLease
 
 if TYPE_CHECKING:
     from distcomp.core.books import Books, WorkerPool

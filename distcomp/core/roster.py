@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from distcomp.core.books import WorkerPool
     from distcomp.core.leases import OpenLease
     from distcomp.ids import BundleId, Peer, SessionId, Token
-    from distcomp.protocol import RegisterWorker
+    from distcomp.worker_protocol import RegisterWorker
 
 SPARE_ENTRIES = 64
 """Entries that count for nothing any more, beyond half, which a heap may hold before it is swept."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from distcomp.core.roster import WorkerEntry
     from distcomp.core.sessions import Session
     from distcomp.core.spans import Span
-    from distcomp.protocol import LeaseReturned, LeaseSettled, SlotsReported
+    from distcomp.worker_protocol import LeaseReturned, LeaseSettled, SlotsReported
 
 PACE_WEIGHT = 0.3
 """How much one settle moves the measured time per task."""

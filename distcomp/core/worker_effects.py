@@ -13,8 +13,9 @@ from distcomp.core.effects import Effects
 
 if TYPE_CHECKING:
     from distcomp.ids import SessionId, WorkerId
-    from distcomp.protocol import DefineBundle, DefineFunction, DefineSession, GrantLease, Refused
+    from distcomp.protocol import DefineBundle, DefineFunction, Refused
     from distcomp.rows import Versions
+    from distcomp.worker_protocol import DefineSession, GrantLease
 
 
 class TakeProcess(NamedTuple):

@@ -16,7 +16,7 @@ from distcomp.protocol import DefineBundle, DefineFunction
 
 if TYPE_CHECKING:
     from distcomp.ids import BundleId, SessionId, Token
-    from distcomp.protocol import DefineSession, GrantLease
+    from distcomp.worker_protocol import DefineSession, GrantLease
 
 M = TypeVar("M", DefineFunction, DefineBundle)
 

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from distcomp.core.worker_leases import Lease, LeaseBook, Shelf
     from distcomp.core.worker_outbox import Failures, Outbox
     from distcomp.ids import FunctionId
-    from distcomp.protocol import GrantLease
     from distcomp.slot_protocol import RunProgressed
+    from distcomp.worker_protocol import GrantLease
 
 GIVEN_BACK = frozenset({"retracted", "waited", "drained"})
 

@@ -27,19 +27,15 @@ from distcomp.core.worker_effects import (
 from distcomp.core.worker_leases import LeaseBook, Shelf
 from distcomp.core.worker_outbox import Outbox, held_leases
 from distcomp.core.worker_runs import Runs
-from distcomp.protocol import (
+from distcomp.protocol import DefineBundle, DefineFunction, MissingBundle, MissingFunction, Refused
+from distcomp.worker_protocol import (
     AckSettles,
     BindTask,
     CancelLease,
-    DefineBundle,
-    DefineFunction,
     DefineSession,
     EndSession,
     GrantLease,
     LeaseLogged,
-    MissingBundle,
-    MissingFunction,
-    Refused,
     RegisterWorker,
     RetractLease,
     SlotLent,

@@ -16,15 +16,15 @@ from distcomp.core.flow import end_lease, finish, forward, put_back, settle
 from distcomp.core.nesting import tell_lent
 from distcomp.core.roster import WorkerEntry
 from distcomp.core.spans import count, cut_all
-from distcomp.protocol import CancelLease, EndSession, WorkerRegistered
+from distcomp.worker_protocol import CancelLease, EndSession, WorkerRegistered
 
 if TYPE_CHECKING:
     from distcomp.core.books import Books, Link
     from distcomp.core.leases import OpenLease
     from distcomp.core.spans import Span
     from distcomp.ids import SessionId, Token
-    from distcomp.protocol import RegisterWorker, WorkerDraining, WorkerLeft
     from distcomp.rows import HeldLease
+    from distcomp.worker_protocol import RegisterWorker, WorkerDraining, WorkerLeft
 
 
 def on_register_worker(books: Books, link: Link, message: RegisterWorker, now: float) -> None:

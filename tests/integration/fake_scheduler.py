@@ -12,14 +12,13 @@ from distcomp.auth import ServerHandshake
 from distcomp.config import WireLimits
 from distcomp.ids import ClusterId, FunctionId, SessionId, Token
 from distcomp.payload import dump_call, dump_function, open_results, pack_calls
-from distcomp.protocol import (
+from distcomp.protocol import DefineFunction, MissingFunction
+from distcomp.worker_protocol import (
     AckSettles,
-    DefineFunction,
     DefineSession,
     GrantLease,
     LeaseReturned,
     LeaseSettled,
-    MissingFunction,
     RegisterWorker,
     WorkerRegistered,
 )

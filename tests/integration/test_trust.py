@@ -22,9 +22,10 @@ from distcomp import AuthenticationError, Client, VersionMismatchError, WrongClu
 from distcomp.config import ClientSettings, WorkerSettings
 from distcomp.errors import ConnectError, ForeignProtocolError, RoleError
 from distcomp.ids import SessionId
-from distcomp.protocol import PROTOCOL, OpenSession, RegisterWorker, SendPiece, Submit, codec
+from distcomp.protocol import PROTOCOL, OpenSession, SendPiece, Submit, codec
 from distcomp.rows import TaskOptions, Versions
 from distcomp.worker import WorkerProgram
+from distcomp.worker_protocol import RegisterWorker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

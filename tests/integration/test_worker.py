@@ -14,17 +14,17 @@ from processes import alive
 from distcomp import slots, transport
 from distcomp.config import WorkerSettings
 from distcomp.errors import AuthenticationError, RoleError, SlotsUnavailableError
-from distcomp.protocol import (
+from distcomp.protocol import Refused
+from distcomp.worker import WorkerProgram
+from distcomp.worker_protocol import (
     CancelLease,
     EndSession,
-    Refused,
     RegisterWorker,
     RetractLease,
     SlotsReported,
     WorkerDraining,
     WorkerLeft,
 )
-from distcomp.worker import WorkerProgram
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

@@ -16,26 +16,28 @@ from distcomp.core.scheduler_state import SchedulerState
 from distcomp.protocol import (
     Accepted,
     AckOutcomes,
-    AckSettles,
-    CancelLease,
     CancelTasks,
     CloseSession,
     DefineFunction,
+    OpenSession,
+    SessionOpened,
+    Submit,
+    TasksSettled,
+)
+from distcomp.rows import Failure, HeldLease, RunningTask, TaskOptions, Versions
+from distcomp.worker_protocol import (
+    AckSettles,
+    CancelLease,
     DefineSession,
     GrantLease,
     LeaseReturned,
     LeaseSettled,
-    OpenSession,
     RegisterWorker,
-    SessionOpened,
     SlotsReported,
-    Submit,
-    TasksSettled,
     WorkerDraining,
     WorkerLeft,
     WorkerRegistered,
 )
-from distcomp.rows import Failure, HeldLease, RunningTask, TaskOptions, Versions
 
 PYTHONS = ("3.11.4", "3.12.1")
 OPTIONS = (

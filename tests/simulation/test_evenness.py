@@ -19,19 +19,9 @@ import pytest
 from distcomp.config import SchedulerSettings
 from distcomp.core import invariants
 from distcomp.core.scheduler_state import SchedulerState
-from distcomp.protocol import (
-    AckOutcomes,
-    DefineFunction,
-    GrantLease,
-    LeaseReturned,
-    LeaseSettled,
-    OpenSession,
-    RegisterWorker,
-    RetractLease,
-    Submit,
-    TasksSettled,
-)
+from distcomp.protocol import AckOutcomes, DefineFunction, OpenSession, Submit, TasksSettled
 from distcomp.rows import TaskOptions, Versions
+from distcomp.worker_protocol import GrantLease, LeaseReturned, LeaseSettled, RegisterWorker, RetractLease
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

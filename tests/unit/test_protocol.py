@@ -4,11 +4,13 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from distcomp import protocol
+from distcomp import protocol, worker_protocol
 from distcomp.errors import MalformedMessageError
-from distcomp.protocol import HELD_KEYS, ORDER_KEYS, GrantLease, LeaseSettled, codec
+from distcomp.ordering import HELD_KEYS, ORDER_KEYS
+from distcomp.protocol import codec
 from distcomp.rows import Failure, TaskOptions
 from distcomp.wire import Kind
+from distcomp.worker_protocol import GrantLease, LeaseSettled
 
 MESSAGES = dict(codec.messages())
 
@@ -70,7 +72,7 @@ def test_tags_keep_their_meaning() -> None:
 def test_every_message_is_described_and_bounded(record: type[Any]) -> None:
     assert record.__doc__
     assert "Alias for" not in record.__doc__
-    assert record.__module__ == protocol.__name__
+    assert record.__module__ in (protocol.__name__, worker_protocol.__name__)
     hints = get_type_hints(record, include_extras=True)
     for name in record._fields:
         assert any(isinstance(extra, Kind) for extra in hints[name].__metadata__), name

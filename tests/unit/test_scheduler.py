@@ -19,23 +19,19 @@ from distcomp.ids import ROLES, ClusterId
 from distcomp.protocol import (
     Accepted,
     AckOutcomes,
-    AckSettles,
     DefineFunction,
-    GrantLease,
-    LeaseSettled,
     OpenSession,
     Refused,
-    RegisterWorker,
     SessionOpened,
     StatusReported,
     Submit,
     TasksSettled,
     WatchStatus,
-    WorkerRegistered,
 )
 from distcomp.rows import TaskOptions, Versions
 from distcomp.scheduler import SchedulerProgram, check_exposure, reachable_at
 from distcomp.transport import Connection
+from distcomp.worker_protocol import AckSettles, GrantLease, LeaseSettled, RegisterWorker, WorkerRegistered
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine

@@ -14,10 +14,11 @@ from distcomp.auth import ServerHandshake
 from distcomp.config import SlotSettings, WorkerSettings
 from distcomp.ids import ClusterId
 from distcomp.inside import RELAYED, REQUEST, TASK_OVER, UNREACHABLE
-from distcomp.protocol import BindTask, Heartbeat, OpenSession, codec
+from distcomp.protocol import Heartbeat, OpenSession, codec
 from distcomp.rows import Versions
 from distcomp.slot_process import Progress, SlotProcess
 from distcomp.task_links import TaskLinks
+from distcomp.worker_protocol import BindTask
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -24,9 +24,10 @@ from distcomp.errors import (
     WrongClusterError,
 )
 from distcomp.ids import ClusterId
-from distcomp.protocol import AckSettles, ExplainWait, Heartbeat, PiecesStored, Refused, Submit, codec
+from distcomp.protocol import ExplainWait, Heartbeat, PiecesStored, Refused, Submit, codec
 from distcomp.rows import TaskOptions
 from distcomp.transport import Connection
+from distcomp.worker_protocol import AckSettles
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine

@@ -6,7 +6,7 @@ from typing import Annotated, Any, NamedTuple
 import msgpack
 import pytest
 
-from distcomp import protocol
+from distcomp import protocol, worker_protocol
 from distcomp.errors import FrameTooLargeError, MalformedMessageError
 from distcomp.wire import (
     INLINE_BLOB_BYTES,
@@ -284,7 +284,7 @@ def test_the_splitter_refuses_a_long_frame_at_its_head() -> None:
 
 
 def test_a_small_frame_is_what_frames_would_give() -> None:
-    messages = [protocol.AckSettles((1, 2)), protocol.Heartbeat()]
+    messages = [worker_protocol.AckSettles((1, 2)), protocol.Heartbeat()]
     packed = [protocol.codec.pack(message) for message in messages]
     assert protocol.codec.small_frame(messages) == protocol.codec.frame(packed)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from distcomp.protocol import BindTask
+from distcomp.worker_protocol import BindTask
 from simulator.client import SimClient
 from simulator.weather import ClientPlan
 

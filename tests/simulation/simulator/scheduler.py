@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from distcomp.core import invariants
 from distcomp.core.scheduler_state import SchedulerState
 from distcomp.ids import Peer
-from distcomp.protocol import GrantLease, RegisterWorker
+from distcomp.worker_protocol import GrantLease, RegisterWorker
 from simulator.clock import Host
 
 if TYPE_CHECKING:

@@ -8,19 +8,9 @@ from typing import TYPE_CHECKING, Any
 from distcomp.config import SchedulerSettings
 from distcomp.core import invariants
 from distcomp.core.scheduler_state import SchedulerState
-from distcomp.protocol import (
-    CancelTasks,
-    DefineFunction,
-    GrantLease,
-    LeaseReturned,
-    LeaseSettled,
-    OpenSession,
-    RegisterWorker,
-    SlotsReported,
-    Submit,
-    TasksSettled,
-)
+from distcomp.protocol import CancelTasks, DefineFunction, OpenSession, Submit, TasksSettled
 from distcomp.rows import Failure, RunningTask, TaskOptions, Versions
+from distcomp.worker_protocol import GrantLease, LeaseReturned, LeaseSettled, RegisterWorker, SlotsReported
 
 if TYPE_CHECKING:
     from distcomp.core.books import WorkerPool

@@ -6,7 +6,8 @@ from hashlib import blake2b
 
 from scheduler_world import SchedulerWorld
 
-from distcomp.protocol import DefineBundle, ExplainWait, GrantLease, MissingBundle, Refused, WaitExplained
+from distcomp.protocol import DefineBundle, ExplainWait, MissingBundle, Refused, WaitExplained
+from distcomp.worker_protocol import GrantLease
 
 
 def define(blob: bytes) -> DefineBundle:

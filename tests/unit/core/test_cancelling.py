@@ -2,8 +2,9 @@ from __future__ import annotations
 
 from scheduler_world import FUNCTION, SchedulerWorld
 
-from distcomp.protocol import CancelLease, CancelTasks, Refused, Submit, TasksSettled
+from distcomp.protocol import CancelTasks, Refused, Submit, TasksSettled
 from distcomp.rows import TaskOptions
+from distcomp.worker_protocol import CancelLease
 
 
 def test_pending_and_leased_tasks_are_settled_at_once() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from itertools import count
 from typing import Any
 
-from distcomp import protocol, rows
+from distcomp import protocol, rows, worker_protocol
 from distcomp.config import ClientSettings
 from distcomp.core.client_effects import ClientEffects, Failed, Introduction, Returned
 from distcomp.core.client_state import MAX_MISREAD, ClientState
@@ -107,7 +107,7 @@ def test_messages_of_other_peers_and_of_other_directions_are_not_taken() -> None
     talk = opened()
     talk.state.receive(AGAIN, protocol.GaveNotice("unfit", "x"), 0.0)
     assert talk.state.malformed == 0
-    talk.hear(protocol.WorkerLeft())
+    talk.hear(worker_protocol.WorkerLeft())
     assert talk.state.malformed == 1
     talk.state.disconnect(AGAIN, 0.0)
     assert talk.state.phase == "open"

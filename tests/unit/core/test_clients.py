@@ -5,15 +5,14 @@ from scheduler_world import SchedulerWorld
 from distcomp.protocol import (
     AckOutcomes,
     CloseSession,
-    EndSession,
     GaveNotice,
     MissingFunction,
     Refused,
     SessionOpened,
     TasksSettled,
-    WorkerLeft,
 )
 from distcomp.rows import TaskOptions
+from distcomp.worker_protocol import EndSession, WorkerLeft
 
 
 def settled(world: SchedulerWorld, worker: int, client: int, array: int = 0) -> TasksSettled:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from scheduler_world import FUNCTION, PLAIN, SchedulerWorld
 
-from distcomp.protocol import AckOutcomes, GrantLease, LeaseSettled, Submit
+from distcomp.protocol import AckOutcomes, Submit
+from distcomp.worker_protocol import GrantLease, LeaseSettled
 
 if TYPE_CHECKING:
     from collections.abc import Callable

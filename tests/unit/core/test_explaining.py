@@ -5,16 +5,9 @@ from typing import TYPE_CHECKING
 from scheduler_world import FUNCTION, PLAIN, SchedulerWorld
 
 from distcomp.core import explaining
-from distcomp.protocol import (
-    AckOutcomes,
-    ExplainTask,
-    ExplainWait,
-    Submit,
-    TaskExplained,
-    WaitExplained,
-    WorkerDraining,
-)
+from distcomp.protocol import AckOutcomes, ExplainTask, ExplainWait, Submit, TaskExplained, WaitExplained
 from distcomp.rows import TaskOptions
+from distcomp.worker_protocol import WorkerDraining
 
 if TYPE_CHECKING:
     import pytest

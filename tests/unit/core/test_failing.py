@@ -2,8 +2,9 @@ from __future__ import annotations
 
 from scheduler_world import SchedulerWorld
 
-from distcomp.protocol import LeaseSettled, TasksRetried, TasksSettled
+from distcomp.protocol import TasksRetried, TasksSettled
 from distcomp.rows import Failure, PastAttempt, TaskOptions
+from distcomp.worker_protocol import LeaseSettled
 
 
 def start(options: TaskOptions) -> tuple[SchedulerWorld, int, int]:

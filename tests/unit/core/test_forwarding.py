@@ -4,8 +4,9 @@ from typing import Any
 
 from scheduler_world import SchedulerWorld
 
-from distcomp.protocol import LeaseLogged, TasksLogged
+from distcomp.protocol import TasksLogged
 from distcomp.rows import LogLine, TaskOptions
+from distcomp.worker_protocol import LeaseLogged
 
 LOGGED = TaskOptions(logs=True)
 

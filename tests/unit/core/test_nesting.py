@@ -7,25 +7,27 @@ from scheduler_world import BLOB, FUNCTION, SchedulerWorld, versions
 
 from distcomp.core.nesting import MOST_NAMES, NestingTask
 from distcomp.protocol import (
-    BindTask,
-    CancelLease,
     CancelTasks,
     CloseSession,
     DefineFunction,
-    DefineSession,
-    EndSession,
     LendRefused,
     LendSlot,
     OpenSession,
     Refused,
     SessionOpened,
-    SlotLent,
     StatusReported,
     TasksSettled,
     WatchStatus,
-    WorkerDraining,
 )
 from distcomp.rows import HeldLease, TaskOptions
+from distcomp.worker_protocol import (
+    BindTask,
+    CancelLease,
+    DefineSession,
+    EndSession,
+    SlotLent,
+    WorkerDraining,
+)
 
 if TYPE_CHECKING:
     from distcomp.core.leases import OpenLease

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from scheduler_world import SchedulerWorld
 
-from distcomp.protocol import GrantLease, RetractLease
+from distcomp.worker_protocol import GrantLease, RetractLease
 
 
 def lopsided(

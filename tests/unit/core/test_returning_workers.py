@@ -6,18 +6,9 @@ from typing import Any
 from distcomp.config import SchedulerSettings
 from distcomp.core import invariants
 from distcomp.core.scheduler_state import SchedulerState
-from distcomp.protocol import (
-    CloseSession,
-    DefineFunction,
-    EndSession,
-    GrantLease,
-    LeaseReturned,
-    OpenSession,
-    RegisterWorker,
-    Submit,
-    WorkerLeft,
-)
+from distcomp.protocol import CloseSession, DefineFunction, OpenSession, Submit
 from distcomp.rows import HeldLease, TaskOptions, Versions
+from distcomp.worker_protocol import EndSession, GrantLease, LeaseReturned, RegisterWorker, WorkerLeft
 
 CLIENT, WORKER = 1, 2
 SESSION, NAME = b"s" * 16, b"w" * 16

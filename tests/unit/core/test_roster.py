@@ -3,7 +3,7 @@ from __future__ import annotations
 from scheduler_world import SchedulerWorld
 
 from distcomp.core.roster import SPARE_ENTRIES
-from distcomp.protocol import LeaseSettled
+from distcomp.worker_protocol import LeaseSettled
 
 
 def test_idle_workers_take_turns() -> None:

@@ -5,17 +5,9 @@ from typing import Any
 import pytest
 from scheduler_world import SchedulerWorld, versions
 
-from distcomp.protocol import (
-    AckSettles,
-    GrantLease,
-    LeaseSettled,
-    OpenSession,
-    Refused,
-    RegisterWorker,
-    Submit,
-    WatchStatus,
-)
+from distcomp.protocol import OpenSession, Refused, Submit, WatchStatus
 from distcomp.rows import TaskOptions
+from distcomp.worker_protocol import AckSettles, GrantLease, LeaseSettled, RegisterWorker
 
 SUBMIT = Submit((b"s" * 16, 0), b"f" * 32, TaskOptions(), 0, 1, b"", True)
 REGISTER = RegisterWorker(b"w" * 16, "w", "h", 1, 1, versions("3.11.4"), ())

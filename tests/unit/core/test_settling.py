@@ -2,8 +2,9 @@ from __future__ import annotations
 
 from scheduler_world import SchedulerWorld
 
-from distcomp.protocol import LeaseSettled, TasksBegan, TasksSettled
+from distcomp.protocol import TasksBegan, TasksSettled
 from distcomp.rows import TaskOptions
+from distcomp.worker_protocol import LeaseSettled
 
 
 def test_outcomes_go_to_the_client_as_they_come() -> None:

@@ -4,7 +4,8 @@ from typing import Any
 
 from scheduler_world import SchedulerWorld
 
-from distcomp.protocol import StatusReported, WatchStatus, WorkerDraining, codec
+from distcomp.protocol import StatusReported, WatchStatus, codec
+from distcomp.worker_protocol import WorkerDraining
 
 
 def watch(world: SchedulerWorld, role: str = "observer", owner: str = "eve", interval_s: float = 1.0) -> int:

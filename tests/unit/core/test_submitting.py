@@ -1,18 +1,15 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from scheduler_world import BLOB, FUNCTION, SchedulerWorld
 
-from distcomp.protocol import (
-    Accepted,
-    AckOutcomes,
-    DefineFunction,
-    GrantLease,
-    MissingFunction,
-    Refused,
-    SubmitRefused,
-)
+from distcomp.protocol import Accepted, AckOutcomes, DefineFunction, MissingFunction, Refused, SubmitRefused
 from distcomp.rows import TaskOptions
+
+if TYPE_CHECKING:
+    from distcomp.worker_protocol import GrantLease
 
 
 def refusal(world: SchedulerWorld, peer: int) -> str:

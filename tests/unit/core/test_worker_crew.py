@@ -4,7 +4,7 @@ from worker_world import SESSION, World
 
 from distcomp.core.worker_crew import Process, Run
 from distcomp.core.worker_leases import Lease
-from distcomp.protocol import CancelLease, GrantLease
+from distcomp.worker_protocol import CancelLease, GrantLease
 
 
 def test_of_two_idle_processes_one_wakes_and_one_rests() -> None:

@@ -8,7 +8,7 @@ from distcomp.config import WorkerSettings
 from distcomp.core.worker_effects import GiveBack, TakeProcess, WorkerIdentity
 from distcomp.core.worker_state import WorkerState
 from distcomp.ids import Peer, SessionId, WorkerId
-from distcomp.protocol import BindTask, DefineSession, EndSession, RegisterWorker, SlotLent
+from distcomp.worker_protocol import BindTask, DefineSession, EndSession, RegisterWorker, SlotLent
 
 if TYPE_CHECKING:
     from distcomp.ids import Token

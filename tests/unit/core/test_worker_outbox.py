@@ -4,9 +4,10 @@ import pytest
 
 from distcomp.config import WorkerSettings
 from distcomp.core.worker_outbox import FAILURES_BYTES, RUNS_BYTES, Outbox, fit, held_leases
-from distcomp.protocol import LeaseSettled, codec
+from distcomp.protocol import codec
 from distcomp.rows import Failure, HeldLease
 from distcomp.wire import MAX_FRAME_BYTES
+from distcomp.worker_protocol import LeaseSettled
 
 TOKEN, OTHER = (1, 1), (1, 2)
 

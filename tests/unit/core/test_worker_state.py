@@ -15,29 +15,24 @@ from worker_world import (
 
 from distcomp.core import worker_effects as do
 from distcomp.ids import BundleId, FunctionId, Peer, SessionId
-from distcomp.protocol import (
+from distcomp.protocol import DefineBundle, DefineFunction, MissingBundle, MissingFunction, Refused, Submit
+from distcomp.rows import Failure, HeldLease, LogLine
+from distcomp.slot_protocol import RunLogged
+from distcomp.worker_protocol import (
     AckSettles,
     CancelLease,
-    DefineBundle,
-    DefineFunction,
     EndSession,
     GrantLease,
     LeaseLogged,
     LeaseReturned,
     LeaseSettled,
-    MissingBundle,
-    MissingFunction,
-    Refused,
     RegisterWorker,
     RetractLease,
     SlotsReported,
-    Submit,
     WorkerDraining,
     WorkerLeft,
     WorkerRegistered,
 )
-from distcomp.rows import Failure, HeldLease, LogLine
-from distcomp.slot_protocol import RunLogged
 
 if TYPE_CHECKING:
     from distcomp.ids import Token

@@ -2,18 +2,17 @@ from __future__ import annotations
 
 from scheduler_world import PLAIN, SchedulerWorld
 
-from distcomp.protocol import (
+from distcomp.protocol import DefineFunction, Refused
+from distcomp.rows import HeldLease, TaskOptions
+from distcomp.worker_protocol import (
     CancelLease,
-    DefineFunction,
     DefineSession,
     EndSession,
     GrantLease,
-    Refused,
     WorkerDraining,
     WorkerLeft,
     WorkerRegistered,
 )
-from distcomp.rows import HeldLease, TaskOptions
 
 NAME = b"worker----------"
 

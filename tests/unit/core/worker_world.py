@@ -9,17 +9,17 @@ from distcomp.config import WorkerSettings
 from distcomp.core import worker_effects as do
 from distcomp.core.worker_state import WorkerState
 from distcomp.ids import FunctionId, Peer, SessionId, WorkerId
-from distcomp.protocol import (
+from distcomp.protocol import DefineFunction
+from distcomp.rows import Failure, Versions
+from distcomp.slot_protocol import RunProgressed
+from distcomp.worker_protocol import (
     AckSettles,
-    DefineFunction,
     DefineSession,
     GrantLease,
     LeaseReturned,
     LeaseSettled,
     WorkerRegistered,
 )
-from distcomp.rows import Failure, Versions
-from distcomp.slot_protocol import RunProgressed
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -310,7 +310,7 @@ class Future(concurrent.futures.Future[T], Generic[T]):
 
     def _repr_html_(self) -> str:
         if self._state in OPEN:
-            return card(repr(self).strip("<>"))
+            return card(f"Future: {'running' if self._state == RUNNING else 'pending'}")
         outcome = self._outcome or getattr(self, "_failure", None)
         state, text, attempts = self.explain()
         return explanation_html(f"Future: {state}", text, attempts, getattr(outcome, "traceback", ""))

@@ -97,7 +97,7 @@ def client_html(title: str, report: StatusReported | None) -> str:
         return card(title)
     totals = report.totals
     words = (
-        f"{totals.workers:,} workers, {totals.slots:,} slots, {totals.busy:,} busy; "
+        f"{totals.workers:,} {'worker' if totals.workers == 1 else 'workers'}, {totals.slots:,} slots, {totals.busy:,} busy; "
         f"{totals.pending:,} tasks wait, {totals.settled:,} are done"
     )
     rows = [(w.name, w.host, w.python, f"{w.busy} of {w.slots}", w.unfit or w.state) for w in report.workers]

@@ -77,7 +77,7 @@ def test_a_bar_shows_good_failed_and_open_tasks() -> None:
 def test_a_future_shows_where_it_is_or_how_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     group = Group(3)
     monkeypatch.setattr(PlainHost, "explain_task", None, raising=False)  # it is not asked for a picture
-    assert Page(group.futures[0]._repr_html_()).texts == ["Future pending"]
+    assert Page(group.futures[0]._repr_html_()).texts == ["Future: pending"]
     group.give(0, 1)
     assert Page(group.futures[0]._repr_html_()).texts[0] == "Future: finished"
     past = (PastAttempt(1, "lost", "left", "a", "gone"),)
@@ -117,5 +117,5 @@ def test_a_client_shows_its_cluster_if_it_can_be_asked() -> None:
     row = WorkerRow(b"w" * 16, "left", NASTY, 1, 4, 3, 3, 0, 0, 0.0, "ready", "3.11.4", "")
     report = StatusReported(True, "c", 1, True, Totals(**numbers), (row,), (), (), ())  # type: ignore[arg-type]  # numbers
     page = Page(html.client_html("Client of x", report))
-    assert page.texts[1] == "1 workers, 4 slots, 3 busy; 5 tasks wait, 0 are done"
+    assert page.texts[1] == "1 worker, 4 slots, 3 busy; 5 tasks wait, 0 are done"
     assert page.texts[-5:] == ["left", NASTY, "3.11.4", "3 of 4", "ready"]

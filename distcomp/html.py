@@ -96,8 +96,9 @@ def client_html(title: str, report: StatusReported | None) -> str:
     if report is None:
         return card(title)
     totals = report.totals
+    workers = "worker" if totals.workers == 1 else "workers"
     words = (
-        f"{totals.workers:,} {'worker' if totals.workers == 1 else 'workers'}, {totals.slots:,} slots, {totals.busy:,} busy; "
+        f"{totals.workers:,} {workers}, {totals.slots:,} slots, {totals.busy:,} busy; "
         f"{totals.pending:,} tasks wait, {totals.settled:,} are done"
     )
     rows = [(w.name, w.host, w.python, f"{w.busy} of {w.slots}", w.unfit or w.state) for w in report.workers]

@@ -14,8 +14,10 @@ from distcomp.protocol import (
     DefineBundle,
     DefineFunction,
     OpenSession,
+    ReadOutcomes,
     Submit,
     TasksBegan,
+    TasksFailed,
     TasksRetried,
     TasksSettled,
 )
@@ -32,7 +34,9 @@ from distcomp.worker_protocol import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-PATIENT: frozenset[type[Any]] = frozenset({Accepted, AckOutcomes, AckSettles, TasksBegan, TasksRetried})
+PATIENT: frozenset[type[Any]] = frozenset(
+    {Accepted, AckOutcomes, AckSettles, ReadOutcomes, TasksBegan, TasksRetried}
+)
 """Messages that nobody waits for: a connection keeps them back a little, to leave with the next others."""
 
 ORDER_KEYS: dict[type[Any], Callable[[Any], tuple[Hashable, ...]]] = {
@@ -43,6 +47,7 @@ ORDER_KEYS: dict[type[Any], Callable[[Any], tuple[Hashable, ...]]] = {
     Submit: lambda m: (m.array[0], m.function, m.bundle, m.array),
     CancelTasks: lambda m: (m.array[0], m.array),
     TasksSettled: lambda m: (m.array,),
+    TasksFailed: lambda m: (m.array,),
     GrantLease: lambda m: (m.array[0], m.function, m.bundle, m.token),
     RetractLease: lambda m: (m.token,),
     CancelLease: lambda m: (m.token,),
@@ -55,6 +60,7 @@ HELD_KEYS: dict[type[Any], Callable[[Any], tuple[Hashable, ...]]] = {
     Submit: lambda m: (m.array,),
     CancelTasks: lambda m: (m.array,),
     TasksSettled: lambda _: (),
+    TasksFailed: lambda _: (),
     GrantLease: lambda m: (m.token,),
 }
 """Those order keys that later messages wait for; all of a message's keys where it is not listed.

@@ -22,6 +22,7 @@ from distcomp.rows import (
     BlobSize,
     Bundle,
     Count,
+    Failure,
     Failures,
     Function,
     LogLines,
@@ -29,6 +30,8 @@ from distcomp.rows import (
     Names,
     Numbers,
     PastAttempts,
+    RunArray,
+    RunRow,
     Runs,
     Seconds,
     Session,
@@ -93,7 +96,8 @@ class PiecesStored(NamedTuple):
 class Refused(NamedTuple):
     """The scheduler will not go on with this connection; nothing follows.
 
-    `code` is one of `role`, `versions`, `duplicate`, `malformed`, `silent`, `expired`, `full`, `stopping`.
+    `code` is one of `role`, `versions`, `duplicate`, `malformed`, `silent`, `expired`, `full`, `stopping`,
+    and for a run `taken` (another process has it) or `unknown`.
     """
 
     code: Name
@@ -145,6 +149,9 @@ class OpenSession(NamedTuple):
     """The first message of a client. `resumes` says that this session was open before.
 
     `environment` is opaque to all but slots: what a slot process takes over from the client.
+
+    With a `run` the session is that run's: any process of its owner may open it, one at a time, told apart
+    by `nonce`. What another process left open of it is closed. If it `resumes` there must be such a run.
     """
 
     session: Session
@@ -154,6 +161,8 @@ class OpenSession(NamedTuple):
     program: Name
     environment: Blob
     resumes: Switch
+    run: Name = ""
+    nonce: Annotated[bytes, Octets(0, 16)] = b""
 
 
 @message(11)
@@ -196,7 +205,10 @@ class AckOutcomes(NamedTuple):
 
 @message(14)
 class CloseSession(NamedTuple):
-    """The client leaves for good: what is not detached is cancelled, what is unread is dropped."""
+    """The client leaves for good: what is not detached is cancelled, what is unread is dropped.
+
+    A run stays as it is, for the process that opens it next.
+    """
 
 
 @message(15)
@@ -229,6 +241,16 @@ class ExplainTask(NamedTuple):
     task_index: Count
 
 
+@message(19)
+class ReadOutcomes(NamedTuple):
+    """The client has read what came under these numbers, so as much more may come.
+
+    Unlike after `AckOutcomes` the scheduler keeps it, and sends it again to whoever opens the run next.
+    """
+
+    seqs: Numbers
+
+
 # --- scheduler to client --------------------------------------------------------------------------
 
 
@@ -242,8 +264,9 @@ class LendRefused(NamedTuple):
 
 @message(20)
 class SessionOpened(NamedTuple):
-    """The session stands. `known` lists its arrays with the count accepted of each.
+    """The session stands. `known` lists its unfinished arrays with the count accepted of each.
 
+    Of a run it lists none: `RunDescribed` follows, before any outcome.
     A scheduler whose sessions are `durable` knows them after a restart, too.
     """
 
@@ -264,7 +287,10 @@ class Accepted(NamedTuple):
 
 @message(22)
 class SubmitRefused(NamedTuple):
-    """Nothing of a submit was taken. `code` is `gap`, `closed`, `full`, `options` or `role`."""
+    """Nothing of a submit was taken. `code` is `gap`, `closed`, `full`, `options`, `role` or `expired`.
+
+    The last means that the array was ended because its client was away for too long.
+    """
 
     array: Array
     start: Count
@@ -369,3 +395,64 @@ class TasksRetried(NamedTuple):
 
     array: Array
     retried: Count
+
+
+@message(31)
+class TasksFailed(NamedTuple):
+    """Outcomes: all tasks in `spans` ended alike, without a result. Sent again like `TasksSettled`."""
+
+    seq: Count
+    array: Array
+    spans: Spans
+    failure: Annotated[Failure, Nested(Failure)]
+
+
+@message(32)
+class RunDescribed(NamedTuple):
+    """All arrays of a run, also finished ones, told when it is opened.
+
+    It comes in parts, all but the last with `more`.
+    """
+
+    arrays: Annotated[tuple[RunArray, ...], Listing(Nested(RunArray))]
+    more: Switch
+
+
+# --- runs -----------------------------------------------------------------------------------------
+
+
+@message(33)
+class ListRuns(NamedTuple):
+    """Asks for the runs that a peer may see: a client those of its owner, observers and admins all."""
+
+    request: Count
+
+
+@message(34)
+class RunsListed(NamedTuple):
+    """The answer to `ListRuns`, in parts, all but the last with `more`."""
+
+    request: Count
+    runs: Annotated[tuple[RunRow, ...], Listing(Nested(RunRow))]
+    more: Switch
+
+
+@message(35)
+class ForgetRun(NamedTuple):
+    """Ends a run for good: what is not done of it is cancelled, what waits of it is dropped.
+
+    A client may do that with runs of its own, which no `owner` means; an admin with all.
+    """
+
+    request: Count
+    run: Name
+    owner: Name = ""
+
+
+@message(36)
+class RunForgotten(NamedTuple):
+    """The answer to `ForgetRun`: `code` is `forgotten`, `unknown`, or `taken` if a process has it open."""
+
+    request: Count
+    code: Name
+    text: Words

@@ -372,6 +372,77 @@ class OutcomeRestated(NamedTuple):
     failures: Failures = ()
 
 
+# --- runs, and clients that are away --------------------------------------------------------------
+
+
+@record(50)
+class RunOpened(NamedTuple):
+    """A session is a run, and the process with this `nonce` has opened it, at a wall-clock time."""
+
+    session: Session
+    run: Name
+    nonce: Annotated[bytes, Octets(0, 16)]
+    host: Name
+    pid: Count
+    program: Name
+    opened_at: Seconds
+    began_at: Seconds
+
+
+@record(51)
+class ClientLeft(NamedTuple):
+    """A session lost its connection, at a wall-clock time."""
+
+    session: Session
+    left_at: Seconds
+
+
+@record(52)
+class ClientCame(NamedTuple):
+    """A client came back to its session."""
+
+    session: Session
+
+
+@record(53)
+class RunEnded(NamedTuple):
+    """A run is no more, since a wall-clock time; `why` is `dropped` or `forgotten`."""
+
+    owner: Name
+    run: Name
+    ended_at: Seconds
+    why: Name
+
+
+@record(54)
+class SpansFailed(NamedTuple):
+    """Indexes of an array were settled alike, wherever they were; `seq` as in `TasksEnded`."""
+
+    array: Array
+    seq: Count
+    spans: Spans
+    failure: Annotated[Failure, Nested(Failure)]
+
+
+@record(55)
+class PastArrayRestated(NamedTuple):
+    """A finished array of which more is known than that: of a run, or ended before its client closed it."""
+
+    array: Array
+    function: Function
+    name: Name
+    tasks: Count
+    failed: Count
+
+
+@record(56)
+class ReceivedRestated(NamedTuple):
+    """Indexes of a run's array whose outcomes were acknowledged. Several records add up."""
+
+    array: Array
+    spans: Spans
+
+
 # --- bytes ----------------------------------------------------------------------------------------
 
 
@@ -432,4 +503,5 @@ _WEIGHTS: dict[type[Any], Callable[[Any], int]] = {
     ChunkRestated: lambda item: len(item.chunk),
     TasksEnded: _outcome_bytes,
     OutcomeRestated: _outcome_bytes,
+    SpansFailed: lambda item: _failure_bytes(item.failure),
 }

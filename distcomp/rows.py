@@ -207,8 +207,55 @@ class ArrayRow(NamedTuple):
     age_s: Seconds
 
 
+class RunArray(NamedTuple):
+    """One task array of a run, as whoever opens the run is told.
+
+    `received` are the indexes whose outcomes have been acknowledged, so that they never come again. If there
+    are many, the array comes in several rows, and their `received` add up.
+    """
+
+    number: Count
+    function: Function
+    name: Name
+    tasks: Count
+    settled: Count
+    failed: Count
+    closed: Switch
+    received: Spans = ()
+
+
+class RunRow(NamedTuple):
+    """One run as the scheduler has it.
+
+    `functions` are the names of the last ones used. `waiting` counts outcomes that no client has
+    acknowledged, in messages; `spilled_bytes` of their `waiting_bytes` are in files. Times are wall-clock
+    seconds: since when it is, when its last process left (0 while one has it open), and when it will be
+    dropped unless one comes. The last three say which process has or had it open.
+    """
+
+    owner: Name
+    run: Name
+    functions: Names
+    tasks: Count
+    settled: Count
+    failed: Count
+    waiting: Count
+    waiting_bytes: Count
+    spilled_bytes: Count
+    began_at: Seconds
+    left_at: Seconds
+    drop_at: Seconds
+    host: Name
+    pid: Count
+    program: Name
+
+
 class Totals(NamedTuple):
-    """The cluster in numbers, since the scheduler started; `nonsense` counts peers that talked some."""
+    """The cluster in numbers, since the scheduler started; `nonsense` counts peers that talked some.
+
+    `unread_bytes` are those of outcomes that no client has acknowledged, `spilled_bytes` what of them is in
+    files.
+    """
 
     uptime_s: Seconds
     sessions: Count
@@ -229,3 +276,5 @@ class Totals(NamedTuple):
     nonsense: Count = 0
     bundles: Count = 0
     bundle_bytes: Count = 0
+    unread_bytes: Count = 0
+    spilled_bytes: Count = 0

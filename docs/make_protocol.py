@@ -89,6 +89,8 @@ def page() -> str:
         rows.RunningTask,
         rows.WorkerRow,
         rows.ArrayRow,
+        rows.RunArray,
+        rows.RunRow,
         rows.Totals,
     ):
         parts.append(f"\n**{record.__name__}**: {inspect.getdoc(record)}\n\nFields: {describe(record)}.")

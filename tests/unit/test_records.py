@@ -18,6 +18,8 @@ from distcomp.records import (
     ArrayRestated,
     BundleDefined,
     ChunkRestated,
+    ClientCame,
+    ClientLeft,
     CompactionBegan,
     EpochBegan,
     FunctionDefined,
@@ -27,9 +29,14 @@ from distcomp.records import (
     LeaseRestated,
     OutcomeRestated,
     OutcomesReceived,
+    PastArrayRestated,
+    ReceivedRestated,
+    RunEnded,
+    RunOpened,
     SessionBegan,
     SessionEnded,
     SessionRestated,
+    SpansFailed,
     TasksAccepted,
     TasksCancelled,
     TasksEnded,
@@ -75,6 +82,13 @@ ONE_OF_EACH = [
     TasksCancelled(ARRAY, ((8, 15),)),
     OutcomesReceived(SESSION, (1, 2)),
     OutcomeRestated(ARRAY, 1, ((5, 7, b"results"),)),
+    RunOpened(SESSION, "fit", b"nonce", "h", 1, "a.py", 4.5, 3.5),
+    ClientLeft(SESSION, 5.5),
+    ClientCame(SESSION),
+    RunEnded("ann", "fit", 6.5, "dropped"),
+    SpansFailed(ARRAY, 3, ((5, 8),), FAILED),
+    PastArrayRestated(ARRAY, FUNCTION, "f", 15, 1),
+    ReceivedRestated(ARRAY, ((0, 4),)),
 ]
 
 
@@ -108,6 +122,13 @@ def test_tags_are_settled_for_good() -> None:
         41: "TasksCancelled",
         42: "OutcomesReceived",
         43: "OutcomeRestated",
+        50: "RunOpened",
+        51: "ClientLeft",
+        52: "ClientCame",
+        53: "RunEnded",
+        54: "SpansFailed",
+        55: "PastArrayRestated",
+        56: "ReceivedRestated",
     }
 
 

@@ -447,7 +447,7 @@ class AsyncClient:
     def _connect(self) -> Client:
         """Make the client, in a thread; close it again if nobody waits for it any more."""
         client = self._make()
-        client.may_block = False
+        client.window.may_block = False
         if self._gone:
             client.close(cancel=True)
         return client

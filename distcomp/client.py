@@ -1,7 +1,7 @@
 """`Client`: hands functions to a cluster.
 
 What threads share is guarded by the program's lock: the batches of single submits that wait for the next
-turn, and the window, which counts tasks and bytes handed in and not settled.
+turn, and the window.
 """
 
 from __future__ import annotations
@@ -22,12 +22,10 @@ from distcomp.errors import (
     ForkedClientError,
     PayloadTooLargeError,
     UnpicklableError,
-    WindowFullError,
 )
 from distcomp.feeder import Feeder, columns_of, have_lengths, order_by_cost, row_of
 from distcomp.future_groups import FutureGroup
 from distcomp.futures import Future
-from distcomp.handles import wait_until
 from distcomp.html import client_html
 from distcomp.news import News
 from distcomp.options import Options
@@ -47,6 +45,7 @@ from distcomp.stream_source import StreamLeg, StreamSource
 from distcomp.task_arrays import Leg, TaskArray
 from distcomp.task_streams import TaskStream
 from distcomp.waiting import gather
+from distcomp.window import Window
 
 if TYPE_CHECKING:
     import os
@@ -95,7 +94,7 @@ class Client:
 
     Attributes:
         is_embedded: whether it has an embedded cluster of its own.
-        may_block: whether threads that submit may wait for room; if not, they are told so by an error.
+        window: how much is handed in and has not settled.
 
     Raises:
         ConfigError: the address or a setting cannot be read.
@@ -131,16 +130,10 @@ class Client:
         self._plain = self.bind(Options())
         self._batches: dict[tuple[BoundClient, FunctionId], Batch] = {}
         self._batch_bytes = 0
-        self._most_tasks = self.settings.window_tasks
-        self._most_bytes = self.settings.window_bytes
-        self._open_tasks = 0
-        self._open_bytes = 0
-        self._feeding = 0
         self._news_at = time.monotonic()
         self._explained = False
         self.closed = False
         self.forked = False
-        self.may_block = True
         self._program: ClientProgram | InlineProgram
         self.inline: RunsHere | None = None
         if target.inline:
@@ -153,8 +146,7 @@ class Client:
         self.sinks = self._program.sinks
         self.stay = None if target.door is None else Stay(target.door, self._program.post)
         self.outlived = False
-        self._room = threading.Condition(self.lock)
-        self._waiting_for_room = 0
+        self.window = Window(self, self.settings, self.lock, self._program.is_here)
         try:
             self._program.start()
         except BaseException:
@@ -302,8 +294,7 @@ class Client:
         try:
             if cancel:
                 self.cancel_all()
-            with self._room:
-                self._wait_until(self._is_idle)
+            self.window.wait_until_idle()
         except BaseException:
             self.cancel_all()
             raise
@@ -358,15 +349,14 @@ class Client:
             self._refuse_size(size_bytes, len(blob))
         key = (bound, digest)
         with self.lock:
-            if self._open_tasks >= self._most_tasks or self._open_bytes >= self._most_bytes:
-                self._wait_for_room()
+            if self.window.is_full:
+                self.window.wait_until_not_full()
             batch = self._batches.get(key)
             if batch is None:
                 named = (digest, function_name(function), blob)
                 batch = self._batches[key] = Batch(named, bound.on_wire, FutureGroup(self))
             batch.calls.append(call)
-            self._open_tasks += 1
-            self._open_bytes += size_bytes
+            self.window.add(1, size_bytes)
             self._batch_bytes += size_bytes
             future = batch.group.add()
         self._program.wake()
@@ -476,30 +466,15 @@ class Client:
 
     def make_room(self, leg: Wanted, tasks: int, size_bytes: int, *, waits: bool = True) -> bool:
         """Count tasks as handed in, waiting for room if need be; see `feeder.FedClient`."""
-        with self._room:
-            while not leg.ended and not self._fits(tasks, size_bytes):
-                if not waits:
-                    return False
-                self._waiting_for_room += 1
-                self._room.wait()
-                self._waiting_for_room -= 1
-            if leg.ended:
-                return False
-            self._open_tasks += tasks
-            self._open_bytes += size_bytes
-            return True
+        return self.window.make_room(leg, tasks, size_bytes, waits=waits)
 
     def wait_for_room(self, tasks: int = 1, size_bytes: int = 0) -> None:
         """Wait until so many tasks fit into the window, or it is empty."""
-        with self.lock:
-            if not self._fits(tasks, size_bytes):
-                self._wait_until(lambda: self._fits(tasks, size_bytes))
+        self.window.wait_for_room(tasks, size_bytes)
 
     def fed(self) -> None:
         """Take note that a feeder is through."""
-        with self._room:
-            self._feeding -= 1
-            self._room.notify_all()
+        self.window.end_feeding()
 
     # --- inside -----------------------------------------------------------------------------------
 
@@ -516,40 +491,12 @@ class Client:
         raise PayloadTooLargeError(f"{what}; max_payload_bytes is {limit}")
 
     def _feed(self, feeder: Feeder) -> None:
-        with self.lock:
-            self._feeding += 1
+        self.window.begin_feeding()
         feeder.begin()
-        if feeder.is_quick and self.may_block and not self._program.is_here():
+        if feeder.is_quick and self.window.may_block and not self._program.is_here():
             feeder.run()
         else:
             threading.Thread(target=feeder.run, name="distcomp-feeder", daemon=True).start()
-
-    def _fits(self, tasks: int, size_bytes: int) -> bool:
-        if not self._open_tasks:
-            return True
-        full = self._open_tasks + tasks > self._most_tasks
-        return not full and self._open_bytes + size_bytes <= self._most_bytes
-
-    def _has_room(self) -> bool:
-        return self._open_tasks < self._most_tasks and self._open_bytes < self._most_bytes
-
-    def _wait_for_room(self) -> None:
-        """Wait in the caller's own thread, with the lock held; the loop's thread must not wait."""
-        if self.may_block and not self._program.is_here():
-            self._wait_until(self._has_room)
-        elif self._open_tasks >= 2 * self._most_tasks or self._open_bytes >= 2 * self._most_bytes:
-            raise WindowFullError("twice the window is under way, and a loop's thread must not wait")
-
-    def _wait_until(self, done: Callable[[], bool]) -> None:
-        """Wait, with the lock held, for a change of the window that makes `done()` true."""
-        self._waiting_for_room += 1
-        try:
-            wait_until(self, self._room, done, None)
-        finally:
-            self._waiting_for_room -= 1
-
-    def _is_idle(self) -> bool:
-        return not self._open_tasks and not self._feeding
 
     def _run_inline(self) -> InlineProgram:
         from distcomp.inline_program import InlineProgram  # noqa: PLC0415 - few need it
@@ -579,19 +526,16 @@ class Client:
                 state.extend(group.counter, part.stop - part.start, part.blob, last=part.stop == count)
                 size_bytes += len(part.blob)
         with self.lock:
-            self._open_bytes += size_bytes - counted_bytes
+            self.window.add(0, size_bytes - counted_bytes)
 
     def _tell(self, effects: ClientEffects) -> None:
         """Pass on what a turn brought besides outcomes."""
         if effects.released_tasks or effects.outcomes:
             self._news_at, self._explained = time.monotonic(), False
             with self.lock:
-                self._open_tasks -= effects.released_tasks
-                self._open_bytes -= effects.released_bytes
-                if self._waiting_for_room:
-                    self._room.notify_all()
+                self.window.release(effects.released_tasks, effects.released_bytes)
         if self.stay is not None:
-            self.stay.hear(effects.lend_refused, is_idle=not self._open_tasks)
+            self.stay.hear(effects.lend_refused, is_idle=not self.window.open_tasks)
         for code, text in effects.explanations:
             if code != "running" and not self._explained:
                 self._explained = True

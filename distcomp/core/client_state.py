@@ -21,7 +21,6 @@ Laws:
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from distcomp import protocol
@@ -33,11 +32,12 @@ from distcomp.core.client_effects import (
     Returned,
 )
 from distcomp.core.client_needs import ClientNeeds
+from distcomp.core.client_outbox import ClientOutbox
 from distcomp.core.effects import Close
 from distcomp.core.submission import Submission
 from distcomp.ids import NO_BUNDLE, Peer
 from distcomp.rows import Failure
-from distcomp.wire import MAX_COUNTER, MAX_ITEMS
+from distcomp.wire import MAX_COUNTER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -92,11 +92,7 @@ class ClientState:
         self._lends = False
         self._needs = ClientNeeds(settings.defined_functions)
         self.bundle: protocol.DefineBundle | None = None
-        self._unsent: deque[int] = deque()
-        self._paused: set[int] = set()
-        self._withdrawing: set[int] = set()
-        self._under_way_bytes = 0
-        self._acks: list[int] = []
+        self._outbox = ClientOutbox(settings, self.arrays, self._needs)
         self._effects = ClientEffects()
         self._report: protocol.StatusReported | None = None
         self._misread = 0
@@ -160,28 +156,20 @@ class ClientState:
                 self._lose(Failure("scheduler_lost", text="nothing listens at the scheduler's address"))
         if self.phase == "unopened" and self._hopes_until is not None and now >= self._hopes_until:
             self._lose(self._loss)
-        if self._paused:
-            self._unpause(now)
-
-    def _unpause(self, now: float) -> None:
-        for counter in sorted(each for each in self._paused if self.arrays[each].paused_until <= now):
-            self._paused.discard(counter)
-            self._queue(counter, self.arrays[counter])
+        if self._outbox.is_held:
+            self._outbox.resume(now)
 
     def take_effects(self) -> ClientEffects:
         """What must leave and what is to be told, exactly once."""
         if self.phase == "open":
-            if self._unsent:
-                self._send_parts()
-            if self._withdrawing:
-                self._send_withdrawn()
-            if self._acks:
-                self._send_acks()
+            messages = self._outbox.take(self.session)
+            if messages:
+                self._effects.sends.setdefault(self._peer, []).extend(messages)
             if self._status_wanted:
                 self._status_wanted = False
                 self._send(protocol.WatchStatus(0.0))
         effects, self._effects = self._effects, ClientEffects()
-        if self.phase != "open" or self._paused:
+        if self.phase != "open" or self._outbox.is_held:
             effects.wake_at = self._wake_at()
         return effects
 
@@ -214,7 +202,7 @@ class ClientState:
         elif array.over:
             self._forget(counter, array)
         else:
-            self._queue(counter, array)
+            self._outbox.queue(counter, array)
 
     def cancel(self, counter: int, spans: Spans) -> None:
         """Settle indexes as cancelled and have the scheduler told; no spans means the whole array."""
@@ -229,7 +217,7 @@ class ClientState:
             for fresh in array.withdraw(start, min(stop, array.submitted)):
                 self._settled(array, fresh)
                 self._effects.outcomes.append(Failed(counter, *fresh, failure))
-        self._withdrawing.add(counter)
+        self._outbox.withdraw(counter)
         if array.over:
             self._abandon(counter, array, failure)
 
@@ -242,7 +230,7 @@ class ClientState:
         if array is not None:
             for start, stop in spans or ((0, array.submitted),):
                 array.dispense(start, min(stop, array.submitted))
-            self._withdrawing.add(counter)
+            self._outbox.withdraw(counter)
 
     def lend(self, *, lent: bool) -> None:
         """Have the slot lent in which this client's task waits, or take it back."""
@@ -279,7 +267,8 @@ class ClientState:
     def close(self) -> None:
         """End the session for good. What is still open settles as cancelled."""
         if self.phase == "open":
-            self._send_acks()
+            for acks in self._outbox.take_acks():
+                self._send(acks)
             self._send(protocol.CloseSession())
         self._loss = Failure("cancelled", text="the client was closed")
         self.phase = "closed"
@@ -317,12 +306,12 @@ class ClientState:
         if (known is None and array.offered) or (known or 0) < array.accepted:
             self._fail(counter, array, Failure("scheduler_lost", text="the scheduler started anew"))
             return
-        array.accept(known or 0)
+        self._outbox.accepted(array, known or 0)
         array.unsaid = list(array.withdrawn)
         array.unasked = list(array.dispensable)
         if array.unsaid or array.unasked:
-            self._withdrawing.add(counter)
-        self._queue(counter, array)
+            self._outbox.withdraw(counter)
+        self._outbox.queue(counter, array)
 
     def on_refused(self, message: protocol.Refused, now: float) -> None:
         """The scheduler will not go on with this connection."""
@@ -345,26 +334,23 @@ class ClientState:
         if array is not None and message.tasks > array.submitted:
             self._nonsense("more was accepted than was submitted")
         elif array is not None:
-            self._under_way_bytes -= array.accept(message.tasks)
+            self._outbox.accepted(array, message.tasks)
 
     def on_submit_refused(self, message: protocol.SubmitRefused, now: float) -> None:
         """A submit was not taken: try again after a pause if that can help."""
         array = self._array(message.array)
         counter = message.array[1]
-        if array is None or counter in self._paused:
+        if array is None:
             return
         if message.code in ("full", "gap"):
-            self._under_way_bytes -= array.under_way_bytes()
-            array.unsend()
-            array.paused_until = now + self.settings.refused_pause_s
-            self._paused.add(counter)
+            self._outbox.pause(counter, array, now + self.settings.refused_pause_s)
         else:
             self._abandon(counter, array, Failure("refused", text=f"{message.code}: {message.text}"))
 
     def on_tasks_settled(self, message: protocol.TasksSettled, now: float) -> None:
         """Outcomes came; those of indexes that are open are news."""
         del now
-        self._acks.append(message.seq)
+        self._outbox.ack([message.seq])
         array = self._array(message.array)
         if array is None:
             self.late += 1
@@ -431,60 +417,6 @@ class ClientState:
     def _send(self, message: Message) -> None:
         self._effects.sends.setdefault(self._peer, []).append(message)
 
-    def _queue(self, counter: int, array: Submission) -> None:
-        """Put an array in line if it has parts to send and nothing holds it back."""
-        if not array.queued and counter not in self._paused and array.sent < len(array.parts):
-            array.queued = True
-            self._unsent.append(counter)
-
-    def _send_parts(self) -> None:
-        """One part of each array in turn, while the bytes under way stay within their bound."""
-        while self._unsent and self._under_way_bytes < self.settings.under_way_bytes:
-            counter = self._unsent.popleft()
-            array = self.arrays.get(counter)
-            if array is None:
-                continue
-            array.queued = False
-            if counter in self._paused:
-                continue
-            told = self._needs.told
-            if array.function not in told:
-                self._send(self._needs.tell(array.function))
-            part = array.take_unsent()
-            if part.bundle and part.bundle not in told:
-                self._send(self._needs.tell(part.bundle))
-            self._under_way_bytes += part.inline_bytes
-            tasks = part.stop - part.start
-            self._send(
-                protocol.Submit(
-                    (self.session, counter),
-                    array.function,
-                    array.options,
-                    part.start,
-                    tasks,
-                    part.chunk,
-                    part.last,
-                    part.bundle,
-                )
-            )
-            if not part.last:
-                self._queue(counter, array)
-
-    def _send_withdrawn(self) -> None:
-        for counter in sorted(self._withdrawing):
-            array = self.arrays[counter]
-            for spans, pending_only in ((array.take_unsaid(), False), (array.take_unasked(), True)):
-                for at in range(0, len(spans), MAX_ITEMS):
-                    some = spans[at : at + MAX_ITEMS]
-                    self._send(protocol.CancelTasks((self.session, counter), some, pending_only))
-            if not array.unsaid and not array.unasked:
-                self._withdrawing.discard(counter)
-
-    def _send_acks(self) -> None:
-        for at in range(0, len(self._acks), MAX_ITEMS):
-            self._send(protocol.AckOutcomes(tuple(self._acks[at : at + MAX_ITEMS])))
-        self._acks.clear()
-
     # --- ends -------------------------------------------------------------------------------------
 
     def _array(self, array: tuple[SessionId, int]) -> Submission | None:
@@ -511,10 +443,7 @@ class ClientState:
 
     def _forget(self, counter: int, array: Submission) -> None:
         del self.arrays[counter]
-        self._paused.discard(counter)
-        self._withdrawing.discard(counter)
-        if array.sent:
-            self._under_way_bytes -= array.under_way_bytes()
+        self._outbox.forget(counter, array)
         held = self._needs.held
         need = held[array.function]
         need.users -= 1
@@ -537,17 +466,9 @@ class ClientState:
     def _drop_connection(self) -> None:
         self._peer = _NOBODY
         self._report = None
-        self._under_way_bytes = 0
         self._refused_since = None
-        self._acks.clear()
-        self._needs.told.clear()
-        self._unsent.clear()
-        self._paused.clear()
-        self._withdrawing.clear()
+        self._outbox.disconnect()
         self._effects.sends.clear()
-        for array in self.arrays.values():
-            array.unsend()
-            array.queued = False
 
     def _nonsense(self, reason: str) -> None:
         self.malformed += 1
@@ -558,7 +479,7 @@ class ClientState:
         return refused_since + self.settings.lost_after_s
 
     def _wake_at(self) -> float | None:
-        times = [self.arrays[counter].paused_until for counter in self._paused]
+        times = self._outbox.pauses()
         if self.phase == "unopened" and self._hopes_until is not None:
             times.append(self._hopes_until)
         if self.phase == "apart" and not self._durable:

@@ -203,4 +203,4 @@ def test_a_client_has_nothing_left_after_its_end(client: Client) -> None:
     assert [future.result() for future in futures] == [0, 1, 2]
     assert not client.sinks
     assert client._program._engine.arrays == {}  # type: ignore[union-attr]
-    assert (client._open_tasks, client._open_bytes) == (0, 0)
+    assert (client.window.open_tasks, client.window.open_bytes) == (0, 0)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
+from distcomp.config import is_name
 from distcomp.errors import TaskTimeoutError
 from distcomp.rows import TaskOptions
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 MAX_PRIORITY = 1000
 MAX_TIMES = 10**9
+MAX_VERSION_LENGTH = 256
 
 RetryOn: TypeAlias = "type[BaseException] | tuple[type[BaseException], ...] | None"
 
@@ -36,6 +38,9 @@ class OptionValues(TypedDict, total=False):
     max_attempts: int | None
     detach: bool
     logs: bool
+    run: str | None
+    cache: bool | None
+    version: int | str | None
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,13 @@ class Options:
         logs: show here what the tasks print and log, while they run; each line begins with the function, the
             task's index and its worker. Log records go to the logger `distcomp.tasks`, below which each has
             its own logger. Of too many lines, some are dropped, and it is said how many.
+        run: the name of a run that the tasks belong to, which outlives this process: whoever runs the script
+            again goes on with it, and `Client.attach` collects it. It implies `detach`. A task's own tasks
+            belong to that task, whatever they say here.
+        cache: find results of the same function and arguments in the client's store, and keep new ones there.
+            None means yes if the client has a store.
+        version: whatever it is, another one makes results in the store count no more: for what the function
+            depends on and nobody can see, like a file or a model.
 
     Raises:
         TypeError: an option is of a wrong type.
@@ -73,6 +85,9 @@ class Options:
     max_attempts: int | None = None
     detach: bool = False
     logs: bool = False
+    run: str | None = None
+    cache: bool | None = None
+    version: int | str | None = None
 
     def __post_init__(self) -> None:
         for option in fields(self):
@@ -115,7 +130,7 @@ class Options:
             timeout_s=self.timeout_s or 0.0,
             priority=self.priority,
             max_attempts=self.max_attempts or 0,
-            detach=self.detach,
+            detach=self.detach or self.run is not None,
             retries_timeouts=types is None or issubclass(TaskTimeoutError, types),
             logs=self.logs,
         )
@@ -170,6 +185,35 @@ def _switch(name: str, value: Any) -> bool:
     return value
 
 
+def _switch_or_none(name: str, value: Any) -> bool | None:
+    if value is not None and not isinstance(value, bool):
+        raise TypeError(f"{name} must be True, False or None, not {value!r:.80}")
+    return value
+
+
+def _run_name(name: str, value: Any) -> str | None:
+    if value is None:
+        return None
+    wanted = (
+        f"{name} must be 1 to 64 letters, digits or ._@+-, not {value!r:.80}"
+    )
+    if not isinstance(value, str):
+        raise TypeError(wanted)
+    if not is_name(value):
+        raise ValueError(wanted)
+    return value
+
+
+def _version(name: str, value: Any) -> int | str | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not (isinstance(value, str) or hasattr(value, "__index__")):
+        raise TypeError(f"{name} must be a whole number, a text, or None, not {value!r:.80}")
+    if isinstance(value, str) and not 0 < len(value) <= MAX_VERSION_LENGTH:
+        raise ValueError(f"{name} must have 1 to {MAX_VERSION_LENGTH} characters, not {value!r:.80}")
+    return value if isinstance(value, str) else int(value.__index__())
+
+
 def _exception_types(name: str, value: Any) -> Any:
     if value is None:
         return value
@@ -190,4 +234,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "max_attempts": _whole(1, MAX_TIMES, optional=True),
     "detach": _switch,
     "logs": _switch,
+    "run": _run_name,
+    "cache": _switch_or_none,
+    "version": _version,
 }

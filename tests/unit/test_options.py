@@ -25,6 +25,15 @@ def test_every_option_but_retry_on_reaches_the_wire() -> None:
     assert options.retry_types == (OSError,)
 
 
+def test_a_run_keeps_its_tasks_and_stays_here_with_cache_and_version() -> None:
+    assert Options(run="fit-2", cache=True, version="2b").on_wire() == TaskOptions(detach=True)
+
+
+@pytest.mark.parametrize("version", [0, 7, "7", "2024-05 model"])
+def test_a_version_is_kept_as_it_is(version: Any) -> None:
+    assert Options(version=version).version == version
+
+
 def test_retry_on_may_be_several_types() -> None:
     assert Options(retry_on=(OSError, KeyError)).retry_types == (OSError, KeyError)
     assert Options().retry_types is None
@@ -57,6 +66,11 @@ def test_replace_keeps_the_rest_and_the_original() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("run", ""),
+        ("run", "a b"),
+        ("run", "x" * 65),
+        ("version", ""),
+        ("version", "x" * 257),
         ("retries", -1),
         ("retries", 10**10),
         ("retry_delay_s", -0.1),
@@ -90,6 +104,10 @@ def test_an_impossible_value_names_the_option_and_itself(name: str, value: Any) 
         ("priority", "high"),
         ("max_attempts", 2.0),
         ("detach", 1),
+        ("run", 7),
+        ("cache", 1),
+        ("version", 1.5),
+        ("version", True),
         ("retry_on", 5),
         ("retry_on", (OSError, "KeyError")),
         ("retry_on", int),

@@ -327,7 +327,7 @@ class WorkerSettings(Settings):
     grace_s: float = setting(30.0, "seconds that running tasks have to finish when the worker is stopped")
     connect_timeout_s: float = setting(10.0, "seconds for one attempt to connect", low=0.01)
     backoff_first_s: float = setting(0.1, "seconds before the first attempt to connect again", low=0.001)
-    backoff_most_s: float = setting(5.0, "longest wait between two attempts to connect", low=0.01)
+    backoff_most_s: float = setting(2.0, "longest wait between two attempts to connect", low=0.01)
     check_interval_s: float = setting(
         0.05, "seconds between two looks at what runs: for timeouts, reports and waiting leases", low=0.001
     )
@@ -369,7 +369,7 @@ class ClientSettings(Settings):
     wire: WireLimits = field(default_factory=WireLimits)
     connect_timeout_s: float = setting(10.0, "seconds after which connecting is given up", low=0.01)
     backoff_first_s: float = setting(0.05, "seconds before the first attempt to connect again", low=0.001)
-    backoff_most_s: float = setting(2.0, "longest wait between two attempts to connect", low=0.01)
+    backoff_most_s: float = setting(0.5, "longest wait between two attempts to connect", low=0.01)
     explain_after_s: float = setting(10.0, "seconds of waiting after which is said why nothing runs", low=0.1)
     window_tasks: int = setting(1_000_000, "tasks sent and not settled", low=1)
     window_bytes: int = setting(256 << 20, "bytes of arguments sent and not settled", low=1 << 16)

@@ -98,7 +98,7 @@ class JournalDamagedError(JournalError):
     """What a journal holds is not what was written to it.
 
     Attributes:
-        sequence: the number of the first commit that cannot be read; all before it can.
+        sequence: the number of the first commit that cannot be read; all before it can. 0 is the head.
     """
 
     def __init__(self, text: str, sequence: int) -> None:

@@ -5,10 +5,9 @@ Law of the file `<path>`:
 - Table `commits` has a row for each commit, or several if it is large; their numbers have no gap. Row 0 is
   the head: a `JournalBegan` that names the cluster and the `first` row that counts. What lies between them
   is dead, and is freed bit by bit.
-- Every row carries a CRC over its number, its time, and what it holds.
+- Every row carries a CRC over its journal, its number, its time, and what it holds.
 - `<path>-last` holds the number of the last durable row. SQLite takes a damaged end of its write-ahead log
-  for an end that was never written; this number tells one from the other. It is written after each
-  commit and never waited for, so it may lag behind after a power cut, but is never ahead.
+  for an end that was never written; this number tells one from the other, see `distcomp.journal_note`.
 - `<path>-blobs` holds large blobs, see `distcomp.journal_blobs`; `<path>-lock` is locked while a scheduler
   uses all of these.
 
@@ -20,12 +19,10 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-import struct
 import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
-from zlib import crc32
 
 from distcomp.errors import (
     JournalBusyError,
@@ -38,7 +35,8 @@ from distcomp.errors import (
 )
 from distcomp.journal_blobs import BlobFolder, disk_error, open_private, sync_folder
 from distcomp.journal_lock import JournalLock
-from distcomp.journal_rows import CommitRow, row_of
+from distcomp.journal_note import NoteFile
+from distcomp.journal_rows import CommitRow, row_of, seed_of
 from distcomp.records import FORMAT, JournalBegan, pack
 
 if TYPE_CHECKING:
@@ -46,6 +44,7 @@ if TYPE_CHECKING:
 
     from distcomp.config import JournalSettings
     from distcomp.ids import ClusterId
+    from distcomp.journal_note import Noted
     from distcomp.journal_rows import PackedRecords
     from distcomp.records import Record
 
@@ -58,7 +57,6 @@ APPLICATION = 0x64634A31
 COMMIT_BYTES = 12 << 10
 """What a commit is taken to add to the write-ahead log besides its rows."""
 
-_WITNESS = struct.Struct(">QdI")
 _TABLE = (
     "CREATE TABLE commits (sequence INTEGER PRIMARY KEY, crc INTEGER NOT NULL, committed_at REAL NOT NULL, "
     "digests BLOB NOT NULL, packed BLOB NOT NULL)"
@@ -106,13 +104,14 @@ class JournalFile:
         self._log_bytes = 0
         self._lock = JournalLock(path)
         self._connection: Any = None
-        self._witness = -1
+        self._note: NoteFile | None = None
         try:
             with self._on_disk():
+                _check_usable(path)
                 _make_private(path)
                 self._connection = connect(str(path))
                 self.blobs = BlobFolder(Path(f"{path}-blobs"))
-                self._witness = open_private(f"{path}-last", os.O_RDWR | os.O_CREAT)
+                self._note = NoteFile(f"{path}-last")
             self._open(cluster)
         except BaseException:
             self.close()
@@ -140,22 +139,24 @@ class JournalFile:
             self._look(cluster)
 
     def _is_new(self) -> bool:
-        """Whether nothing was ever written; raises if what was is no journal that can be read."""
+        """Whether nothing was ever written; raises if what was is no journal."""
         ((application,),) = self._execute("PRAGMA application_id")
-        ((version,),) = self._execute("PRAGMA user_version")
         ((tables,),) = self._execute("SELECT count(*) FROM sqlite_master")
-        if application == 0 and not tables:
+        if application == 0 and not tables and self._noted is None:
             return True
         if application != APPLICATION:
-            raise JournalFormatError(
-                f"{self.path} is no journal of distcomp: name another file with --journal"
-            )
-        if version > FORMAT:
-            raise JournalFormatError(
-                f"the journal {self.path} has format {version}, and this distcomp reads none above {FORMAT}: "
-                "start the newer version that wrote it, or set it aside with --fresh"
-            )
+            raise self._foreign()
         return False
+
+    def _foreign(self) -> JournalError:
+        """What it means that the file is no journal: damage, if the note beside it tells of one."""
+        if self._noted is not None:
+            return self._damaged(0, f"it held commits up to {self._noted.sequence}, and is no journal now")
+        return JournalFormatError(f"{self.path} is no journal of distcomp: name another file with --journal")
+
+    @property
+    def _noted(self) -> Noted | None:
+        return None if self._note is None else self._note.found
 
     def _begin(self, cluster: ClusterId) -> None:
         """Write the head of a new journal."""
@@ -169,42 +170,55 @@ class JournalFile:
 
     def _write_head(self, head: JournalBegan) -> None:
         self._execute("DELETE FROM commits WHERE sequence = 0")
-        self._execute(_INSERT, row_of(0, head.created_at, b"", pack([head])))
+        self._execute(_INSERT, row_of(0, 0, head.created_at, b"", pack([head])))
 
     def _look(self, cluster: ClusterId) -> None:
         """Take in the head, and compare it with what is asked for and with the rows there are."""
-        rows = self._execute(_SELECT + " LIMIT 1", (0,))
-        head = CommitRow(*rows[0]) if rows else None
-        if head is None or head.sequence != 0 or not head.is_whole:
-            raise self._damaged(1, "its head is not what was written")
-        (self.head,) = cast("list[JournalBegan]", head.records(self.blobs.read))
+        self.head = self._read_head()
+        self._seed = seed_of(self.head)
         if self.head.cluster != cluster:
             raise JournalFormatError(
                 f"the journal {self.path} belongs to cluster {self.head.cluster.hex()[:12]}, and this is "
                 f"cluster {cluster.hex()[:12]}: name another with --journal, or set it aside with --fresh"
             )
+        if self._noted is not None and self._noted.created_at != self.head.created_at:
+            raise self._damaged(self.head.first, f"{self.path}-last was written beside another journal")
         ((verdict,),) = self._execute("PRAGMA quick_check(1)")
         if verdict != "ok":
-            raise self._damaged(self._first_unreadable(), f"its structure is broken ({verdict})")
+            raise self._damaged(
+                self._first_unreadable(), f"its structure is broken ({verdict.splitlines()[-1]})"
+            )
         first = self.first = self.head.first
         ((last,),) = self._execute("SELECT max(sequence) FROM commits")
         self.next: int = max(last + 1, first)
         ((self.used_bytes,),) = self._execute(_SIZE, (first,))
         ends = self._execute("SELECT committed_at FROM commits WHERE sequence = ?", (last,))
         self.committed_at = ends[0][0]
-        known = self._last_known()
-        if known >= self.next:
+        if self._noted is not None and self._noted.sequence >= self.next:
             self._keep_log()
+            known = self._noted.sequence
             raise self._damaged(self.next, f"commits up to {known} were written, and are not there")
 
-    def _last_known(self) -> int:
-        """The last row that was known to be durable, as far as that was noted; 0 if it was not."""
-        noted = os.pread(self._witness, _WITNESS.size, 0)
-        if len(noted) != _WITNESS.size:
-            return 0
-        sequence, created_at, crc = _WITNESS.unpack(noted)
-        is_ours = crc == crc32(noted[:-4]) and created_at == self.head.created_at
-        return int(sequence) if is_ours else 0
+    def _read_head(self) -> JournalBegan:
+        """What row 0 says; raises if it is damaged, or a newer version's."""
+        ((version,),) = self._execute("PRAGMA user_version")
+        head: JournalBegan | None = None
+        try:
+            rows = self._execute(_SELECT + " LIMIT 1", (0,))
+            row = CommitRow(*rows[0]) if rows else None
+            if row is not None and row.sequence == 0 and row.is_whole(0):
+                (head,) = cast("list[JournalBegan]", row.records(self.blobs.read))
+        except (sqlite3.Error, MalformedMessageError):
+            if version <= FORMAT:
+                raise
+        if version > FORMAT and (head is None or head.format == version):
+            raise JournalFormatError(
+                f"the journal {self.path} has format {version}, and this distcomp reads none above {FORMAT}: "
+                "start the newer version that wrote it, or set it aside with --fresh"
+            )
+        if head is None or head.format != version:
+            raise self._damaged(0, "it is not what was written")
+        return head
 
     def _keep_log(self) -> None:
         """Copy SQLite's log, which is cut where it cannot be read when it is closed."""
@@ -227,7 +241,7 @@ class JournalFile:
                 row = CommitRow(*values)
                 if row.sequence != expected:
                     raise self._damaged(expected, f"after it comes {row.sequence!r}")
-                if not row.is_whole:
+                if not row.is_whole(self._seed):
                     raise self._damaged(expected, "its checksum is wrong")
                 try:
                     records = row.records(self.blobs.read)
@@ -240,14 +254,28 @@ class JournalFile:
         if expected != self.next:
             raise self._damaged(expected, f"there should be commits up to {self.next - 1}")
         self.blobs.sweep()
+        self._raise_format()
+
+    def _raise_format(self) -> None:
+        """Have older versions refuse what this one is going to write."""
+        if self.head.format == FORMAT:
+            return
+        with self._on_disk():
+            head = self.head._replace(format=FORMAT)
+            with self._transaction():
+                self._execute(f"PRAGMA user_version={FORMAT}")
+                self._write_head(head)
+            self.head = head
 
     def _first_unreadable(self) -> int:
-        """The number of the first commit that cannot be read."""
-        expected = self.head.first if hasattr(self, "head") else 1
+        """The number of the first commit that cannot be read; 0 if not even the head can."""
+        if not hasattr(self, "head"):
+            return 0
+        expected = self.head.first
         try:
             for values in self._connection.execute(_SELECT, (expected,)):
                 row = CommitRow(*values)
-                if row.sequence != expected or not row.is_whole:
+                if row.sequence != expected or not row.is_whole(self._seed):
                     break
                 expected += 1
         except sqlite3.Error:
@@ -255,8 +283,9 @@ class JournalFile:
         return expected
 
     def _damaged(self, sequence: int, why: str) -> JournalDamagedError:
+        place = f"commit {sequence}" if sequence else "its head"
         return JournalDamagedError(
-            f"the journal {self.path} is damaged at commit {sequence}: {why}. Restore the file and those "
+            f"the journal {self.path} is damaged at {place}: {why}. Restore the file and those "
             "whose names begin with its name from a backup, or set them aside with --fresh: then what they "
             "hold is not taken up again",
             sequence,
@@ -272,7 +301,7 @@ class JournalFile:
             JournalFailedError: anything else went wrong.
         """
         now = time.time()
-        rows = [piece.row(self.next + place, now) for place, piece in enumerate(pieces)]
+        rows = [piece.row(self._seed, self.next + place, now) for place, piece in enumerate(pieces)]
         for piece in pieces:
             for digest, blob in piece.blobs:
                 self.blobs.store(digest, blob)
@@ -282,8 +311,7 @@ class JournalFile:
                 self._connection.executemany(_INSERT, rows)
             self.next += len(rows)
             self.committed_at = now
-            noted = _WITNESS.pack(self.next - 1, self.head.created_at, 0)[:-4]
-            os.pwrite(self._witness, noted + crc32(noted).to_bytes(4, "big"), 0)
+            cast("NoteFile", self._note).write(self.next - 1, self.head.created_at)
         for row in rows:
             size_bytes = len(row.packed)
             self.used_bytes += size_bytes
@@ -354,9 +382,9 @@ class JournalFile:
                 raise disk_error(self.path, OSError(0, str(error))) from error
             finally:
                 self._connection = None
-        if self._witness >= 0:
-            os.close(self._witness)
-            self._witness = -1
+        if self._note is not None:
+            self._note.close()
+            self._note = None
         self._lock.release()
 
     # --- SQLite ---
@@ -407,13 +435,27 @@ class JournalFile:
         if "locked" in said:
             return JournalBusyError(f"another program uses the journal {self.path}: stop it first")
         if "not a database" in said:
-            return JournalFormatError(
-                f"{self.path} is no journal of distcomp: name another file with --journal"
-            )
+            return self._foreign()
         return JournalFailedError(
             f"the journal {self.path} cannot be written (SQLite says: {said}): repair the disk, then start "
             "the scheduler again; it goes on from what is durable"
         )
+
+
+def _check_usable(path: Path) -> None:
+    """Refuse, in words that tell what to do, what cannot be opened."""
+    by_us = os.access in os.supports_effective_ids
+    for part in ("", "-wal", "-last"):
+        file = Path(f"{path}{part}")
+        if not file.exists():
+            continue
+        if not file.is_file():
+            raise JournalFormatError(f"{file} is no file: name another journal with --journal")
+        if not os.access(file, os.R_OK | os.W_OK, effective_ids=by_us):
+            raise JournalFailedError(
+                f"the journal {path} cannot be used: you may not read and write {file}. Change its owner or "
+                "mode, or name another journal with --journal"
+            )
 
 
 def _make_private(path: Path) -> None:

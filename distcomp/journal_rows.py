@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from distcomp.config import JournalSettings
     from distcomp.journal_backlog import TurnRecords
-    from distcomp.records import Record
+    from distcomp.records import JournalBegan, Record
 
 MAX_ROW_RECORDS = 1 << 16
 """Records in one row; more become several."""
@@ -30,10 +30,10 @@ class PackedRecords(NamedTuple):
     packed: bytes
     blobs: tuple[tuple[bytes, bytes], ...]
 
-    def row(self, sequence: int, committed_at: float) -> CommitRow:
-        """The row that says it."""
+    def row(self, seed: int, sequence: int, committed_at: float) -> CommitRow:
+        """The row that says it, in the journal with that seed."""
         digests = b"".join(digest for digest, _ in self.blobs)
-        return row_of(sequence, committed_at, digests, self.packed)
+        return row_of(seed, sequence, committed_at, digests, self.packed)
 
 
 class CommitRow(NamedTuple):
@@ -45,11 +45,10 @@ class CommitRow(NamedTuple):
     digests: bytes
     packed: bytes
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether it is what was written."""
+    def is_whole(self, seed: int) -> bool:
+        """Whether it is what was written to the journal with that seed."""
         kinds = tuple(map(type, self))
-        return kinds == (int, int, float, bytes, bytes) and self == row_of(self[0], *self[2:])
+        return kinds == (int, int, float, bytes, bytes) and self == row_of(seed, self[0], *self[2:])
 
     def named(self) -> list[bytes]:
         """The digests one by one."""
@@ -69,9 +68,14 @@ class CommitRow(NamedTuple):
         return unpack(self.packed, lambda place: read_blob(named[place]))
 
 
-def row_of(sequence: int, committed_at: float, digests: bytes, packed: bytes) -> CommitRow:
+def seed_of(head: JournalBegan) -> int:
+    """What the CRC of every row of a journal begins with, so that none is taken for another journal's."""
+    return crc32(head.cluster, crc32(_STAMP.pack(0, head.created_at)))
+
+
+def row_of(seed: int, sequence: int, committed_at: float, digests: bytes, packed: bytes) -> CommitRow:
     """A row with its CRC."""
-    crc = crc32(packed, crc32(digests, crc32(_STAMP.pack(sequence, committed_at))))
+    crc = crc32(packed, crc32(digests, crc32(_STAMP.pack(sequence, committed_at), seed)))
     return CommitRow(sequence, crc, committed_at, digests, packed)
 
 

@@ -18,7 +18,7 @@ from distcomp.errors import (
 )
 from distcomp.journal import Recovered
 from distcomp.journal_backlog import Backlog
-from distcomp.journal_rows import packed_group
+from distcomp.journal_rows import packed_group, seed_of
 from distcomp.records import FORMAT, JournalBegan
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class MemoryDisk:
 
     def __init__(self, cluster: ClusterId) -> None:
         self.head = JournalBegan(FORMAT, cluster, time.time(), 1)
+        self._seed = seed_of(self.head)
         self.rows: dict[int, CommitRow] = {}
         self.blobs: dict[bytes, bytes] = {}
         self.in_use = self.full = self.broken = False
@@ -67,7 +68,7 @@ class MemoryDisk:
         """Every row with its records, in order; raises `JournalDamagedError`."""
         for sequence in range(self.first, self.next):
             row = self.rows.get(sequence)
-            if row is None or row.sequence != sequence or not row.is_whole:
+            if row is None or row.sequence != sequence or not row.is_whole(self._seed):
                 raise JournalDamagedError(f"the journal in memory is damaged at commit {sequence}", sequence)
             yield row, row.records(self.blobs.__getitem__)
 
@@ -79,7 +80,7 @@ class MemoryDisk:
             raise JournalFullError("the journal in memory was told to be full")
         for piece in pieces:
             self.blobs.update(piece.blobs)
-            row = piece.row(self.next, time.time())
+            row = piece.row(self._seed, self.next, time.time())
             self.rows[row.sequence] = row
 
     def drop_before(self, first: int) -> None:

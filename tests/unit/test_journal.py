@@ -611,13 +611,46 @@ def test_a_foreign_database_is_refused_and_left_as_it_is(disk: OnDisk) -> None:
     assert disk.path.read_bytes() == before
 
 
-def test_a_newer_format_is_refused_by_its_number(disk: OnDisk) -> None:
+def test_a_newer_format_is_refused_by_its_number(disk: OnDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as newer:
+        newer.setattr("distcomp.journal_file.FORMAT", 9)
+        write(disk, 1)
+    with pytest.raises(JournalFormatError, match="format 9"):
+        disk.open()
+
+
+def test_a_newer_format_is_refused_whatever_it_looks_like(disk: OnDisk) -> None:
     write(disk, 1)
     connection = sqlite3.connect(disk.path)
+    connection.execute("ALTER TABLE commits RENAME TO chapters")
     connection.execute("PRAGMA user_version=9")
     connection.close()
     with pytest.raises(JournalFormatError, match="format 9"):
         disk.open()
+
+
+def test_an_older_format_is_read_and_becomes_this_one(
+    disk: OnDisk, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(disk, 2)
+    with monkeypatch.context() as newer:
+        newer.setattr("distcomp.journal_file.FORMAT", 2)
+        journal = disk.open()
+        assert program.start(journal) == all_said(1, 2)
+        program.commit(journal, 3, said(3))
+        journal.close()
+    with pytest.raises(JournalFormatError, match="format 2"):
+        disk.open()
+
+
+def test_a_format_that_is_told_in_two_ways_is_damage(disk: OnDisk) -> None:
+    write(disk, 1)
+    connection = sqlite3.connect(disk.path)
+    connection.execute("PRAGMA user_version=9")
+    connection.close()
+    with pytest.raises(JournalDamagedError, match="its head") as damage:
+        disk.open()
+    assert damage.value.sequence == 0
 
 
 def test_a_file_that_was_never_written_to_is_a_new_journal(disk: OnDisk, program: Program) -> None:

@@ -8,7 +8,7 @@ from distcomp.core.effects import Effects
 
 if TYPE_CHECKING:
     from distcomp.protocol import LendRefused, Message, Refused, StatusReported
-    from distcomp.rows import Failure, Versions
+    from distcomp.rows import Failure, RunArray, Versions
 
 
 class Introduction(NamedTuple):
@@ -43,6 +43,17 @@ class Failed(NamedTuple):
     failure: Failure
 
 
+class Kept(NamedTuple):
+    """Outcomes that came under one number, and go to the disk before the scheduler may let go of them.
+
+    `life` is the session's that they belong to: numbers of another one mean other outcomes.
+    """
+
+    life: int
+    seq: int
+    outcomes: tuple[Returned | Failed, ...]
+
+
 class Explanation(NamedTuple):
     """Why nothing runs; see `protocol.WaitExplained`."""
 
@@ -55,6 +66,8 @@ class ClientEffects(Effects):
 
     Attributes:
         outcomes: what settled, in the order in which it did.
+        kept: those of them that are to be on the disk before they are acknowledged, by `Receipts`.
+        adopted: the arrays of a run that were there before this process, told once.
         began: arrays with the indexes that a worker said it runs.
         released_tasks: how many tasks have left the window.
         released_bytes: how many bytes of arguments have left the window.
@@ -68,8 +81,10 @@ class ClientEffects(Effects):
     """
 
     __slots__ = (
+        "adopted",
         "began",
         "explanations",
+        "kept",
         "lend_refused",
         "news",
         "notices",
@@ -84,6 +99,8 @@ class ClientEffects(Effects):
     def __init__(self) -> None:
         super().__init__()
         self.outcomes: list[Returned | Failed] = []
+        self.kept: list[Kept] = []
+        self.adopted: list[RunArray] = []
         self.began: list[tuple[int, tuple[int, ...]]] = []
         self.released_tasks = 0
         self.released_bytes = 0

@@ -17,6 +17,8 @@ from distcomp import protocol
 from distcomp.wire import MAX_ITEMS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from distcomp.config import ClientSettings
     from distcomp.core.client_needs import ClientNeeds
     from distcomp.core.submission import Part, Submission
@@ -42,6 +44,7 @@ class ClientOutbox:
         self._withdrawing: set[int] = set()
         self._under_way_bytes = 0
         self._acks: list[int] = []
+        self._reads: list[int] = []
 
     @property
     def is_held(self) -> bool:
@@ -61,6 +64,10 @@ class ClientOutbox:
     def ack(self, seqs: list[int]) -> None:
         """What came under these numbers need not be kept for us any more."""
         self._acks += seqs
+
+    def read(self, seqs: list[int]) -> None:
+        """What came under these numbers is here, but is to be kept for whoever opens the run next."""
+        self._reads += seqs
 
     def accepted(self, array: Submission, tasks: int) -> None:
         """The scheduler answers for the first tasks of an array from now on."""
@@ -95,6 +102,7 @@ class ClientOutbox:
         """The connection is gone, and with it what was said on it."""
         self._under_way_bytes = 0
         self._acks.clear()
+        self._reads.clear()
         self._needs.told.clear()
         self._unsent.clear()
         self._paused.clear()
@@ -112,17 +120,16 @@ class ClientOutbox:
             self._take_parts(session, messages)
         if self._withdrawing:
             self._take_withdrawn(session, messages)
-        if self._acks:
+        if self._acks or self._reads:
             messages += self.take_acks()
         return messages
 
     def take_acks(self) -> list[Message]:
-        """Which outcomes need not be kept for us any more."""
-        acks = self._acks
-        taken: list[Message] = [
-            protocol.AckOutcomes(tuple(acks[at : at + MAX_ITEMS])) for at in range(0, len(acks), MAX_ITEMS)
-        ]
-        acks.clear()
+        """Which outcomes have come, and which of them need not be kept for us any more."""
+        taken: list[Message] = [protocol.AckOutcomes(some) for some in _in_pieces(self._acks)]
+        taken += [protocol.ReadOutcomes(some) for some in _in_pieces(self._reads)]
+        self._acks.clear()
+        self._reads.clear()
         return taken
 
     def _take_parts(self, session: SessionId, messages: list[Message]) -> None:
@@ -170,3 +177,9 @@ class ClientOutbox:
                     messages.append(protocol.CancelTasks((session, counter), some, pending_only))
             if not array.unsaid and not array.unasked:
                 self._withdrawing.discard(counter)
+
+
+def _in_pieces(seqs: list[int]) -> Iterator[tuple[int, ...]]:
+    """As many at a time as a message takes."""
+    for at in range(0, len(seqs), MAX_ITEMS):
+        yield tuple(seqs[at : at + MAX_ITEMS])

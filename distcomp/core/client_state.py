@@ -8,6 +8,9 @@ The session's life, which only this file moves along:
     apart, or opening again ── away too long, or refused ──> unopened, with a fresh session
     any ── close ──> closed
 
+A run is a session with a name, which other processes have had open before, and will. It is open once all of
+its arrays are described: those of others are adopted then, with what is still to come of them.
+
 Laws:
 
 - An array lives from `submit` until it is closed and all its indexes are settled. Each index settles
@@ -33,6 +36,8 @@ from distcomp.core.client_effects import (
 )
 from distcomp.core.client_needs import ClientNeeds
 from distcomp.core.client_outbox import ClientOutbox
+from distcomp.core.client_receipts import Receipts
+from distcomp.core.client_runs import RunEntrance
 from distcomp.core.effects import Close
 from distcomp.core.submission import Submission
 from distcomp.ids import NO_BUNDLE, Peer
@@ -43,9 +48,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from distcomp.config import ClientSettings
+    from distcomp.core.client_runs import RunEntry
     from distcomp.ids import FunctionId, SessionId
     from distcomp.protocol import Message
-    from distcomp.rows import TaskOptions
+    from distcomp.rows import RunArray, TaskOptions
 
     Spans = tuple[tuple[int, int], ...]
 
@@ -61,13 +67,19 @@ class ClientState:
         settings: the client's settings.
         sessions: gives identities for sessions, one at each need, never the same.
         introduction: what to say when a session is opened.
+        run: which run it is, if it is one; its `session` has then to be set before `connect`.
 
     Attributes:
+        receipts: what came and was not acknowledged.
         bundle: what tasks that are handed in now find their modules in; None if they need no local ones.
     """
 
     def __init__(
-        self, settings: ClientSettings, sessions: Iterator[SessionId], introduction: Introduction
+        self,
+        settings: ClientSettings,
+        sessions: Iterator[SessionId],
+        introduction: Introduction,
+        run: RunEntry | None = None,
     ) -> None:
         self.settings = settings
         self.introduction = introduction
@@ -86,13 +98,16 @@ class ClientState:
         self._refused_since: float | None = None
         self._hopes_until: float | None = None
         self._loss = Failure("scheduler_lost", text="there is no connection to a scheduler")
-        self._counter = 0
+        self._run = None if run is None else RunEntrance(run)
+        self._keeps_run = run is not None and run.keeps
+        self._counter = 0 if run is None else run.first_array
         self._requests = 0
         self._status_wanted = False
         self._lends = False
         self._needs = ClientNeeds(settings.defined_functions)
         self.bundle: protocol.DefineBundle | None = None
         self._outbox = ClientOutbox(settings, self.arrays, self._needs)
+        self.receipts = Receipts(self._outbox, of_run=run is not None)
         self._effects = ClientEffects()
         self._report: protocol.StatusReported | None = None
         self._misread = 0
@@ -105,7 +120,8 @@ class ClientState:
         self._peer = peer
         self._refused_since = None
         self.phase = "opening"
-        self._send(protocol.OpenSession(self.session, *self.introduction, resumes=self._resumes))
+        opening = protocol.OpenSession(self.session, *self.introduction, resumes=self._resumes)
+        self._send(opening if self._run is None else self._run.introduce(opening))
 
     def misread(self, reason: str) -> None:
         """The connection ends because of what the scheduler sent, which it will send again on the next."""
@@ -175,10 +191,15 @@ class ClientState:
 
     # --- what the user does -----------------------------------------------------------------------
 
-    def submit(self, function: FunctionId, name: str, blob: bytes, options: TaskOptions) -> int:
-        """Open an array of tasks of one function; returns its number, for `extend`."""
+    def submit(
+        self, function: FunctionId, name: str, blob: bytes, options: TaskOptions, *, kept: bool = False
+    ) -> int:
+        """Open an array of tasks of one function; returns its number, for `extend`.
+
+        The outcomes of one that is `kept` are acknowledged when `receipts` are told that they are stored.
+        """
         self._counter += 1
-        self.arrays[self._counter] = Submission(function, options)
+        self.arrays[self._counter] = Submission(function, options, kept=kept)
         need = self._needs.held.get(function)
         if need is None:
             need = self._needs.add(function, protocol.DefineFunction(function, name, blob))
@@ -278,14 +299,42 @@ class ClientState:
     # --- what the scheduler says ------------------------------------------------------------------
 
     def on_session_opened(self, message: protocol.SessionOpened, now: float) -> None:
-        """The session stands: go on with every array, and end what only the scheduler has."""
+        """The session stands; what there is of a run follows."""
         del now
-        if self.phase != "opening":
+        run = self._run
+        if self.phase != "opening" or (run is not None and not run.begin(message)):
             self._nonsense("the session was opened twice")
+        elif run is None:
+            known = {number: tasks for (session, number), tasks in message.known if session == self.session}
+            for counter in self._go_on(message, known):
+                self._send(protocol.CancelTasks((self.session, counter), ()))
+
+    def on_run_described(self, message: protocol.RunDescribed, now: float) -> None:
+        """All that the run has, in parts: what others handed in is adopted, once."""
+        del now
+        if self._run is None or not self._run.is_told:
+            self._nonsense("a run was described that was not opened")
             return
+        told = self._run.take(message)
+        if told is None:
+            return
+        opened, rows = told
+        is_first = not self._resumes
+        for counter in self._go_on(opened, {number: row.tasks for number, row in rows.items()}):
+            if is_first:
+                self._adopt(rows[counter])
+        self._counter = max(self._counter, *rows, 0)
+
+    def _adopt(self, row: RunArray) -> None:
+        array = Submission.adopted(row, kept=self._keeps_run)
+        if not array.over:
+            self.arrays[row.number] = array
+        self._effects.adopted.append(row)
+
+    def _go_on(self, message: protocol.SessionOpened, known: dict[int, int]) -> list[int]:
+        """The session stands: go on with every array; gives those that only the scheduler has."""
         restarted = self._resumes and message.epoch != self._epoch and not message.durable
         self._durable = message.durable
-        known = {number: tasks for (session, number), tasks in message.known if session == self.session}
         self.phase, self._resumes, self._epoch = "open", True, message.epoch
         self._grace_s = message.client_grace_s
         self._effects.opened = True
@@ -293,8 +342,7 @@ class ClientState:
             self._send(protocol.LendSlot(lent=True))
         for counter, array in list(self.arrays.items()):
             self._take_up(counter, array, known.pop(counter, None), restarted=restarted)
-        for counter in known:
-            self._send(protocol.CancelTasks((self.session, counter), ()))
+        return list(known)
 
     def _take_up(self, counter: int, array: Submission, known: int | None, *, restarted: bool) -> None:
         """Go on with an array on a new connection, or give it up if the scheduler lost part of it.
@@ -316,7 +364,7 @@ class ClientState:
     def on_refused(self, message: protocol.Refused, now: float) -> None:
         """The scheduler will not go on with this connection."""
         self._effects.refused = message
-        if message.code == "expired":
+        if message.code in ("expired", "unknown"):
             away_s = now - self._away_since
             if away_s >= self._grace_s:
                 self._lose(Failure("expired", text=f"the client was away for {away_s:.0f} s"))
@@ -344,29 +392,53 @@ class ClientState:
             return
         if message.code in ("full", "gap"):
             self._outbox.pause(counter, array, now + self.settings.refused_pause_s)
+        elif message.code == "expired":
+            self._abandon(counter, array, Failure("expired", text=message.text))
         else:
             self._abandon(counter, array, Failure("refused", text=f"{message.code}: {message.text}"))
 
     def on_tasks_settled(self, message: protocol.TasksSettled, now: float) -> None:
         """Outcomes came; those of indexes that are open are news."""
         del now
-        self._outbox.ack([message.seq])
         array = self._array(message.array)
+        if array is not None and not array.has(message.runs, message.failures):
+            self._nonsense("outcomes came for tasks that were never submitted")
+            return
+        counter, outcomes = message.array[1], list[Returned | Failed]()
+        if array is not None:
+            for start, stop, blob in message.runs:
+                for fresh in array.settle(start, stop):
+                    outcomes.append(Returned(counter, *fresh, start, blob))
+            for index, failure in message.failures:
+                for fresh in array.settle(index, index + 1):
+                    outcomes.append(Failed(counter, *fresh, failure))
+        self._received(message.seq, counter, array, outcomes)
+
+    def on_tasks_failed(self, message: protocol.TasksFailed, now: float) -> None:
+        """The same outcome came for many tasks."""
+        del now
+        array = self._array(message.array)
+        if array is not None and any(stop > array.submitted for _, stop in message.spans):
+            self._nonsense("outcomes came for tasks that were never submitted")
+            return
+        counter, outcomes = message.array[1], list[Returned | Failed]()
+        if array is not None:
+            for span in message.spans:
+                for fresh in array.settle(*span):
+                    outcomes.append(Failed(counter, *fresh, message.failure))
+        self._received(message.seq, counter, array, outcomes)
+
+    def _received(
+        self, seq: int, counter: int, array: Submission | None, outcomes: list[Returned | Failed]
+    ) -> None:
+        """What came under a number has been looked through: `outcomes` is what was news."""
+        kept = self._keeps_run if array is None else array.kept
+        self.receipts.take_in(seq, outcomes, self._effects, kept=kept)
         if array is None:
             self.late += 1
             return
-        if not _lies_within(message, array.submitted):
-            self._nonsense("outcomes came for tasks that were never submitted")
-            return
-        counter, outcomes = message.array[1], self._effects.outcomes
-        for start, stop, blob in message.runs:
-            for fresh in array.settle(start, stop):
-                self._settled(array, fresh)
-                outcomes.append(Returned(counter, *fresh, start, blob))
-        for index, failure in message.failures:
-            for fresh in array.settle(index, index + 1):
-                self._settled(array, fresh)
-                outcomes.append(Failed(counter, *fresh, failure))
+        for outcome in outcomes:
+            self._settled(array, (outcome.start, outcome.stop))
         if array.over:
             self._forget(counter, array)
 
@@ -445,10 +517,11 @@ class ClientState:
         del self.arrays[counter]
         self._outbox.forget(counter, array)
         held = self._needs.held
-        need = held[array.function]
-        need.users -= 1
-        if not need.users:
-            del held[array.function]
+        need = held.get(array.function)
+        if need is not None and not array.is_adopted:
+            need.users -= 1
+            if not need.users:
+                del held[array.function]
         if array.bundles:
             self._needs.release(array.bundles)
 
@@ -458,7 +531,9 @@ class ClientState:
         self._hopes_until = None
         self.phase = "unopened"
         self._resumes = False
-        self.session = next(self._sessions)
+        if self._run is None:
+            self.session = next(self._sessions)
+        self.receipts.begin_life()
         for counter, array in list(self.arrays.items()):
             self._fail(counter, array, failure)
         self._effects.log("warning", "the session is lost", why=failure.text)
@@ -468,6 +543,8 @@ class ClientState:
         self._report = None
         self._refused_since = None
         self._outbox.disconnect()
+        if self._run is not None:
+            self._run.disconnect()
         self._effects.sends.clear()
 
     def _nonsense(self, reason: str) -> None:
@@ -489,25 +566,19 @@ class ClientState:
         return min(times, default=None)
 
 
-def _lies_within(message: protocol.TasksSettled, submitted: int) -> bool:
-    """Whether all outcomes of a message belong to tasks that there are."""
-    for start, stop, _ in message.runs:
-        if not start < stop <= submitted:
-            return False
-    return not message.failures or all(index < submitted for index, _ in message.failures)
-
-
 MAX_MISREAD = 3
 """Connections that may end by what the scheduler sent before its session is given up."""
-_OPENING = frozenset({protocol.SessionOpened, protocol.Refused})
+_OPENING = frozenset({protocol.SessionOpened, protocol.RunDescribed, protocol.Refused})
 """What may come before the session is open."""
 
 _HANDLERS: dict[type[Any], Callable[[ClientState, Any, float], None]] = {
     protocol.SessionOpened: ClientState.on_session_opened,
+    protocol.RunDescribed: ClientState.on_run_described,
     protocol.Refused: ClientState.on_refused,
     protocol.Accepted: ClientState.on_accepted,
     protocol.SubmitRefused: ClientState.on_submit_refused,
     protocol.TasksSettled: ClientState.on_tasks_settled,
+    protocol.TasksFailed: ClientState.on_tasks_failed,
     protocol.TasksBegan: ClientState.on_tasks_began,
     protocol.MissingFunction: ClientState.on_missing,
     protocol.MissingBundle: ClientState.on_missing,
@@ -518,4 +589,6 @@ _HANDLERS: dict[type[Any], Callable[[ClientState, Any, float], None]] = {
     protocol.TaskExplained: ClientState.on_news,
     protocol.TasksLogged: ClientState.on_news,
     protocol.TasksRetried: ClientState.on_news,
+    protocol.RunsListed: ClientState.on_news,
+    protocol.RunForgotten: ClientState.on_news,
 }

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from distcomp.core.ranges import RangeSet
 from distcomp.core.spans import cut, joined
+from distcomp.rows import TaskOptions
 from distcomp.wire import INLINE_BLOB_BYTES
 
 if TYPE_CHECKING:
     from distcomp.ids import BundleId, FunctionId
-    from distcomp.rows import TaskOptions
+    from distcomp.rows import Failure, RunArray
 
 PART_BYTES = 128
 """What a part costs on the wire besides its chunk."""
@@ -43,6 +44,7 @@ class Submission:
     Args:
         function: the callable of every task.
         options: how the scheduler is to treat the tasks.
+        kept: outcomes go to the disk before they are acknowledged.
     """
 
     __slots__ = (
@@ -52,6 +54,8 @@ class Submission:
         "dispensable",
         "function",
         "held_bytes",
+        "is_adopted",
+        "kept",
         "offered",
         "open",
         "options",
@@ -66,8 +70,10 @@ class Submission:
         "withdrawn",
     )
 
-    def __init__(self, function: FunctionId, options: TaskOptions) -> None:
+    def __init__(self, function: FunctionId, options: TaskOptions, *, kept: bool = False) -> None:
         self.function = function
+        self.kept = kept
+        self.is_adopted = False
         self.options = options
         self.parts: deque[Part] = deque()
         self.bundles: tuple[BundleId, ...] = ()
@@ -85,6 +91,18 @@ class Submission:
         self.unasked: list[tuple[int, int]] = []
         self.payload_bytes = 0
         self.held_bytes = 0
+
+    @classmethod
+    def adopted(cls, row: RunArray, *, kept: bool) -> Submission:
+        """An array that another process of the run has handed in, with what is still to come of it."""
+        array = cls(row.function, TaskOptions(), kept=kept)
+        array.submitted = array.accepted = row.tasks
+        array.closed = array.offered = array.is_adopted = True
+        if row.tasks:
+            array.open.add(0, row.tasks)
+        for start, stop in row.received:
+            array.open.cut(start, min(stop, row.tasks))
+        return array
 
     @property
     def over(self) -> bool:
@@ -133,6 +151,16 @@ class Submission:
     def unsend(self) -> None:
         """Everything not accepted has to go out again: the connection is gone, or it was refused."""
         self.sent = 0
+
+    def has(
+        self, runs: tuple[tuple[int, int, bytes], ...], failures: tuple[tuple[int, Failure], ...]
+    ) -> bool:
+        """Whether all these outcomes belong to tasks that there are."""
+        submitted = self.submitted
+        for start, stop, _ in runs:
+            if not start < stop <= submitted:
+                return False
+        return not failures or all(index < submitted for index, _ in failures)
 
     def settle(self, start: int, stop: int) -> list[tuple[int, int]]:
         """Mark indexes as settled; returns the spans of those that were open until now."""

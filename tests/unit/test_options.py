@@ -70,7 +70,6 @@ def test_replace_keeps_the_rest_and_the_original() -> None:
         ("run", "a b"),
         ("run", "x" * 65),
         ("version", ""),
-        ("version", "x" * 257),
         ("retries", -1),
         ("retries", 10**10),
         ("retry_delay_s", -0.1),

@@ -1,0 +1,71 @@
+"""What a client tells the scheduler of outcomes that came: that it may let go of them, and when.
+
+Laws:
+
+- What is kept is acknowledged once it is on the disk, and not before, however often it comes meanwhile.
+- Of a run without a disk nothing is ever acknowledged: it was read, and stays for whoever opens the run next.
+- Numbers belong to one life of a session. What is told of an earlier life counts no more.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from distcomp.core.client_effects import ClientEffects, Failed, Kept, Returned
+
+if TYPE_CHECKING:
+    from distcomp.core.client_outbox import ClientOutbox
+
+
+class Receipts:
+    """The numbers of one session's outcomes.
+
+    Args:
+        outbox: takes what is to be told.
+        of_run: the session is a run.
+    """
+
+    def __init__(self, outbox: ClientOutbox, *, of_run: bool) -> None:
+        self._outbox = outbox
+        self._of_run = of_run
+        self._keeping: set[int] = set()
+        self._life = 0
+
+    def take_in(
+        self, seq: int, outcomes: list[Returned | Failed], effects: ClientEffects, *, kept: bool
+    ) -> None:
+        """Outcomes came, as far as they are news; those of a kept array go to the disk first."""
+        effects.outcomes += outcomes
+        if seq in self._keeping:
+            return
+        if kept and outcomes:
+            self._keeping.add(seq)
+            effects.kept.append(Kept(self._life, seq, tuple(outcomes)))
+        elif kept or not self._of_run:
+            self._outbox.ack([seq])
+        else:
+            self._outbox.read([seq])
+
+    def stored(self, life: int, seqs: list[int]) -> None:
+        """These are on the disk."""
+        self._outbox.ack(self._taken(life, seqs))
+
+    def not_stored(self, life: int, seqs: list[int]) -> None:
+        """These cannot be brought to the disk: of a run they stay with the scheduler."""
+        taken = self._taken(life, seqs)
+        if self._of_run:
+            self._outbox.read(taken)
+        else:
+            self._outbox.ack(taken)
+
+    def begin_life(self) -> None:
+        """The session is another one from now on."""
+        self._life += 1
+        self._keeping.clear()
+
+    def _taken(self, life: int, seqs: list[int]) -> list[int]:
+        if life != self._life:
+            return []
+        taken = [seq for seq in seqs if seq in self._keeping]
+        self._keeping.difference_update(taken)
+        return taken

@@ -363,10 +363,38 @@ class WorkerSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StoreSettings(Settings):
+    """The settings of a client's store."""
+
+    store_busy_s: float = setting(
+        30.0, "seconds that other processes may keep a store locked before it is given up", low=0.01
+    )
+    store_backlog_bytes: int = setting(
+        256 << 20, "bytes that wait for the store with which nothing more should be handed to it", low=1 << 16
+    )
+    store_commit_bytes: int = setting(
+        16 << 20, "bytes after which a commit of the store takes nothing more in", low=1 << 10
+    )
+    store_file_bytes: int = setting(
+        256 << 10, "bytes above which results in a store have files of their own", low=1 << 10, high=1 << 28
+    )
+    store_retry_first_s: float = setting(
+        0.05, "seconds before a commit is tried again for which the store's disk had no room", low=0.001
+    )
+    store_retry_most_s: float = setting(2.0, "longest wait between two such attempts", low=0.001)
+    store_close_s: float = setting(10.0, "seconds that closing a store waits for room on its disk")
+    store_orphan_s: float = setting(
+        86400.0, "age in seconds at which files that a killed process left in a store are removed", low=60
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClientSettings(Settings):
     """The settings of a client."""
 
     wire: WireLimits = field(default_factory=WireLimits)
+    disk: StoreSettings = field(default_factory=StoreSettings)
+    store: str = setting("", "the file in which results are kept on this machine; none if empty")
     connect_timeout_s: float = setting(10.0, "seconds after which connecting is given up", low=0.01)
     backoff_first_s: float = setting(0.05, "seconds before the first attempt to connect again", low=0.001)
     backoff_most_s: float = setting(0.5, "longest wait between two attempts to connect", low=0.01)

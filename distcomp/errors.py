@@ -114,6 +114,33 @@ class JournalFailedError(JournalError):
     """The journal's disk did not do what it was asked, so nothing after that can be relied on."""
 
 
+# --- the client's store ---------------------------------------------------------------------------
+
+
+class StoreError(DistcompError, OSError):
+    """The file in which a client keeps results cannot be used as it is."""
+
+
+class StoreBusyError(StoreError):
+    """Other processes kept the store locked for longer than `store_busy_s`."""
+
+
+class StoreFormatError(StoreError):
+    """The file is no store, or one of another version of distcomp."""
+
+
+class StoreDamagedError(StoreError):
+    """What a store holds is not what was written to it, so that it cannot be read at all."""
+
+
+class StoreFullError(StoreError):
+    """There is no room on the store's disk."""
+
+
+class UnknownRunError(StoreError, LookupError):
+    """The store has no run of that name."""
+
+
 # --- talking to a peer ----------------------------------------------------------------------------
 
 
@@ -142,6 +169,22 @@ class DemoError(UsageError):
 
 class UnpicklableError(UsageError, TypeError):
     """A function or an argument cannot be turned into bytes; the text names the path to the culprit."""
+
+
+class UnstableArgumentError(UsageError, TypeError):
+    """Something has no digest that would be the same in another process, so its result cannot be found again.
+
+    Attributes:
+        path: the way to it, as `argument 2 → .lock`.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[UnstableArgumentError], tuple[str, str]]:
+        return type(self), (self.path, self.reason)
 
 
 class BundleTooLargeError(UsageError, ValueError):

@@ -127,7 +127,7 @@ class Access:
             ConfigError: it is missing, readable by others, broken, or from another version.
         """
         try:
-            return cls.parse(_read_private(path))
+            return cls.parse(read_private(path))
         except ConfigError as error:
             raise ConfigError(f"access file {path}: {error}") from None
 
@@ -140,7 +140,7 @@ class Access:
         place = (folder or user_folder()) / "access" / self.cluster_name
         path = place / f"{self.role}-{self.owner}.json"
         fields = {"format_version": self.format_version, **self._fields()}
-        _write_private(path, json.dumps(fields, indent=2) + "\n")
+        write_private(path, json.dumps(fields, indent=2) + "\n")
         return path
 
     def _fields(self) -> dict[str, Any]:
@@ -303,7 +303,7 @@ class SchedulerAccess:
         if changed_ns == self._read_at_ns:
             return
         try:
-            fields = _known_format(_json_object(_read_private(self._path)))
+            fields = _known_format(_json_object(read_private(self._path)))
             self.cluster_id = ClusterId(bytes.fromhex(fields["cluster_id"]))
             self.addresses = tuple(fields["addresses"])
             self._secrets = {
@@ -325,7 +325,7 @@ class SchedulerAccess:
             "addresses": self.addresses,
             "secrets": [(*name, secret.hex()) for name, secret in sorted(self._secrets.items())],
         }
-        _write_private(self._path, json.dumps(fields, indent=2) + "\n")
+        write_private(self._path, json.dumps(fields, indent=2) + "\n")
         self._read_at_ns = self._path.stat().st_mtime_ns
 
 
@@ -345,7 +345,7 @@ def _known_format(fields: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _read_private(path: Path) -> str:
+def read_private(path: Path) -> str:
     """The text of a file that only this user can read; `ConfigError` if others can."""
     try:
         with path.open("rb") as file:
@@ -360,7 +360,7 @@ def _read_private(path: Path) -> str:
     return text
 
 
-def _write_private(path: Path, text: str) -> None:
+def write_private(path: Path, text: str) -> None:
     """Write a file for this user only, whole or not at all, with our folders down to it."""
     try:
         folders = list(path.parents)[:_OUR_FOLDERS]

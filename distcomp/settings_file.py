@@ -32,6 +32,7 @@ from distcomp.config import (
     user_folder,
 )
 from distcomp.errors import ConfigError
+from distcomp.gateway_settings import GatewaySettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, MutableMapping
@@ -45,6 +46,7 @@ PROGRAMS: dict[str, type[Settings]] = {
     "client": ClientSettings,
     "scheduler": SchedulerSettings,
     "worker": WorkerSettings,
+    "gateway": GatewaySettings,
 }
 """Whose settings a file may have, by their names and without tables; what several share, it says once."""
 

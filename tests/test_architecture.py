@@ -18,6 +18,7 @@ FLOORS: dict[str, int] = {
     "inside": 1,
     "allowance": 0,
     "config": 1,
+    "gateway_settings": 1,
     "options": 1,
     "ordering": 1,
     "page": 1,
@@ -93,6 +94,7 @@ FLOORS: dict[str, int] = {
     "watching": 5,
     "decorator": 5,
     "executor": 5,
+    "gateway": 5,
     "pool": 5,
     "pool_results": 5,
     "turnstile": 5,
@@ -101,7 +103,7 @@ FLOORS: dict[str, int] = {
 """The floor of every top-level module or package of distcomp."""
 
 FAMILIES: list[set[str]] = [
-    {"cli"},
+    {"cli", "gateway"},
     {"executor", "pool", "pool_results", "turnstile", "wrapped_calls"},
     {"core"},
     {
@@ -118,6 +120,7 @@ FAMILIES: list[set[str]] = [
         "options",
         "payload",
         "settings_file",
+        "gateway_settings",
     },
     {"bundle_store", "slot", "slot_log", "slot_output", "slot_process", "slots", "template"},
     {
@@ -292,6 +295,20 @@ def test_scheduler_worker_and_core_never_open_a_payload(program: str) -> None:
     for name, tree in MODULES.items():
         if name == program or name.startswith(program + "."):
             assert not {other for other in ours(imports_of(tree)) if top(other).startswith("payload")}
+
+
+def test_nothing_that_the_gateway_imports_opens_a_payload() -> None:
+    reached: set[str] = set()
+    todo = [name for name in MODULES if name == "distcomp.gateway" or name.startswith("distcomp.gateway.")]
+    while todo:
+        name = todo.pop()
+        if name not in reached:
+            reached.add(name)
+            todo += ours(imports_of(MODULES[name], typing_too=False))
+    assert len(reached) > len([name for name in reached if ".gateway." in name]), "it uses what others do"
+    for name in reached:
+        roots = {each.split(".")[0] for each in imports_of(MODULES[name], typing_too=False)}
+        assert not roots & PICKLERS, f"{name} opens pickles, and the gateway imports it"
 
 
 def test_faces_use_no_private_names_of_lower_floors() -> None:

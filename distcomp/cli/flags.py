@@ -99,6 +99,7 @@ class Flags(argparse.ArgumentParser):
         parse: Callable[[str], Any] = str,
         metavar: str | None = None,
         is_secret: bool = False,
+        variable: str | None = None,
     ) -> None:
         """Add a flag that takes a value. `default` is the value itself, never text to be parsed.
 
@@ -109,8 +110,9 @@ class Flags(argparse.ArgumentParser):
             parse: turns text into the value; raises `ValueError` with what was wanted.
             metavar: what `--help` shows for the value.
             is_secret: the variable holds a secret, the flag only names its source: see `secret_text`.
+            variable: the environment variable behind it, if not the one of its name.
         """
-        name = variable_of(flag)
+        name = variable or variable_of(flag)
         shown = "" if default is None or default == "" else f"default {default}; "
         self._place.add_argument(
             flag,

@@ -17,6 +17,7 @@ COMMANDS = {
     "demo": "start a cluster, analyse Python's standard library with it, and compare with a plain loop",
     "join": "save a join string, so that clients on this host find the cluster",
     "access": "show or create join strings, on the scheduler's host",
+    "token": "create, list and revoke tokens for the HTTP gateway, on its host",
     "config": "every setting, and where it comes from",
     "version": "print the versions that peers compare",
 }

@@ -1,0 +1,161 @@
+"""`distcomp-gateway`: the cluster over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from distcomp import transport
+from distcomp.access import Access, SchedulerAccess, saved
+from distcomp.cli import logs
+from distcomp.cli.embedded import watch_owner
+from distcomp.cli.flags import EXIT_ENDED, EXIT_FAILED, Flags, run, secret_text
+from distcomp.cli.reach import find_running
+from distcomp.cli.settings_flags import add_settings, settings_from
+from distcomp.cli.stopping import Stops
+from distcomp.config import user_folder
+from distcomp.errors import ConfigError
+from distcomp.gateway_settings import GatewaySettings
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from distcomp.gateway.doors import Doors
+    from distcomp.gateway.serving import Serving
+
+JOIN_VARIABLE = "DISTCOMP_JOIN"
+NEEDED = ("starlette", "uvicorn", "httptools")
+PREFIX = "gateway_"
+EXAMPLES = """\
+  distcomp-gateway                       on the scheduler's host, as the same user
+  distcomp-gateway --join - --port 8077  paste join strings, one a line, for the roles client and observer
+  distcomp-gateway --host 0.0.0.0 --tls-certificate cert.pem --tls-key key.pem --names a.example
+  distcomp token create --scope submit   a token to use it with
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns the exit code."""
+    parser = Flags(
+        "distcomp-gateway",
+        "Offer a cluster over HTTP: to Python clients as http://host:port, to everybody else by published\n"
+        "functions; /docs describes it. Whoever asks needs a token. SIGTERM or Ctrl-C stops in order.",
+        EXAMPLES,
+    )
+    parser.value(
+        "--join",
+        "where join strings are, one a line: - for standard input, or a file; the variable may hold one "
+        "itself; without it, what this user's folder has",
+        metavar="-|FILE",
+        is_secret=True,
+    )
+    parser.value("--name", "the scheduler's name, if several have run on this host")
+    parser.switch("--behind-proxy", "listen beyond loopback without TLS, as a proxy of yours provides it")
+    parser.switch("--owned", "end at once when standard input ends, for programs that start gateways")
+    parser.switch("--no-auth", "the scheduler lets everybody on this host in")
+    first = ("gateway_port", "gateway_host", "tls_certificate", "tls_key", "root_path", "gateway_names")
+    add_settings(parser, GatewaySettings, first=first, prefix=PREFIX)
+    parser.common(log_level="info")
+    return run(parser, _serve, argv)
+
+
+def _serve(flags: argparse.Namespace) -> int:
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"a gateway needs {', '.join(missing)}: pip install 'distcomp[gateway]'")
+    settings = settings_from(flags, GatewaySettings, PREFIX, behind_proxy=flags.behind_proxy)
+    _check_exposure(settings)
+    doors = _doors(flags)
+    loop = transport.new_event_loop()
+    try:
+        return loop.run_until_complete(_run(flags, settings, doors))
+    finally:
+        loop.close()
+
+
+async def _run(flags: argparse.Namespace, settings: GatewaySettings, doors: Doors) -> int:
+    serving, url = _make(settings, doors)
+    stops = Stops()
+    if flags.owned:
+        watch_owner(os.getppid(), stops.ask_now)
+    await serving.start()
+    print(f"gateway of cluster {doors.cluster_name} listens at {url}", flush=True)
+    ended = asyncio.ensure_future(serving.wait_ended())
+    asked = asyncio.ensure_future(stops.asked.wait())
+    try:
+        await asyncio.wait([ended, asked], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        asked.cancel()
+        await serving.stop()
+    if stops.asked.is_set():
+        return EXIT_ENDED
+    logs.log("error", "the gateway ended by itself")
+    return EXIT_FAILED
+
+
+def _make(settings: GatewaySettings, doors: Doors) -> tuple[Serving, str]:
+    """Everything that is served, and where."""
+    from distcomp.gateway.app import Gateway  # noqa: PLC0415 - needs the extra, which `_serve` looked for
+    from distcomp.gateway.serving import Serving  # noqa: PLC0415 - the same
+    from distcomp.gateway.tokens import TokenFile  # noqa: PLC0415 - the same
+
+    sockets = transport.bind(settings.gateway_host, settings.gateway_port)
+    host, port = sockets[0].getsockname()[:2]
+    gateway = Gateway(
+        settings, doors, TokenFile(doors.cluster_name), [each.getsockname()[0] for each in sockets]
+    )
+    scheme = "https" if settings.tls_certificate else "http"
+    shown = f"[{host}]" if ":" in host else host
+    return Serving(gateway, settings, sockets), f"{scheme}://{shown}:{port}{settings.root_path.rstrip('/')}"
+
+
+def _check_exposure(settings: GatewaySettings) -> None:
+    from distcomp.gateway.guard import is_exposed  # noqa: PLC0415 - needs the extra, which `_serve` looked for
+
+    if bool(settings.tls_certificate) != bool(settings.tls_key):
+        raise ConfigError("TLS needs both --tls-certificate and --tls-key")
+    if is_exposed(settings):
+        raise ConfigError(
+            f"others can reach {settings.gateway_host!r}, and nothing on the way there is encrypted: give "
+            "--tls-certificate and --tls-key, or say --behind-proxy if a proxy of yours does that"
+        )
+
+
+def _doors(flags: argparse.Namespace) -> Doors:
+    """The ways to the scheduler: what was handed over, else what this user's folder has."""
+    from distcomp.gateway.doors import Doors  # noqa: PLC0415 - needs the extra, which `_serve` looked for
+
+    if flags.join == "-":
+        texts = [line for line in map(str.strip, sys.stdin) if line]
+    else:
+        texts = (secret_text(flags.join, JOIN_VARIABLE, os.environ) or "").split()
+    if texts:
+        return Doors(map(Access.parse, texts))
+    if flags.name is not None:
+        return Doors((), _known_here(flags.name), auth=not flags.no_auth)
+    found = find_running(("client",))
+    if _path_of(found.cluster_name).exists():
+        scheduler = _known_here(found.cluster_name)
+        if scheduler.cluster_id == found.cluster_id:
+            return Doors((), scheduler, auth=found.secret is not None)
+    every = [Access.read(path) for path in saved()]
+    return Doors(access for access in every if access.cluster_id == found.cluster_id)
+
+
+def _known_here(name: str) -> SchedulerAccess:
+    if not _path_of(name).exists():
+        raise ConfigError(f"no scheduler named {name!r} of this user has run on this host")
+    return SchedulerAccess.open(name)
+
+
+def _path_of(name: str) -> Path:
+    return user_folder() / "schedulers" / name / "cluster.json"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

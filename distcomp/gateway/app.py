@@ -1,0 +1,177 @@
+"""The gateway as an ASGI application, for a server or to be mounted in another application."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import ClientDisconnect, Request
+
+from distcomp.errors import ConfigError, ConnectError
+from distcomp.gateway import bodies, table
+from distcomp.gateway.calls import Call
+from distcomp.gateway.guard import SECURITY_HEADERS, Guard, Names
+from distcomp.gateway.observation import Observation
+from distcomp.gateway.page import STYLE_DIGEST
+from distcomp.gateway.problems import Problem
+from distcomp.gateway.reading_routes import ReadingRoutes
+from distcomp.gateway.schemas import MisfitError, check, from_text
+from distcomp.gateway.tunnel_routes import TunnelRoutes
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+    from starlette.responses import Response
+
+    from distcomp.gateway.doors import Doors
+    from distcomp.gateway.table import Operation
+    from distcomp.gateway.tokens import TokenFile
+    from distcomp.gateway_settings import GatewaySettings
+
+_log = logging.getLogger("distcomp")
+_HEADERS = [
+    (name.lower().encode(), words.replace("{style}", STYLE_DIGEST).encode())
+    for name, words in SECURITY_HEADERS.items()
+]
+
+
+class Gateway:
+    """Answers HTTP requests; an ASGI application.
+
+    Args:
+        settings: of the gateway.
+        doors: the ways to its scheduler.
+        tokens: of its cluster.
+        bound: hosts that it is served at, besides those of the settings.
+
+    Example:
+        `gateway = Gateway(settings, doors, TokenFile("7077")); await gateway.start()`, then serve it; where
+        it is mounted in another application, that one's lifespan calls `start` and `stop`.
+    """
+
+    def __init__(
+        self, settings: GatewaySettings, doors: Doors, tokens: TokenFile, bound: Iterable[str] = ()
+    ) -> None:
+        self._settings = settings
+        self._guard = Guard(settings, tokens)
+        self._names = Names(settings, bound)
+        self._root = settings.root_path.rstrip("/")
+        self._observation = Observation(settings, doors)
+        self._reading = ReadingRoutes(settings, self._observation)
+        self._tunnels = TunnelRoutes(settings, doors)
+        self._handlers: dict[str, Callable[[Call], Awaitable[Response]]] = {}
+        for routes in (self._reading, self._tunnels):
+            for operation in table.OPERATIONS:
+                handler = getattr(routes, operation.name, None)
+                if handler is not None:
+                    self._handlers[operation.name] = handler
+
+    async def start(self) -> None:
+        """Connect to the scheduler, and go on with what was left; needs the loop that will serve."""
+        self._observation.start()
+
+    async def stop(self) -> None:
+        """End every stream and connection."""
+        self._tunnels.stop()
+        await self._observation.stop()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1000})
+            return
+
+        async def send_secured(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *_HEADERS]
+            await send(message)
+
+        request = Request(scope, receive)
+        try:
+            await self._answer(request, send_secured)
+        except ClientDisconnect:
+            _log.debug("a client left before its answer")
+
+    async def _answer(self, request: Request, send: Any) -> None:
+        entered = None
+        try:
+            try:
+                call, operation = await self._admit(request)
+                if call.token is not None:
+                    entered = self._guard.enter(call.token, operation)
+                call = await self._read(call, operation)
+                response = await self._handlers[operation.name](call)
+            except Problem as problem:
+                response = problem.response()
+            except ConnectError as error:
+                response = Problem("unavailable", str(error), headers={"Retry-After": "1"}).response()
+            except ConfigError as error:
+                response = Problem("forbidden", str(error)).response()
+            await response(request.scope, request.receive, send)
+        finally:
+            self._guard.leave(entered)
+
+    async def _admit(self, request: Request) -> tuple[Call, Operation]:
+        """Hold a request to what does not need its body; raises `Problem`."""
+        self._names.check(request)
+        path = request.scope["path"]
+        if self._root and path.startswith(f"{self._root}/"):
+            path = path[len(self._root) :]
+        found = table.find(request.method, path)
+        operation = None if found is None else found.operation
+        token = None
+        if operation is None or operation.scope is not None:
+            token = self._guard.admit(request, operation)
+        if found is None:
+            raise Problem("not-found", f"there is nothing at {path:.200}; /openapi.json says what there is")
+        if operation is None:
+            allowed = ", ".join(sorted(found.methods))
+            raise Problem("method-not-allowed", f"here one can {allowed}", headers={"Allow": allowed})
+        return Call(request, token, _parameters(request, operation, found.values), None), operation
+
+    async def _read(self, call: Call, operation: Operation) -> Call:
+        """Read and check a JSON body, where there has to be one."""
+        if operation.body is None:
+            return call
+        body = await bodies.read_json(call.request, self._settings)
+        try:
+            check(operation.body, body)
+        except MisfitError as error:
+            raise Problem("invalid", str(error)) from None
+        return call._replace(body=body)
+
+    async def _live(self, receive: Any, send: Any) -> None:
+        """Start and stop with a server that says when."""
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await self.start()
+            else:
+                await self.stop()
+            await send({"type": f"{message['type']}.complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+
+
+def _parameters(request: Request, operation: Operation, path: Mapping[str, str]) -> dict[str, Any]:
+    """The values of an operation's parameters, typed and checked; raises `Problem`."""
+    values: dict[str, Any] = {}
+    for each in operation.parameters:
+        if each.where == "path":
+            given = [path[each.name]]
+        elif each.where == "query":
+            given = request.query_params.getlist(each.name)
+        else:
+            given = request.headers.getlist(each.name)
+        try:
+            if len(given) > 1:
+                raise MisfitError(f"{each.name} is given {len(given)} times")  # noqa: TRY301 - one way out
+            if each.required and not given:
+                raise MisfitError(f"{each.name} is missing")  # noqa: TRY301 - as above
+            values[each.name] = from_text(each.schema, given[0], each.name) if given else None
+        except MisfitError as error:
+            raise Problem("not-found" if each.where == "path" else "invalid", str(error)) from None
+    return values

@@ -1,0 +1,128 @@
+"""Python clients over HTTP, by a tunnel: real programs, an ordinary client, a bridge between."""
+
+from __future__ import annotations
+
+import http.client
+import signal
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+from clusters import until
+from gateways import ask, make_token, start_gateway
+from http_bridge import bridged
+
+from distcomp import Client
+from distcomp.access import SchedulerAccess
+from distcomp.protocol import PROTOCOL
+
+if TYPE_CHECKING:
+    from clusters import Programs
+
+
+@pytest.fixture
+def cluster_of_alice(cluster: Programs) -> Programs:
+    cluster.scheduler("test", "--owner", "alice")
+    cluster.worker()
+    return cluster
+
+
+def test_a_client_works_through_a_tunnel_that_breaks(cluster_of_alice: Programs) -> None:
+    _, port = start_gateway(cluster_of_alice)
+    with bridged(port, make_token(cluster_of_alice)) as (address, bridge), Client(address) as client:
+        assert client.submit(pow, 2, 10).result() == 1024
+        array = client.map(abs, range(-200_000, 0))
+        results = iter(array)
+        seen = [next(results) for _ in range(1000)]
+        for _ in range(3):
+            bridge.cut()
+            seen += [next(results) for _ in range(10_000)]
+        assert [*seen, *results] == list(range(200_000, 0, -1))
+        assert client.submit(bytes, 5_000_000).result() == bytes(5_000_000)
+        assert client.submit(len, bytes(5_000_000)).result() == 5_000_000
+        assert bridge.breaks >= 1
+        with pytest.raises(ZeroDivisionError):
+            client.submit(divmod, 1, 0).result()
+        assert client.status().cluster == "test"
+
+
+def test_a_client_goes_on_after_its_gateway_was_killed(cluster_of_alice: Programs) -> None:
+    gateway, port = start_gateway(cluster_of_alice)
+    token = make_token(cluster_of_alice)
+    with bridged(port, token) as (address, _), Client(address) as client:
+        results = iter(client.map(abs, range(-300_000, 0)))
+        seen = [next(results) for _ in range(1000)]
+        gateway.send_signal(signal.SIGKILL)
+        gateway.wait()
+        start_gateway(cluster_of_alice, port=port)
+        assert [*seen, *results] == list(range(300_000, 0, -1))
+
+
+def test_a_tunnel_belongs_to_its_token_and_counts_its_bytes(cluster_of_alice: Programs) -> None:
+    _, port = start_gateway(cluster_of_alice)
+    token, other = (make_token(cluster_of_alice) for _ in range(2))
+    status, _, opened = ask(port, token, "POST", "/v1/tunnel", {"protocol": PROTOCOL})
+    assert status == 201
+    assert opened["owner"] == "alice"
+    path = f"/v1/tunnel/{opened['tunnel']}"
+    assert ask(port, other, "POST", f"{path}/up?offset=0", b"")[0] == 404
+    assert ask(port, token, "POST", f"{path}/up?offset=0", b"\0\0")[2] == {"offset": 2}
+    assert ask(port, token, "POST", f"{path}/up?offset=0", b"\0\0\0")[2] == {"offset": 3}
+    status, _, problem = ask(port, token, "POST", f"{path}/up?offset=9", b"\0")
+    assert (status, problem["offset"]) == (409, 3)
+    assert ask(port, token, "GET", f"{path}/down?offset=5000")[0] == 409
+    assert ask(port, token, "POST", f"{path}/up?offset=3", b"\xff")[2] == {"offset": 4}
+    status, _, problem = ask(port, token, "POST", f"{path}/up?offset=4", bytes(255) + b"\xff\xff\xff\xff")
+    assert (status, "frame" in problem["detail"]) == (400, True)
+    assert ask(port, token, "POST", f"{path}/up?offset=4", b"\0")[0] == 410
+    assert ask(port, token, "DELETE", path)[0] == 204
+    assert ask(port, token, "POST", "/v1/tunnel", {"protocol": PROTOCOL + 1})[0] == 409
+
+
+def test_a_tunnel_is_opened_for_owners_that_the_scheduler_knows(cluster_of_alice: Programs) -> None:
+    _, port = start_gateway(cluster_of_alice)
+    token = make_token(cluster_of_alice, owner="bob")
+    status, _, problem = ask(port, token, "POST", "/v1/tunnel", {"protocol": PROTOCOL})
+    assert (status, "bob" in problem["detail"]) == (403, True)
+    SchedulerAccess.open("test", cluster_of_alice.home).add_owner("bob")
+    assert ask(port, token, "POST", "/v1/tunnel", {"protocol": PROTOCOL})[2]["owner"] == "bob"
+
+
+def test_without_scheduler_a_gateway_says_so(cluster_of_alice: Programs) -> None:
+    _, port = start_gateway(cluster_of_alice)
+    token = make_token(cluster_of_alice)
+    until(lambda: ask(port, token, "GET", "/readyz")[0] == 200, "the gateway is ready")
+    cluster_of_alice.running[0].send_signal(signal.SIGKILL)
+    cluster_of_alice.running[0].wait()
+    until(lambda: ask(port, token, "GET", "/readyz")[0] == 503, "the gateway has noticed")
+    status, headers, _ = ask(port, token, "POST", "/v1/tunnel", {"protocol": PROTOCOL})
+    assert (status, headers["retry-after"]) == (503, "1")
+
+
+def test_requests_that_never_come_end_and_change_nothing_for_others(cluster_of_alice: Programs) -> None:
+    _, port = start_gateway(cluster_of_alice, "--head-s", "0.5", "--max-http-connections", "200")
+    token = make_token(cluster_of_alice)
+    slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(100)]
+    try:
+        for each in slow:
+            each.sendall(b"GET /healthz HTTP/1.1\r\nHost: loc")
+        assert ask(port, token, "GET", "/openapi.json")[0] == 200
+        assert all(each.recv(100) == b"" for each in slow)
+    finally:
+        for each in slow:
+            each.close()
+    assert ask(port, token, "GET", "/healthz")[0] == 200
+
+
+def test_a_head_without_end_is_not_kept(cluster_of_alice: Programs) -> None:
+    _, port = start_gateway(cluster_of_alice)
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    headers = {f"X-{number}": "x" * 10_000 for number in range(100)}
+    with pytest.raises((http.client.HTTPException, ConnectionError)):
+        _ask_with(connection, headers)
+    connection.close()
+
+
+def _ask_with(connection: http.client.HTTPConnection, headers: dict[str, str]) -> None:
+    connection.request("GET", "/healthz", headers=headers)
+    connection.getresponse()

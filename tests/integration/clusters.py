@@ -80,12 +80,21 @@ class Programs:
         **variables: str,
     ) -> subprocess.Popen[str]:
         """Start a program of ours, with a line on its standard input if there is one to type."""
+        return self._run(program, [python, "-m", f"distcomp.cli.{program}", *flags], typed, variables)
+
+    def script(self, path: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+        """Start a script with our Python."""
+        return self._run(path.stem, [sys.executable, str(path), *arguments], None, variables)
+
+    def _run(
+        self, name: str, command: list[str], typed: str | None, variables: dict[str, str]
+    ) -> subprocess.Popen[str]:
         folder = self.home / "output"
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{len(self.running)}-{program}"
+        path = folder / f"{len(self.running)}-{name}"
         with path.open("w") as output:
             process = subprocess.Popen(
-                [python, "-m", f"distcomp.cli.{program}", *flags],
+                command,
                 env=self.environment(**variables),
                 stdin=subprocess.DEVNULL if typed is None else subprocess.PIPE,
                 stdout=output,

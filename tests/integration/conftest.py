@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import gc
-import os
-import sys
-import tempfile
 from typing import TYPE_CHECKING
 
 import pytest
-from clusters import Programs, programs, until
-from processes import adopt_orphans, children, command_line, descriptors, reap_adopted
+from clusters import Programs, programs
+from leftovers import nothing_left_behind
+from processes import adopt_orphans
 
 from distcomp import transport
 
@@ -18,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-PATIENCE_S = 10.0
 WAYS = {"tcp": None, "embedded": "", "inline": "inline:"}
 """Ways to connect, and the addresses that need no programs."""
 
@@ -32,29 +28,8 @@ def _nothing_gets_out_of_sight() -> None:
 @pytest.fixture(autouse=True)
 def nothing_left(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Fail a test after which a process, a descriptor or a temporary file is left."""
-    if sys.platform != "linux":
+    with nothing_left_behind(tmp_path_factory.mktemp("tmp"), monkeypatch):
         yield
-        return
-    temporary = tmp_path_factory.mktemp("tmp")
-    monkeypatch.setenv("TMPDIR", str(temporary))
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    processes, files = set(children(os.getpid())), descriptors(os.getpid())
-    yield
-
-    def new_processes() -> list[str]:
-        return [command_line(pid) for pid in children(os.getpid()) if pid not in processes]
-
-    def new_files() -> list[str]:
-        return [what for number, what in descriptors(os.getpid()).items() if files.get(number) != what]
-
-    gc.collect()
-    try:
-        until(lambda: not new_processes() and not new_files(), "nothing is left", PATIENCE_S)
-    except AssertionError:
-        pytest.fail(f"left behind: {new_processes()} {new_files()}")
-    finally:
-        reap_adopted(processes)
-    assert [path.name for path in temporary.iterdir()] == []
 
 
 @pytest.fixture

@@ -1,0 +1,98 @@
+"""The scheduler is killed again and again while clients submit and workers run."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import chaos_work
+from clusters import until
+from faults import pauses
+from harness import LONG, Run
+from ledger import read_ledger
+
+from distcomp import Client, TaskCrashedError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from clusters import Programs
+    from notes import Notes
+
+KILLS = int(20 * LONG)
+TASKS = int(100_000 * LONG)
+FIRST_ACK_S = 1.0
+IDLE_RESTART_S = 0.6
+"""How long a restart takes on a machine that has nothing else to do: a busy one gets more time for all."""
+
+WITHIN_S = 5.0
+
+
+def first_acknowledgements(run: Run, notes: Notes) -> list[float]:
+    """How long after each restart the first acknowledgement came."""
+    said = sorted(at for some in notes.acknowledged.values() for at, _ in some)
+    return [min(at for at in said if at > fault.until) - fault.until for fault in run.faults]
+
+
+def test_kills_under_load_lose_nothing(cluster: Programs, tmp_path: Path) -> None:
+    run = Run(cluster, tmp_path)
+    run.begin(workers=2, DISTCOMP_BACKOFF_MOST_S="0.5")
+    client = run.load(until=str(run.enough), tasks=TASKS, block=1000, lanes=3, seconds=0.0002)
+    run.await_progress(2000)
+    for pause_s in islice(pauses(1, 0.0, 0.3), KILLS):
+        run.kill_scheduler()
+        run.await_progress(TASKS // KILLS)
+        time.sleep(pause_s)
+    run.end(client)
+    evidence = run.evidence()
+    figures = run.check(evidence, faults=KILLS, in_flight=200)
+    assert figures.tasks > TASKS
+    assert figures.failed == 0
+    delays_s = sorted(first_acknowledgements(run, evidence.notes))
+    restarts_s = [fault.until - fault.at for fault in run.faults]
+    print(f"restarts {statistics.median(restarts_s):.2f} s, first acknowledgement {delays_s[-1]:.2f} s")  # noqa: T201 - figures for people
+    slowness = max(1.0, statistics.median(restarts_s) / IDLE_RESTART_S)
+    assert delays_s[int(0.99 * len(delays_s))] <= FIRST_ACK_S * slowness
+
+
+def test_running_tasks_are_adopted(cluster: Programs, tmp_path: Path) -> None:
+    run, gate = Run(cluster, tmp_path), tmp_path / "gate"
+    run.begin(workers=2, slots=8)
+    client = run.load(tasks=40, block=20, lanes=2, gate=str(gate), once_block=2, single_s=0.0)
+    until(lambda: len(read_ledger(run.ledger)) == 16, "all slots work")
+    for _ in range(int(3 * LONG)):
+        run.kill_scheduler()
+        run.await_workers(2)
+    gate.touch()
+    run.end(client)
+    evidence = run.evidence()
+    figures = run.check(evidence, faults=1, in_flight=16)
+    adopted = [some for some in evidence.tries.values() if some[0].began_at < run.faults[0].at]
+    assert len(adopted) == 16
+    assert sum(len(some) == 1 for some in adopted) >= 0.99 * len(adopted)
+    if all(fault.until - fault.at < WITHIN_S for fault in run.faults):
+        assert figures.repeated == 0
+
+
+def test_a_task_is_charged_for_crashes_before_a_restart(cluster: Programs, tmp_path: Path) -> None:
+    run, gate = Run(cluster, tmp_path), tmp_path / "gate"
+    run.begin(slots=2)
+
+    def begun(times: int) -> int:
+        """The process of a try, once that has begun."""
+        until(lambda: len(read_ledger(run.ledger).get(0, ())) >= times, f"the task has begun {times} times")
+        return read_ledger(run.ledger)[0][-1].pid
+
+    with Client(project=False) as client:
+        future = client.submit(chaos_work.deadly, str(run.ledger), 0, str(gate))
+        for times in (1, 2):
+            (tmp_path / f"gate-{begun(times)}").touch()
+            begun(times + 1)
+            assert client.submit(abs, -1).result(20) == 1  # so what came before is durable
+            run.kill_scheduler()
+            run.await_workers(1)
+        (tmp_path / f"gate-{begun(3)}").touch()
+        assert isinstance(future.exception(20), TaskCrashedError)
+    assert len(read_ledger(run.ledger)[0]) == 3

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from distcomp.core.client_effects import Failed, Returned
+    from distcomp.detours import Detour
     from distcomp.futures import Woken
     from distcomp.handles import Host
     from distcomp.protocol import TaskExplained
@@ -62,11 +63,23 @@ class Leg:
         ended: nothing of it is wanted any more; what has not left stays.
     """
 
-    __slots__ = ("_places", "_wanted", "array", "counter", "ended", "open_tasks", "order", "retried", "tasks")
+    __slots__ = (
+        "_places",
+        "_wanted",
+        "array",
+        "counter",
+        "detours",
+        "ended",
+        "open_tasks",
+        "order",
+        "retried",
+        "tasks",
+    )
 
     def __init__(self, array: TaskArray[Any], tasks: int, order: Sequence[int] | None) -> None:
         self.array = array
         self.counter = 0
+        self.detours: list[Detour] | None = None
         self.tasks = tasks
         self.open_tasks = tasks
         self.retried = 0
@@ -379,7 +392,11 @@ class TaskArray(Generic[T]):
             >>> client.map(abs, [-1, -2]).progress().results()
             [1, 2]
         """
-        follow(self.wait, self._tally)
+        try:
+            follow(self.wait, self._tally)
+        except KeyboardInterrupt:  # it may come while the display is at work
+            self.cancel()
+            raise
         return self
 
     def retry(self) -> TaskArray[T]:
@@ -513,7 +530,8 @@ class TaskArray(Generic[T]):
                 finally:
                     self._waiting.remove(ready)
         except KeyboardInterrupt:
-            self.cancel()
+            if not self.host.is_run:
+                self.cancel()
             raise
 
     def _reopen(self, entries: list[Entry], indexes: list[int]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from test_futures import Group
+from test_task_arrays import World
 
 from distcomp import displays
 from distcomp.displays import Silence, Tally
@@ -81,3 +82,15 @@ def test_an_interrupt_cancels_what_was_waited_for(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(KeyboardInterrupt):
         progress(group.futures)
     assert group.host.cancelled == [(group.group, ((1, 2),))]
+
+
+def test_an_interrupt_while_an_arrays_display_is_at_work_cancels_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: object) -> Silence:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(displays, "_fitting", interrupted)
+    world = World(3)
+    world.give(0, "a")
+    with pytest.raises(KeyboardInterrupt):
+        progress(world.array)
+    assert (world.array.done_count, len(world.array.failures())) == (3, 2)

@@ -253,6 +253,12 @@ class SchedulerSettings(Settings):
     unprepared_limit: int = setting(
         10, "times in a row that no slot process could be prepared for a session before its tasks fail", low=1
     )
+    restate_objects: int = setting(
+        512, "records that a turn adds to a journal which is compacted meanwhile", low=1, high=1 << 16
+    )
+    restate_bytes: int = setting(
+        1 << 20, "bytes of such records after which a turn adds no more", low=1, high=1 << 28
+    )
     session_log_lines_per_s: int = setting(
         1000, "lines a second that a client gets of what its tasks print and log", low=1
     )

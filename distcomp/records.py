@@ -15,11 +15,12 @@ How they are meant to be read:
   is used up, and a closed session without unfinished arrays is forgotten.
 
 **Compaction** says again what lives, so that what stands before can go. It runs beside everything else, and
-is told in this order: `CompactionBegan`; `EpochBegan`; the workers; then for each session `SessionBegan`;
-for each of its arrays the definitions that it needs, `ArrayRestated`, and its `ChunkRestated`,
-`LeaseRestated` and `TaskTried`; its `OutcomeRestated`; and last `SessionRestated`, as arrays may have
-finished meanwhile. What was said of an object between `CompactionBegan` and its restatement is in the
-latter, so a reader skips what is about objects that it does not know.
+is told in this order: `CompactionBegan`; `EpochBegan`; the workers, functions and bundles; then for each
+session `SessionBegan`; for each of its arrays `ArrayRestated`, and its `ChunkRestated`,
+`LeaseRestated` and `TaskTried`; its `OutcomeRestated`; and `SessionRestated`, first as what it is and last
+with what has finished meanwhile. Then comes `CompactionEnded`. What was said of an object between
+`CompactionBegan` and its restatement is in the latter, so a reader skips what is about objects that it does
+not know.
 
 The journal notes with the same commit that drops the old ones which commit is the first now. So restated
 records count only if the commit with their `CompactionBegan` is the journal's first, and not its first
@@ -114,6 +115,11 @@ class EpochBegan(NamedTuple):
 @record(3)
 class CompactionBegan(NamedTuple):
     """From here on what lives is said again."""
+
+
+@record(34)
+class CompactionEnded(NamedTuple):
+    """All that lived when the compaction began was said again, or is gone."""
 
 
 @record(4)

@@ -78,7 +78,7 @@ class SchedulerMemory:
         """Write into a new state what the journal holds; from now on it records what it does."""
         self._state = state
         self.restored = state.remember(self._image, self.path, now)
-        state.begin_epoch(time.time(), installed_versions()[0])
+        state.begin_epoch(time.time(), installed_versions()[0], now)
         del self._image
 
     async def start(

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from distcomp.core.spans import Span
     from distcomp.ids import ArrayId, Peer, SessionId, Token, WorkerId
     from distcomp.protocol import DefineBundle, DefineFunction, Message
+    from distcomp.records import EpochBegan
 
 
 class Link:
@@ -172,7 +173,8 @@ class Books:
 
     Whether facts are recorded says `journalled`; see `recording`. Turns that recorded something are numbered
     in batches: `batch` is the last one handed over, all up to `committed` are durable. `journal` is what
-    observers are told of it, and `shut` why it takes no submits for now; empty if it does.
+    observers are told of it, and `shut` why it takes no submits for now; empty if it does. `began` is the
+    record of this start, and `wall_offset_s` what the wall clock was ahead of monotonic time then.
     """
 
     settings: SchedulerSettings
@@ -198,6 +200,8 @@ class Books:
     shut: str = ""
     batch: int = 0
     committed: int = 0
+    began: EpochBegan | None = None
+    wall_offset_s: float = 0.0
     held_bytes: int = 0
     orders: count[int] = field(default_factory=lambda: count(1))
     lease_counter: count[int] = field(default_factory=lambda: count(1))

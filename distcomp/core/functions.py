@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from distcomp.protocol import DefineBundle, DefineFunction
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from distcomp.core.arrays import TaskArrayState
 
 DIGEST_BYTES = 32
@@ -73,6 +75,13 @@ class DefinitionBook(Generic[M]):
     def get(self, digest: bytes) -> Definition[M] | None:
         """The definition, if it is known."""
         return self._known.get(digest)
+
+    def messages(self) -> Iterator[M]:
+        """What defines those whose bytes are here now; of these, what is forgotten meanwhile is left out."""
+        for digest in list(self._known):
+            definition = self._known.get(digest)
+            if definition is not None and definition.message is not None:
+                yield definition.message
 
     def use(self, digest: bytes) -> Definition[M]:
         """The definition for one more array; without bytes if they are not here."""

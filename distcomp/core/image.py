@@ -5,7 +5,8 @@ exactly one lease; all others are settled. An array that is closed and has no su
 only keeps its counter. A closed session without arrays is gone.
 
 While a compaction is restated, an array is *partial*: what is said of indexes whose chunk has not come yet
-finds nothing, and their chunk says what has become of them.
+finds nothing, and their chunk says what has become of them. So is a session: it is not gone before the
+compaction is at its end, though its last array may be over.
 """
 
 from __future__ import annotations
@@ -163,6 +164,12 @@ class Image:
             self._restating = False
             self.end()
 
+    def on_compaction_ended(self, _record: records.CompactionEnded) -> None:
+        """What is partial is whole."""
+        if self._restating:
+            self._restating = False
+            self.end()
+
     def on_worker_came(self, record: records.WorkerCame) -> None:
         """Keep what a worker says of itself."""
         self.workers[record.worker] = record
@@ -174,9 +181,15 @@ class Image:
     # --- sessions and definitions ---
 
     def on_session_began(self, record: records.SessionBegan) -> None:
-        """Begin a session, unless it is only said again."""
-        if record.session not in self.sessions:
-            self.sessions[record.session] = SessionImage(record, partial=self._restating)
+        """Begin a session, unless it is only said again; one that is over may have begun anew meanwhile."""
+        before = self.sessions.get(record.session)
+        if before is not None:
+            if not (self._restating and before.closed):
+                return
+            for array in before.arrays.values():
+                self._drop_leases(array)
+            del self.sessions[record.session]
+        self.sessions[record.session] = SessionImage(record, partial=self._restating)
 
     def on_session_ended(self, record: records.SessionEnded) -> None:
         """Close a session; what its client has not received is dropped."""
@@ -246,8 +259,7 @@ class Image:
         array.failed, array.retried = record.failed, record.retried
         before = session.arrays.get(record.array[1])
         if before is not None:
-            for token in before.leases:
-                del self.leases[token]
+            self._drop_leases(before)
         session.arrays[record.array[1]] = array
 
     def on_chunk_restated(self, record: records.ChunkRestated) -> None:
@@ -387,6 +399,10 @@ class Image:
 
     # --- what follows ---
 
+    def _drop_leases(self, array: ArrayImage) -> None:
+        for token in array.leases:
+            del self.leases[token]
+
     def _find(self, array: ArrayId) -> tuple[SessionImage | None, ArrayImage | None]:
         session = self.sessions.get(array[0])
         return session, None if session is None else session.arrays.get(array[1])
@@ -404,6 +420,7 @@ class Image:
 _HANDLERS: dict[type[Any], Callable[[Image, Any], None]] = {
     records.EpochBegan: Image.on_epoch_began,
     records.CompactionBegan: Image.on_compaction_began,
+    records.CompactionEnded: Image.on_compaction_ended,
     records.WorkerCame: Image.on_worker_came,
     records.WorkerGone: Image.on_worker_gone,
     records.SessionBegan: Image.on_session_began,

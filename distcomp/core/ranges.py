@@ -113,6 +113,18 @@ class RangeSet:
             self.count -= high - low
         return taken
 
+    def within(self, start: int, stop: int) -> list[Span]:
+        """What lies between `start` and `stop`, from low to high; it stays."""
+        spans = self._spans
+        position = bisect_right(spans, -stop, key=_descending)
+        found: list[Span] = []
+        while position < len(spans) and spans[position][1] > start:
+            low, high = spans[position]
+            found.append((max(low, start), min(high, stop)))
+            position += 1
+        found.reverse()
+        return found
+
     def clear(self) -> list[Span]:
         """Take out everything; return it from low to high."""
         taken = list(self)

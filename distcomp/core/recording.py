@@ -43,14 +43,19 @@ if TYPE_CHECKING:
 
 def epoch_began(books: Books, wall_s: float, version: str) -> None:
     """Record a start of the scheduler."""
-    books.effects.records.append(records.EpochBegan(books.epoch, wall_s, version))
+    books.began = records.EpochBegan(books.epoch, wall_s, version)
+    books.effects.records.append(books.began)
 
 
 def worker_came(books: Books, worker: WorkerEntry) -> None:
     """Record what a worker says of itself, for the words of failures."""
+    books.effects.records.append(coming_of(worker))
+
+
+def coming_of(worker: WorkerEntry) -> records.WorkerCame:
+    """The record of a worker's coming."""
     told = worker.record
-    came = records.WorkerCame(told.worker, told.name, told.host, told.pid, told.slots, told.versions)
-    books.effects.records.append(came)
+    return records.WorkerCame(told.worker, told.name, told.host, told.pid, told.slots, told.versions)
 
 
 def worker_gone(books: Books, worker: WorkerEntry) -> None:

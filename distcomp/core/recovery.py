@@ -49,7 +49,8 @@ def restore(books: Books, image: Image, now: float) -> Restored:
     """Write all that an image holds into empty books."""
     leases: dict[Token, OpenLease] = {}
     orphans = []
-    for session_image in image.sessions.values():
+    parents_first = sorted(image.sessions.values(), key=lambda session: session.beginning.depth)
+    for session_image in parents_first:  # one from after a compaction began may come before its parent
         session = _open(books, session_image, leases)
         _fill_outbox(books, session, session_image)
         for array_image in session_image.arrays.values():

@@ -39,6 +39,7 @@ from distcomp.core.functions import DefinitionBook
 from distcomp.core.nesting import on_bind_task, on_lend_slot
 from distcomp.core.placement import place
 from distcomp.core.recovery import restore
+from distcomp.core.restating import Restating, live_bytes
 from distcomp.core.retraction import retract
 from distcomp.core.settling import on_lease_returned, on_lease_settled, on_slots_reported
 from distcomp.core.snapshot import on_watch_status
@@ -156,6 +157,7 @@ class SchedulerState:
             functions=DefinitionBook(settings.max_function_bytes, settings.max_unused_functions),
             bundles=DefinitionBook(settings.max_bundle_bytes, settings.max_unused_functions),
         )
+        self._restating: Restating | None = None
 
     def connect(self, peer: Peer, role: str, owner: str, address: str, _now: float) -> None:
         """A peer has proved its role and owner; `address` is for people."""
@@ -244,9 +246,33 @@ class SchedulerState:
         self.books.journalled = True
         return restored
 
-    def begin_epoch(self, wall_s: float, version: str) -> None:
-        """Record that this scheduler has started."""
+    def begin_epoch(self, wall_s: float, version: str, now: float) -> None:
+        """Record that this scheduler has started, now and at a wall-clock time."""
+        self.books.wall_offset_s = wall_s - now
         recording.epoch_began(self.books, wall_s, version)
+
+    def live_bytes(self) -> int:
+        """About how many bytes a compaction would record."""
+        return live_bytes(self.books)
+
+    def begin_compaction(self, now: float) -> None:
+        """Record all again that must be remembered, turn by turn, until `is_compacting` is over.
+
+        It is called right after records were taken: the next ones begin with the compaction.
+        """
+        self._restating = Restating(self.books, now)
+
+    @property
+    def is_compacting(self) -> bool:
+        """Whether something is still to be recorded again."""
+        return self._restating is not None
+
+    def _say_again(self, restating: Restating, now: float) -> None:
+        """Go on with a compaction if what it said last is durable."""
+        if self.books.committed >= restating.batch:
+            restating.say_more(now)
+            if restating.over:
+                self._restating = None
 
     def take_records(self) -> Effects:
         """Hand over what is recorded by now, without a placement pass."""
@@ -277,6 +303,8 @@ class SchedulerState:
             cancel_given_up(books)
         if books.owing:
             _answer(books)
+        if self._restating is not None:
+            self._say_again(self._restating, now)
         effects = _hand_over(books)
         effects.wake_at = None if wake_at == NEVER else wake_at
         return effects

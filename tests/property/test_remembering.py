@@ -66,11 +66,15 @@ class RememberingMachine(SchedulerMachine):
         self.state.committed(effects.batch)
         return effects
 
-    def recovered(self, epoch: int) -> SchedulerState:
+    def image(self) -> Image:
         image = Image()
         for packed in self.journal:
             image.replay(records.unpack(packed))
         image.end()
+        return image
+
+    def recovered(self, epoch: int) -> SchedulerState:
+        image = self.image()
         state = SchedulerState(SETTINGS, epoch, "c", auth=True)
         state.books.journalled = True
         restore(state.books, image, self.now)

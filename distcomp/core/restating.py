@@ -1,0 +1,193 @@
+"""A compaction: all that a scheduler must remember is said again, a little a turn, while it goes on.
+
+Law of restating: what is said of an object is what is true in that turn. From then on its changes are
+recorded as ever and mean something to who reads them; what was recorded of it between the compaction's
+beginning and that turn finds nothing. So whatever comes into being meanwhile is not said again, and what
+something stands in comes before it:
+
+    workers, definitions    all, as recorded changes may name any of them
+    a session               its beginning, and that it is closed
+    its arrays              those that it had then, each without chunks
+    their chunks            those that it had then, with what of them is not settled
+    leases, then pasts      those that it has when its chunks are said: those of unsaid chunks were not known
+    outcomes, and the rest  when all arrays are said; some may have finished meanwhile
+
+A turn says at most `restate_objects` records, and at most `restate_bytes` but for its last record. The next
+turn that says something is one after its commit, so compaction is as fast as the disk, and no faster.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from distcomp import records
+from distcomp.core import recording
+from distcomp.core.spans import joined
+from distcomp.records import RECORD_BYTES, weight_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from distcomp.core.arrays import HeldChunk, TaskArrayState
+    from distcomp.core.books import Books
+    from distcomp.core.sessions import Session
+    from distcomp.core.spans import Span
+    from distcomp.records import Record
+
+SPANS_AT_ONCE = 4096
+"""Spans in one record; what has more takes several."""
+
+
+class Restating:
+    """One compaction, from its beginning, which is recorded at once, to its end.
+
+    Attributes:
+        batch: what was said last becomes durable with it.
+        over: all is said.
+    """
+
+    def __init__(self, books: Books, now: float) -> None:
+        self._books = books
+        self._now = now
+        self._rest = self._all()
+        self._open: dict[HeldChunk, list[Span]] = {}
+        self._open_of: TaskArrayState | None = None
+        self.over = False
+        self._say(records.CompactionBegan())
+
+    def say_more(self, now: float) -> None:
+        """Record what this turn may say again."""
+        settings = self._books.settings
+        self._now = now
+        self._open_of = None
+        size_bytes = 0
+        for _ in range(settings.restate_objects):
+            record = next(self._rest, None)
+            if record is None:
+                self.over = True
+                self._say(records.CompactionEnded())
+                return
+            self._say(record)
+            size_bytes += weight_bytes(record)
+            if size_bytes >= settings.restate_bytes:
+                return
+
+    def _say(self, record: Record) -> None:
+        self._books.effects.records.append(record)
+        self.batch = self._books.batch + 1
+
+    # --- what there is to say ---
+
+    def _all(self) -> Iterator[Record]:
+        books = self._books
+        workers, sessions = list(books.workers.values()), list(books.sessions.values())
+        if books.began is not None:
+            yield books.began
+        for worker in workers:
+            if books.workers.get(worker.id) is worker:
+                yield recording.coming_of(worker)
+        for function in books.functions.messages():
+            yield records.FunctionDefined(*function)
+        for bundle in books.bundles.messages():
+            yield records.BundleDefined(*bundle)
+        for session in sessions:
+            if _is_known(books, session):
+                yield from self._session(session)
+
+    def _session(self, session: Session) -> Iterator[Record]:
+        books = self._books
+        arrays = list(session.arrays.values())
+        yield recording.beginning_of(books, session)
+        yield records.SessionRestated(session.id, session.seq, (), session.closed)
+        for array in arrays:
+            if not array.forgotten:
+                yield from self._array(array)
+        for seq in list(session.outbox):
+            if seq in session.outbox:
+                message, _ = session.outbox[seq]
+                yield records.OutcomeRestated(message.array, seq, message.runs, message.failures)
+        for spans in _portions(list(session.finished)):
+            if not _is_known(books, session):
+                return
+            yield records.SessionRestated(session.id, session.seq, spans, session.closed)
+
+    def _array(self, array: TaskArrayState) -> Iterator[Record]:
+        chunks = list(array.chunks)
+        yield records.ArrayRestated(
+            array.id,
+            array.definition.id,
+            array.options,
+            array.accepted,
+            array.closed,
+            array.failed,
+            array.retried,
+            max(0.0, array.accepted_at + self._books.wall_offset_s),
+        )
+        for chunk in chunks:
+            if chunk.unsettled:
+                yield from self._chunk(array, chunk)
+        for token in list(array.leases):
+            lease = array.leases.get(token)
+            if lease is not None and lease.open:
+                trial = array.trials.get(lease.open[0][0])
+                attempt = 1 if trial is None else trial.attempt
+                spans = tuple(lease.open)
+                yield records.LeaseRestated(token, array.id, spans, attempt, lease.worker.id)
+        for index in list(array.trials):
+            if index in array.trials:
+                delay_s = max(0.0, array.delayed.get(index, 0.0) - self._now)
+                yield recording.trial_of(array, index, delay_s=delay_s)
+
+    def _chunk(self, array: TaskArrayState, chunk: HeldChunk) -> Iterator[Record]:
+        """A chunk; with more fragments than one record takes, it is said several times, a part of them each.
+
+        All of these are taken from one turn's truth, so none may be left to the next: they leave at once.
+        """
+        portions = list(_portions(self._unsettled(array, chunk)))
+        for spans in portions[:-1]:
+            self._say(_restated(array, chunk, spans))
+        yield _restated(array, chunk, portions[-1])
+
+    def _unsettled(self, array: TaskArrayState, chunk: HeldChunk) -> list[Span]:
+        """The indexes of a chunk that are not settled."""
+        if chunk.unsettled == chunk.stop - chunk.start:
+            return [(chunk.start, chunk.stop)]
+        pending = array.pending.within(chunk.start, chunk.stop)
+        if self._open_of is not array:
+            self._open_of = array
+            self._look_for_open(array)
+        return joined([*pending, *self._open.get(chunk, ())])
+
+    def _look_for_open(self, array: TaskArrayState) -> None:
+        """Find by chunk what is leased or delayed of an array: once a turn, not once a chunk."""
+        self._open = {}
+        for lease in array.leases.values():
+            self._open.setdefault(lease.chunk, []).extend(lease.open)
+        for index in array.delayed:
+            self._open.setdefault(array.chunk_at(index), []).append((index, index + 1))
+
+
+def _restated(array: TaskArrayState, chunk: HeldChunk, spans: tuple[Span, ...]) -> records.ChunkRestated:
+    return records.ChunkRestated(
+        array.id, chunk.base, chunk.start, chunk.stop, chunk.blob, spans, chunk.bundle
+    )
+
+
+def _portions(spans: list[Span]) -> Iterator[tuple[Span, ...]]:
+    """Spans in as few pieces as records of them may hold; one, if there are none."""
+    for at in range(0, max(1, len(spans)), SPANS_AT_ONCE):
+        yield tuple(spans[at : at + SPANS_AT_ONCE])
+
+
+def _is_known(books: Books, session: Session) -> bool:
+    return books.sessions.get(session.id) is session
+
+
+def live_bytes(books: Books) -> int:
+    """About how many bytes a compaction of these books would write."""
+    size_bytes = books.held_bytes + books.functions.held_bytes + books.bundles.held_bytes
+    objects = len(books.workers) + len(books.sessions) + len(books.functions) + len(books.bundles)
+    for session in books.sessions.values():
+        size_bytes += len(session.opening.environment)
+        objects += len(session.arrays) + len(session.outbox) + session.leases
+    return size_bytes + objects * RECORD_BYTES

@@ -1,0 +1,212 @@
+"""Compactions, a record a turn: what they say, and what is true beside them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scheduler_world import SchedulerWorld
+
+from distcomp import records
+from distcomp.core import invariants
+from distcomp.core.image import ArrayImage, Image
+from distcomp.core.recovery import restore
+from distcomp.core.restating import SPANS_AT_ONCE, live_bytes
+from distcomp.core.scheduler_state import SchedulerState
+from distcomp.protocol import AckOutcomes, CloseSession
+from distcomp.rows import TaskOptions
+
+
+class CompactingWorld(SchedulerWorld):
+    """A world that keeps what it records since its compaction began."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.written: list[records.Record] = []
+        super().__init__(**{"restate_objects": 1, **settings})
+        self.books.journalled = True
+        self.state.begin_epoch(1000.0, "1.0", self.now)
+
+    def turn(self) -> Any:
+        effects = super().turn()
+        assert len(effects.records) < 1 << 10
+        self.written += records.unpack(records.pack(effects.records))
+        self.state.committed(effects.batch)
+        return effects
+
+    def begin(self) -> None:
+        self.turn()
+        self.written.clear()
+        self.state.begin_compaction(self.now)
+
+    def end(self) -> None:
+        while self.state.is_compacting:
+            self.turn()
+
+    def say_until(self, kind: type[Any]) -> None:
+        """Go on until a record of a kind is said."""
+        while not any(type(record) is kind for record in self.written):
+            self.turn()
+
+    def image(self) -> Image:
+        image = Image(compacted=True)
+        image.replay(self.written)
+        image.end()
+        state = SchedulerState(self.books.settings, 8, "c", auth=True)
+        restore(state.books, image, self.now)
+        invariants.check(state)
+        again = Image(compacted=True)
+        again.replay(self.written)
+        again.end()
+        return again
+
+    def array(self, peer: int, counter: int) -> ArrayImage:
+        return self.image().sessions[peer.to_bytes(16, "big")].arrays[counter]  # type: ignore[index]
+
+
+def spans(found: Any) -> list[tuple[int, int]]:
+    return sorted(tuple(span) for span in found)
+
+
+def test_nothing_but_what_lives_is_said_again() -> None:
+    world = CompactingWorld()
+    worker, client = world.worker(), world.client()
+    for array in range(50):
+        world.submit(client, array, 1)
+        (grant,) = world.grants(worker)
+        world.settle(worker, grant.token, (0, 1))
+        (told,) = world.sent[client][-1:]
+        world.say(client, AckOutcomes((told.seq,)))
+    world.begin()
+    world.end()
+    said = [type(record).__name__ for record in world.written]
+    assert said == [
+        "CompactionBegan",
+        "EpochBegan",
+        "WorkerCame",
+        "FunctionDefined",
+        "SessionBegan",
+        "SessionRestated",
+        "SessionRestated",
+        "CompactionEnded",
+    ]
+    (session,) = world.image().sessions.values()
+    assert list(session.finished) == [(0, 50)]
+
+
+def test_work_goes_on_between_two_records() -> None:
+    world = CompactingWorld()
+    worker, client = world.worker(2), world.client()
+    world.teach(worker, client, 0.001)
+    world.submit(client, 1, 40, last=False)
+    world.submit(client, 1, 40, start=40, last=False)
+    first, second, *_ = world.books.leases
+    world.begin()
+    world.say_until(records.ArrayRestated)
+    world.settle(worker, first, (0, 2))  # of a chunk that is not said yet
+    world.say_until(records.ChunkRestated)
+    world.submit(client, 1, 10, start=80, last=False)  # said as it comes, and only then
+    world.settle(worker, second, min(world.books.leases[second].open))
+    world.end()
+    array, truth = world.array(client, 1), world.books.sessions[client.to_bytes(16, "big")].arrays[1]  # type: ignore[index]
+    assert spans(array.pending) == spans(truth.pending)
+    assert {token: spans(lease.open) for token, lease in array.leases.items()} == {
+        token: spans(lease.open) for token, lease in truth.leases.items()
+    }
+    assert sorted(array.chunks) == [0, 40, 80]
+    assert array.accepted == 90
+    assert not array.closed
+
+
+def test_pasts_and_delays_are_said_again() -> None:
+    world = CompactingWorld()
+    worker, client = world.worker(), world.client()
+    world.submit(client, 1, 1, TaskOptions(retries=2, retry_delay_s=30.0))
+    (grant,) = world.grants(worker)
+    world.fail(worker, grant.token, 0, "exception")
+    world.submit(client, 2, 3, TaskOptions(max_attempts=2))
+    world.now += 10.0
+    world.begin()
+    world.end()
+    delayed, counted = world.array(client, 1), world.array(client, 2)
+    assert delayed.trials[0].failures == 1
+    assert delayed.delays == {0: 20.0}
+    assert counted.trials[0].starts == 1
+    assert len(counted.leases) == 1
+
+
+def test_a_chunk_in_many_fragments_takes_several_records() -> None:
+    world = CompactingWorld()
+    client = world.client()
+    tasks = 2 * SPANS_AT_ONCE + 4
+    world.submit(client, 1, tasks, last=False)
+    world.cancel(client, 1, *[(index, index + 1) for index in range(0, tasks, 2)])
+    world.begin()
+    world.end()
+    assert sum(type(record) is records.ChunkRestated for record in world.written) == 2
+    assert spans(world.array(client, 1).pending) == [(index, index + 1) for index in range(1, tasks, 2)]
+
+
+def test_a_closed_session_that_ends_meanwhile_is_gone() -> None:
+    world = CompactingWorld()
+    worker, client = world.worker(), world.client()
+    world.submit(client, 1, 2, TaskOptions(detach=True))
+    (grant,) = world.grants(worker)
+    world.say(client, CloseSession())
+    world.begin()
+    world.say_until(records.SessionRestated)
+    world.settle(worker, grant.token, (0, 1))
+    (grant,) = world.grants(worker)
+    world.settle(worker, grant.token, (1, 2))
+    assert not world.books.sessions
+    world.end()
+    assert not world.image().sessions
+
+
+def test_a_session_that_begins_anew_meanwhile_is_another() -> None:
+    world = CompactingWorld()
+    client = world.client()
+    world.begin()
+    world.say_until(records.SessionBegan)
+    world.say(client, CloseSession())
+    again = world.connect("client", "ann")
+    world.open(again, session=client)
+    world.submit(again, 0, 3, session=client, function=b"x" * 32)
+    world.end()
+    (session,) = world.image().sessions.values()
+    assert not session.closed
+    assert list(session.arrays) == [0]
+
+
+def test_bytes_bound_a_turn_as_well() -> None:
+    world = CompactingWorld(restate_objects=1000, restate_bytes=1000)
+    client = world.client()
+    for array in range(4):
+        world.submit(client, array, 1, chunk=bytes(900))
+    assert live_bytes(world.books) > 3600
+    world.begin()
+    turns = 0
+    while world.state.is_compacting:
+        world.turn()
+        turns += 1
+    assert turns > 4
+
+
+def test_without_a_beginning_there_is_none_to_say() -> None:
+    world = CompactingWorld()
+    world.books.began = None
+    world.begin()
+    world.end()
+    assert [type(record).__name__ for record in world.written] == ["CompactionBegan", "CompactionEnded"]
+
+
+def test_what_is_gone_before_its_turn_is_not_said() -> None:
+    world = CompactingWorld()
+    worker, client = world.worker(), world.client()
+    world.submit(client, 1, 1, function=b"x" * 32)
+    world.begin()
+    world.cut(worker)
+    world.wait(60.0)
+    world.say(client, CloseSession())
+    world.end()
+    said = {type(record) for record in world.written}
+    assert records.SessionBegan not in said
+    assert not world.image().sessions

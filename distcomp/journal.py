@@ -158,6 +158,7 @@ class Journal:
         self._thread: threading.Thread | None = None
         self._closing = self._no_room = self._telling = False
         self._close_by = 0.0
+        self._hurried = threading.Event()
         self._committed = 0
         self._opened_at = 0
         self._error: JournalError | None = None
@@ -245,7 +246,7 @@ class Journal:
     def close(self) -> None:
         """Wait until everything that was appended is durable, and let go of the files.
 
-        For room on the disk it waits at most `journal_close_s`.
+        For room on the disk it waits at most `journal_close_s`, and not at all after `hurry`.
 
         Raises:
             JournalError: what was appended could not be made durable.
@@ -261,6 +262,10 @@ class Journal:
         self._thread.join()
         if self._error is not None:
             raise self._error
+
+    def hurry(self) -> None:
+        """Have `close`, also one that waits in another thread, not wait for room on the disk."""
+        self._hurried.set()
 
     # --- the writer's thread ---
 
@@ -333,11 +338,12 @@ class Journal:
                     self._post(self._on_full, error)
                 if self._out_of_patience():
                     raise
-            time.sleep(pause_s)
+            if self._hurried.wait(pause_s):
+                time.sleep(self._settings.journal_retry_first_s)
             pause_s = min(2 * pause_s, self._settings.journal_retry_most_s)
         if self._no_room:
             self._no_room = False
             self._post(self._on_full, None)
 
     def _out_of_patience(self) -> bool:
-        return self._closing and time.monotonic() >= self._close_by
+        return self._closing and (self._hurried.is_set() or time.monotonic() >= self._close_by)

@@ -39,9 +39,7 @@ def sync_folder(folder: Path) -> None:
 def disk_error(path: Path, error: OSError) -> JournalFullError | JournalFailedError:
     """What a failed call means for the journal."""
     if error.errno in _NO_ROOM:
-        return JournalFullError(
-            f"no room for the journal at {path}: free some on that disk, and it goes on by itself"
-        )
+        return JournalFullError(f"there is no room for the journal {path}: free some on its disk")
     return JournalFailedError(
         f"the journal could not write {path} ({error}): repair the disk, then start the scheduler again; it "
         "goes on from what is durable"

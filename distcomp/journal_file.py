@@ -429,9 +429,7 @@ class JournalFile:
     def _meaning(self, error: sqlite3.Error) -> JournalError:
         said = str(error)
         if "full" in said:
-            return JournalFullError(
-                f"no room for the journal at {self.path}: free some on that disk, and it goes on by itself"
-            )
+            return JournalFullError(f"there is no room for the journal {self.path}: free some on its disk")
         if "locked" in said:
             return JournalBusyError(f"another program uses the journal {self.path}: stop it first")
         if "not a database" in said:

@@ -357,7 +357,7 @@ class StatusReported(NamedTuple):
 
 @message(27)
 class WaitExplained(NamedTuple):
-    """Why nothing of the session runs: `code` is `running`, `no_workers`, `unfit`, `busy` or `idle`."""
+    """Why nothing runs: `code` is `full`, `running`, `no_workers`, `unfit`, `busy` or `idle`."""
 
     request: Count
     code: Name

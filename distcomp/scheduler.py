@@ -119,8 +119,11 @@ class SchedulerProgram:
         """Tell all peers, close everything; `wait_closed` returns when that is done.
 
         Args:
-            at_once: do not wait until the last words have left.
+            at_once: do not wait until the last words have left, nor for room on the journal's disk. It can
+                still be asked for when a stop is under way.
         """
+        if self.memory is not None and at_once:
+            self.memory.hurry()
         if self.memory is not None and self._listener is not None and not self._stopping:
             self._turn()
         self._stopping = True
@@ -156,6 +159,7 @@ class SchedulerProgram:
         except BaseException:
             for each in sockets:
                 each.close()
+            memory.hurry()
             await asyncio.to_thread(memory.close)
             raise
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from distcomp.journal import Journal
     from distcomp.protocol import Message
 
-FULL = "the scheduler's disk is full, so it can promise nothing new; it goes on when there is room"
+FULL = "the scheduler's disk is full: free some room at {path} on its host, and it goes on by itself"
 BEHIND = "the scheduler's disk does not keep up with what is submitted"
 
 
@@ -109,7 +109,7 @@ class SchedulerMemory:
         """Write down what a turn recorded; its acks leave with its sends if they need not wait."""
         if effects.records:
             self._journal.append(effects.batch, effects.records)
-            if self._journal.is_full:
+            if self._journal.is_full and not self._state.is_shut:
                 self._state.shut(BEHIND)
         if not effects.acks:
             return
@@ -122,6 +122,10 @@ class SchedulerMemory:
     def close(self) -> None:
         """Wait until all is durable; raises `JournalError` if it cannot be made so."""
         self._journal.close()
+
+    def hurry(self) -> None:
+        """Do not wait for room on the disk when closing."""
+        self._journal.hurry()
 
     # --- what the journal says ---
 
@@ -140,15 +144,16 @@ class SchedulerMemory:
             self._log("info", "there is room on the disk again", journal=self.path)
             self._state.shut("")
             return
-        self._log("error", "the journal's disk is full: nothing new is accepted", why=str(error))
-        self._state.shut(FULL)
+        self._state.shut(FULL.format(path=self.path))
         if not self._begun.done():
             self._begun.set_exception(error)
+        else:
+            self._log("error", "the journal's disk is full: nothing new is accepted", why=str(error))
 
     def _on_failed(self, error: JournalError) -> None:
         self.failure = error
         if not self._begun.done():
             self._begun.set_exception(error)
-        else:
+        elif self._begun.exception() is None:
             self._log("error", "the journal failed, and the scheduler with it", why=str(error))
             self._fail()

@@ -112,8 +112,7 @@ async def _run(flags: argparse.Namespace, settings: SchedulerSettings) -> int:
         access.withdraw()
         if worker is not None:
             await worker.stop(WorkerSettings.from_environment(surroundings()).grace_s, stops.asked_twice)
-        program.request_stop(at_once=stops.asked_twice.is_set())
-        await program.wait_closed()
+        await _stop(stops, program)
 
 
 def _open_access(flags: argparse.Namespace, port: int) -> SchedulerAccess:
@@ -146,6 +145,18 @@ def _log_flags(flags: argparse.Namespace) -> list[str]:
     """The log flags of a local worker: the same as ours."""
     file = [] if flags.log_file is None else ["--log-file", flags.log_file]
     return ["--log-level", flags.log_level, "--log-format", flags.log_format, *file]
+
+
+async def _stop(stops: Stops, program: SchedulerProgram) -> None:
+    """Stop in order, or at once as soon as that is asked for."""
+    program.request_stop(at_once=stops.asked_twice.is_set())
+    closing = asyncio.ensure_future(program.wait_closed())
+    asked_again = asyncio.ensure_future(stops.asked_twice.wait())
+    await asyncio.wait((closing, asked_again), return_when=asyncio.FIRST_COMPLETED)
+    asked_again.cancel()
+    if not closing.done():
+        program.request_stop(at_once=True)
+    await closing
 
 
 async def _until_stopped(stops: Stops, worker: LocalWorker | None, program: SchedulerProgram) -> int:

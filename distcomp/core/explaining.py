@@ -25,7 +25,7 @@ _SETTLED = "it has ended; what came of it is on its way to the client"
 def on_explain_wait(books: Books, link: Link, message: ExplainWait, _now: float) -> None:
     """Answer with the first reason that holds."""
     session = link.opened()
-    code, text = _why_unfit(books, session) or _why_busy(books, session)
+    code, text = _why_shut(books) or _why_unfit(books, session) or _why_busy(books, session)
     books.send(link.peer, WaitExplained(message.request, code, text))
 
 
@@ -84,6 +84,11 @@ def _why_waiting(books: Books, array: TaskArrayState) -> str:
         return "it is about to start: slots are idle"
     pending = array.pending.count
     return f"{_who_is_busy(books, session)}; {_number(pending, 'task')} of its array wait"
+
+
+def _why_shut(books: Books) -> tuple[str, str] | None:
+    """Why the scheduler takes nothing and passes no outcomes on; None if it does."""
+    return ("full", books.shut) if books.shut else None
 
 
 def _why_unfit(books: Books, session: Session) -> tuple[str, str] | None:

@@ -344,6 +344,19 @@ def test_closing_on_a_full_disk_says_what_is_lost(place: Place, program: Program
     again.close()
 
 
+def test_closing_in_a_hurry_does_not_wait_for_room(place: Place, program: Program) -> None:
+    journal = place.open(settings=JournalSettings(journal_close_s=1000.0))
+    program.start(journal)
+    place.fill()
+    journal.append(1, said(1))
+    program.run_until(lambda: program.full)
+    hurrying = threading.Timer(0.05, journal.hurry)
+    hurrying.start()
+    with pytest.raises(JournalFullError):
+        journal.close()
+    hurrying.join()
+
+
 def test_any_other_error_is_for_good(place: Place, program: Program) -> None:
     journal = place.open(settings=QUICK)
     program.start(journal)

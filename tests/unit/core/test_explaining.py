@@ -20,6 +20,15 @@ def explain(world: SchedulerWorld, client: int) -> tuple[str, str]:
     return answer.code, answer.text
 
 
+def test_a_scheduler_that_can_take_nothing_says_so_first() -> None:
+    world = SchedulerWorld()
+    client = world.client()
+    world.state.shut("the disk is full: free some")
+    assert explain(world, client) == ("full", "the disk is full: free some")
+    world.state.shut("")
+    assert explain(world, client)[0] == "no_workers"
+
+
 def test_no_workers() -> None:
     world = SchedulerWorld()
     assert explain(world, world.client()) == ("no_workers", "no workers are connected")

@@ -60,15 +60,15 @@ class Run:
         self.workers: list[subprocess.Popen[str]] = []
         self._folder = folder
         self._variables: dict[str, str] = {}
-        self._port = 0
+        self.port = 0
 
     # --- programs ---
 
-    def begin(self, workers: int = 1, slots: int = 2, **variables: str) -> None:
+    def begin(self, *flags: str, workers: int = 1, slots: int = 2, **variables: str) -> None:
         """Start a scheduler and workers, all with the same variables."""
         self._variables = variables
-        self.scheduler = self.cluster.scheduler(**variables)
-        self._port = parse_address(self.cluster.access().addresses[0]).port
+        self.scheduler = self.cluster.scheduler("test", *flags, **variables)
+        self.port = parse_address(self.cluster.access().addresses[0]).port
         for _ in range(workers):
             self.add_worker(slots)
 
@@ -76,6 +76,11 @@ class Run:
         """Start one more worker."""
         self.workers.append(self.cluster.worker(slots=slots, **self._variables))
         return self.workers[-1]
+
+    def said(self) -> str:
+        """What the present scheduler has printed and logged."""
+        assert self.scheduler is not None
+        return self.cluster.said(self.scheduler)
 
     def load(self, **plan: object) -> subprocess.Popen[str]:
         """Start a client; see `load.Plan`."""
@@ -87,7 +92,7 @@ class Run:
     def start_scheduler_again(self) -> float:
         """Start a scheduler where one was; gives when it listens, in monotonic seconds."""
         self.scheduler = self.cluster.start(
-            *("scheduler", "--quiet", "--name", "test", "--port", str(self._port)), **self._variables
+            *("scheduler", "--quiet", "--name", "test", "--port", str(self.port)), **self._variables
         )
         scheduler = self.scheduler
         until(
@@ -98,9 +103,7 @@ class Run:
 
     def await_workers(self, count: int) -> None:
         """Wait until so many workers have registered at the present scheduler."""
-        scheduler = self.scheduler
-        assert scheduler is not None
-        until(lambda: self.cluster.said(scheduler).count("worker registered") >= count, f"{count} workers")
+        until(lambda: self.said().count("worker registered") >= count, f"{count} workers")
 
     # --- faults ---
 

@@ -14,7 +14,7 @@ from distcomp.access import Access
 from distcomp.ids import ROLES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 T = TypeVar("T")
@@ -37,10 +37,12 @@ class Programs:
 
     Args:
         home: the user folder.
+        inside: the words before each command that have it run elsewhere, such as in a network of its own.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, inside: Sequence[str] = ()) -> None:
         self.home = home
+        self._inside = inside
         self.running: list[subprocess.Popen[str]] = []
         self._outputs: dict[int, Path] = {}
 
@@ -94,7 +96,7 @@ class Programs:
         path = folder / f"{len(self.running)}-{name}"
         with path.open("w") as output:
             process = subprocess.Popen(
-                command,
+                [*self._inside, *command],
                 env=self.environment(**variables),
                 stdin=subprocess.DEVNULL if typed is None else subprocess.PIPE,
                 stdout=output,
@@ -128,9 +130,9 @@ def _has_all_roles(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def programs(home: Path) -> Iterator[Programs]:
+def programs(home: Path, inside: Sequence[str] = ()) -> Iterator[Programs]:
     """A user folder in which programs can be started."""
-    made = Programs(home)
+    made = Programs(home, inside)
     try:
         yield made
     finally:

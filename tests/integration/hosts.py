@@ -99,7 +99,7 @@ def two_hosts(folder: Path) -> Iterator[tuple[Host, Host]]:
         for letter in NAMES:
             holder = subprocess.Popen(["unshare", "--net", "--uts", "--mount", "sleep", "infinity"])
             stack.callback(_end, holder)
-            _await_own_namespaces(holder.pid)
+            await_own_namespaces(holder.pid)
             hosts[letter] = Host(letter, holder.pid, folder / letter)
             hosts[letter].home.mkdir()
         _wire(hosts)
@@ -112,7 +112,7 @@ def two_hosts(folder: Path) -> Iterator[tuple[Host, Host]]:
         yield hosts["a"], hosts["b"]
 
 
-def _await_own_namespaces(pid: int) -> None:
+def await_own_namespaces(pid: int) -> None:
     ours = Path("/proc/self/ns/net").readlink()
     deadline = time.monotonic() + 10
     while (

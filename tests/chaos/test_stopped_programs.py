@@ -1,0 +1,58 @@
+"""Programs that stop for longer than their peers wait for them, and then go on as if nothing had been."""
+
+from __future__ import annotations
+
+import signal
+import time
+from typing import TYPE_CHECKING
+
+from clusters import until
+from faults import Fault
+from harness import LONG, Run
+
+if TYPE_CHECKING:
+    import subprocess
+    from pathlib import Path
+
+    from clusters import Programs
+
+SILENCE = {
+    "DISTCOMP_SILENCE_S": "2",
+    "DISTCOMP_HEARTBEAT_S": "0.4",
+    "DISTCOMP_RECONNECT_GRACE_S": "0.5",
+}
+STOPPED_S = 4.0
+ROUNDS = int(LONG)
+
+
+def pause(run: Run, process: subprocess.Popen[str], kind: str) -> None:
+    """Stop a program for longer than its peers wait, and let it go on."""
+    at = time.monotonic()
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(STOPPED_S)  # the fault itself, not a wait for something
+    process.send_signal(signal.SIGCONT)
+    run.faults.append(Fault(kind, at, time.monotonic()))
+
+
+def test_programs_that_stood_still_bring_nothing_stale(cluster: Programs, tmp_path: Path) -> None:
+    run = Run(cluster, tmp_path)
+    run.begin(workers=2, slots=1, **SILENCE)
+    client = run.load(
+        until=str(run.enough), block=60, lanes=2, seconds=0.02, once_block=4, once_seconds=0.02, single_s=0.05
+    )
+    run.await_progress(50)
+    for _ in range(ROUNDS):
+        lost = run.said().count("worker lost")
+        pause(run, run.workers[0], "stop worker")
+        assert run.said().count("worker lost") > lost
+        until(lambda: run.said().count("worker registered") == 3, "the worker is back")
+        run.await_progress(50)
+        assert run.scheduler is not None
+        pause(run, run.scheduler, "stop scheduler")
+        run.await_progress(50)
+        pause(run, client, "stop client")
+        run.await_progress(50)
+    run.end(client)
+    evidence = run.evidence(may_fail=frozenset({"TaskLostError"}))
+    figures = run.check(evidence, faults=3 * ROUNDS, in_flight=30)
+    assert figures.repeated > 0

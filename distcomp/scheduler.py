@@ -155,7 +155,7 @@ class SchedulerProgram:
 
     async def _begin_to_write(self, memory: SchedulerMemory, sockets: Sequence[socket.socket]) -> None:
         try:
-            await memory.start(self._send, lambda: self.request_stop(at_once=True))
+            await memory.start(self._send, lambda: self.request_stop(at_once=True), self._plan_turn)
         except BaseException:
             for each in sockets:
                 each.close()

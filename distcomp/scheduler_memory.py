@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from distcomp.journal import Journal
     from distcomp.protocol import Message
 
+LOOK_S = 1.0
+"""Seconds between two looks whether the journal is worth a compaction."""
+
 FULL = "the scheduler's disk is full: free some room at {path} on its host, and it goes on by itself"
 BEHIND = "the scheduler's disk does not keep up with what is submitted"
 
@@ -49,6 +52,7 @@ class SchedulerMemory:
         self._log = log
         self._held: deque[tuple[int, dict[Peer, list[Message]]]] = deque()
         self._committed = 0
+        self._looks = self._begins = self._compacts = self._closing = False
         self._image = Image(compacted=journal.recovered.compacted)
 
     @property
@@ -82,18 +86,22 @@ class SchedulerMemory:
         del self._image
 
     async def start(
-        self, release: Callable[[dict[Peer, list[Message]]], None], fail: Callable[[], None]
+        self,
+        release: Callable[[dict[Peer, list[Message]]], None],
+        fail: Callable[[], None],
+        turn: Callable[[], None],
     ) -> None:
         """Begin to write, and make this start itself durable, so that none after it is taken for it.
 
         Args:
             release: gets messages whose commit has been made.
             fail: called when nothing more can be written.
+            turn: called when a turn is to be made soon, though nothing came.
 
         Raises:
             JournalError: it cannot be written.
         """
-        self._release, self._fail = release, fail
+        self._release, self._fail, self._turn = release, fail, turn
         loop = asyncio.get_running_loop()
         self._begun: asyncio.Future[None] = loop.create_future()
         self._journal.start(
@@ -104,6 +112,7 @@ class SchedulerMemory:
         )
         self.keep(self._state.take_records())
         await self._begun
+        self._look_soon()
 
     def keep(self, effects: Effects) -> None:
         """Write down what a turn recorded; its acks leave with its sends if they need not wait."""
@@ -111,6 +120,11 @@ class SchedulerMemory:
             self._journal.append(effects.batch, effects.records)
             if self._journal.is_full and not self._state.is_shut:
                 self._state.shut(BEHIND)
+            if self._compacts and not self._state.is_compacting:
+                self._end_compaction()
+            self._look_soon()
+        if self._begins:
+            self._begin_compaction()
         if not effects.acks:
             return
         if effects.batch > self._committed:
@@ -121,11 +135,44 @@ class SchedulerMemory:
 
     def close(self) -> None:
         """Wait until all is durable; raises `JournalError` if it cannot be made so."""
+        self._closing = True
         self._journal.close()
 
     def hurry(self) -> None:
         """Do not wait for room on the disk when closing."""
         self._journal.hurry()
+
+    # --- compaction ---
+
+    def _look_soon(self) -> None:
+        """Look in a while whether a compaction is worth its while; while nothing is recorded, no more."""
+        if not self._looks and self._begun.done():
+            self._looks = True
+            asyncio.get_running_loop().call_later(LOOK_S, self._look)
+
+    def _look(self) -> None:
+        self._looks = False
+        if self._compacts or self._closing:
+            return
+        if not self._journal.wants_compaction(self._state.live_bytes()):
+            return
+        self._begins = True
+        self._turn()
+
+    def _begin_compaction(self) -> None:
+        """Begin, right after records were written down: the next ones begin with the compaction."""
+        self._begins = False
+        self._compacts = True
+        self._size_bytes = self._journal.size_bytes()
+        self._journal.begin_compaction()
+        self._state.begin_compaction(time.monotonic())
+        self._turn()
+
+    def _end_compaction(self) -> None:
+        """All is said again: what stands before can go once that is durable."""
+        self._compacts = False
+        self._journal.end_compaction()
+        self._log("info", "the journal is compacted", journal=self.path, was_bytes=self._size_bytes)
 
     # --- what the journal says ---
 
@@ -138,6 +185,8 @@ class SchedulerMemory:
             self._state.shut("")
         if not self._begun.done():
             self._begun.set_result(None)
+        if self._compacts:
+            self._turn()
 
     def _on_full(self, error: JournalFullError | None) -> None:
         if error is None:

@@ -194,3 +194,30 @@ def test_fresh_sets_the_old_journal_aside(cluster: Programs, tmp_path: Path) -> 
     assert "nothing to recover" in said
     aside = said.split("set the old journal aside as ")[1].splitlines()[0]
     assert Path(aside).exists()
+
+
+def plus_one(number: int) -> int:
+    return number + 1
+
+
+def journal_of(cluster: Programs, scheduler: subprocess.Popen[str]) -> Path:
+    """The journal of a scheduler, as it says itself where that lies."""
+    return Path(cluster.said(scheduler).split("journal ")[1].split(": ")[0])
+
+
+def test_a_journal_shrinks_to_what_is_not_done_and_loses_none_of_it(
+    cluster: Programs, tmp_path: Path
+) -> None:
+    bounds = {"DISTCOMP_JOURNAL_COMPACT_BYTES": "200000", "DISTCOMP_RESTATE_OBJECTS": "5"}
+    scheduler = cluster.scheduler("test", **bounds)
+    cluster.worker()
+    with Client() as client:
+        half_done = client.map(noted, [tmp_path] * 500, range(500), [0.01] * 500)
+        until(lambda: len(begun(tmp_path)) > 50, "some of it is done")
+        assert list(client.map(plus_one, range(200_000))) == list(range(1, 200_001))
+        until(lambda: "the journal is compacted" in cluster.said(scheduler), "a compaction")
+        journal = journal_of(cluster, scheduler)
+        until(lambda: journal.stat().st_size < 200_000, "the journal has shrunk")
+        scheduler = killed_and_started_again(cluster, scheduler)
+        assert list(half_done) == [number * number for number in range(500)]
+    assert set(begun(tmp_path)) == set(range(500))

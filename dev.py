@@ -6,8 +6,8 @@ Usage:
     python3 dev.py lint                  run the linter, the formatter's check and the type checker
     python3 dev.py bench [ARGUMENTS]     run the benchmarks
 
-The first call makes a virtual environment in `.venv` and installs distcomp into it; later calls
-install again only when `pyproject.toml` has changed.
+The first call makes a virtual environment in `.venv` and installs distcomp into it, with what the
+command needs; later calls install again only when `pyproject.toml` has changed or more is needed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from typing import NoReturn
 ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".venv"
 BIN = ENVIRONMENT / "bin"
-STAMP = ENVIRONMENT / "installed"
+GROUPS = {"demo": None, "test": "test", "lint": "lint", "bench": "test"}
+"""What each command needs beside distcomp itself, as groups of `pyproject.toml`."""
 
 COMMANDS = {
     "demo": [[str(BIN / "distcomp"), "demo"]],
@@ -39,17 +40,20 @@ COMMANDS = {
 }
 
 
-def install() -> None:
-    """Bring `.venv` up to what `pyproject.toml` asks for."""
+def install(group: str | None) -> None:
+    """Bring `.venv` up to what `pyproject.toml` asks for, with one of its groups."""
     wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
-    if STAMP.is_file() and STAMP.read_text() == wanted:
+    stamp = ENVIRONMENT / f"installed-{group or 'alone'}"
+    if stamp.is_file() and stamp.read_text() == wanted:
         return
     sys.stderr.write(f"installing into {ENVIRONMENT.name}, once\n")
-    venv.create(ENVIRONMENT, with_pip=True, clear=ENVIRONMENT.exists())
     pip = [str(BIN / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
-    subprocess.run([*pip, "--upgrade", "pip"], check=True)
-    subprocess.run([*pip, "--editable", ".", "--group", "lint"], check=True, cwd=ROOT)
-    STAMP.write_text(wanted)
+    if not list(ENVIRONMENT.glob("installed-*")):
+        venv.create(ENVIRONMENT, with_pip=True, clear=True)
+        subprocess.run([*pip, "--upgrade", "pip"], check=True)
+    groups = [] if group is None else ["--group", group]
+    subprocess.run([*pip, "--editable", ".", *groups], check=True, cwd=ROOT)
+    stamp.write_text(wanted)
 
 
 def main() -> int:
@@ -58,7 +62,7 @@ def main() -> int:
         sys.stderr.write(f"{__doc__}\n")
         return 2
     try:
-        install()
+        install(GROUPS[sys.argv[1]])
     except subprocess.CalledProcessError as error:
         sys.stderr.write(f"could not install: {' '.join(error.cmd[:4])} … ended with {error.returncode}\n")
         return 1

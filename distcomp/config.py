@@ -243,8 +243,33 @@ class SchedulerSettings(Settings):
     max_workers: int = setting(10_000, "workers at the same time", low=1)
     max_unused_functions: int = setting(10_000, "functions remembered that no task uses", low=1)
     max_unread_bytes: int = setting(
-        256 << 20, "bytes of results that a client may leave unread before nothing more of it runs", low=1
+        1 << 30,
+        "bytes of results that a client may leave unread before nothing more of it runs; not for runs",
+        low=1,
     )
+    result_retention_s: float = setting(
+        7 * 86400.0, "seconds for which results and detached tasks are kept for a client that is away"
+    )
+    max_outcome_memory_bytes: int = setting(
+        64 << 20, "bytes of results of all clients in memory beyond which more of them go to files", low=1
+    )
+    session_outcome_bytes: int = setting(
+        16 << 20, "bytes of results of one client in memory beyond which they go to files", low=1
+    )
+    least_outcome_bytes: int = setting(
+        256 << 10, "bytes of results that one client may have in memory whatever others have there", low=1
+    )
+    outcome_window_bytes: int = setting(
+        8 << 20, "bytes of results under way to a client that it has not read", low=1
+    )
+    max_spill_bytes: int = setting(
+        64 << 30, "bytes of results in files with which nothing more runs of who has some there", low=1
+    )
+    spill_retry_s: float = setting(
+        5.0, "seconds before results are written to files again after that failed", low=0.01
+    )
+    max_run_arrays: int = setting(1_000_000, "task arrays of one run, finished ones included", low=1)
+    max_ended_runs: int = setting(1_000, "runs that are no more of which is remembered why", low=1)
     retract_worth_s: float = setting(0.005, "seconds of work that are worth taking back from a busy slot")
     retract_interval_s: float = setting(0.002, "shortest time between two looks for work to take back")
     retract_look_s: float = setting(5e-6, "such looks are as many times this apart as there are leases")

@@ -422,7 +422,10 @@ class RunEnded(NamedTuple):
 
 @record(54)
 class SpansFailed(NamedTuple):
-    """Indexes of an array were settled alike, wherever they were; `seq` as in `TasksEnded`."""
+    """Outcomes that tasks of an array have in common; another record says that these are settled.
+
+    `seq` is as in `TasksEnded`.
+    """
 
     array: Array
     seq: Count
@@ -447,6 +450,16 @@ class ReceivedRestated(NamedTuple):
 
     array: Array
     spans: Spans
+
+
+@record(57)
+class FailureRestated(NamedTuple):
+    """Outcomes that tasks have in common, and that a client has not acknowledged."""
+
+    array: Array
+    seq: Count
+    spans: Spans
+    failure: Annotated[Failure, Nested(Failure)]
 
 
 # --- bytes ----------------------------------------------------------------------------------------
@@ -510,4 +523,5 @@ _WEIGHTS: dict[type[Any], Callable[[Any], int]] = {
     TasksEnded: _outcome_bytes,
     OutcomeRestated: _outcome_bytes,
     SpansFailed: lambda item: _failure_bytes(item.failure),
+    FailureRestated: lambda item: _failure_bytes(item.failure),
 }

@@ -101,6 +101,7 @@ class TaskArrayState:
         seconds: measured seconds per task, or below 0 while nothing is known.
         retried: how many tries were followed by another one.
         untold: its client has not heard of all of them.
+        cut: it was closed by another than its client's last submit.
         changed_at: when something last changed that an observer can see.
     """
 
@@ -112,6 +113,7 @@ class TaskArrayState:
         "chunks",
         "claim",
         "closed",
+        "cut",
         "definition",
         "delayed",
         "eager",
@@ -164,7 +166,7 @@ class TaskArrayState:
         self.empty_chunks = 0
         self.trials: dict[int, Trial] = {}
         self.retried = 0
-        self.queued = self.forgotten = self.untold = False
+        self.queued = self.forgotten = self.untold = self.cut = False
         self.seconds = -1.0
         self.accepted_at = self.changed_at = now
 

@@ -5,14 +5,14 @@ written at the top of `arrays`, `leases`, `sessions`, `roster` and `queue`, and 
 
     a lease is in its array's `leases` and in its worker's, from its grant until it is over
     a worker is in its pool's roster exactly if it is connected, not draining and not resting
-    `held_bytes` is the size of all chunks and of all results that no client has acknowledged
+    `held_bytes` is the size of all chunks and of all results in memory that no client has acknowledged
 
 `invariants.check` tests them all.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from distcomp.core.functions import DefinitionBook
     from distcomp.core.leases import OpenLease
     from distcomp.core.nesting import NestingTask
+    from distcomp.core.outcomes import Outcome
     from distcomp.core.roster import WorkerEntry
+    from distcomp.core.runs import EndedRun, RunKey
     from distcomp.core.sessions import Owner, Session
     from distcomp.core.spans import Span
     from distcomp.ids import ArrayId, Peer, SessionId, Token, WorkerId
@@ -175,6 +177,12 @@ class Books:
     in batches: `batch` is the last one handed over, all up to `committed` are durable. `journal` is what
     observers are told of it, and `shut` why it takes no submits for now; empty if it does. `began` is the
     record of this start, and `wall_offset_s` what the wall clock was ahead of monotonic time then.
+
+    Of outcomes that no client has acknowledged, `unread_bytes` is the size of all, `outcome_bytes` of those
+    in memory, `spilled_bytes` of those in files; `spilled` are these and those on their way there, by number,
+    and `spill_rests` says that none is written for now. `paused` are the sessions of which too much waits,
+    `left` those whose client stays away, the longest first. `runs` are the sessions with a name, `ended_runs`
+    what is remembered of those that are no more. No session is paused for fewer than `pausing_bytes`.
     """
 
     settings: SchedulerSettings
@@ -203,8 +211,23 @@ class Books:
     began: EpochBegan | None = None
     wall_offset_s: float = 0.0
     held_bytes: int = 0
+    pausing_bytes: int = field(init=False)
+    unread_bytes: int = 0
+    outcome_bytes: int = 0
+    spilled_bytes: int = 0
+    spilled: dict[int, tuple[Session, Outcome]] = field(default_factory=dict)
+    spill_numbers: count[int] = field(default_factory=lambda: count(1))
+    spill_rests: bool = False
+    paused: dict[SessionId, Session] = field(default_factory=dict)
+    left: OrderedDict[SessionId, Session] = field(default_factory=OrderedDict)
+    runs: dict[RunKey, Session] = field(default_factory=dict)
+    ended_runs: OrderedDict[RunKey, EndedRun] = field(default_factory=OrderedDict)
     orders: count[int] = field(default_factory=lambda: count(1))
     lease_counter: count[int] = field(default_factory=lambda: count(1))
+
+    def __post_init__(self) -> None:
+        settings = self.settings
+        self.pausing_bytes = min(settings.max_unread_bytes, settings.session_outcome_bytes)
 
     @property
     def leases(self) -> dict[Token, OpenLease]:

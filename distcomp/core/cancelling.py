@@ -6,7 +6,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from distcomp.core import recording
-from distcomp.core.flow import finish, forward, settle
+from distcomp.core.flow import finish, forward_alike, settle
 from distcomp.core.spans import count, joined
 from distcomp.rows import Failure
 from distcomp.worker_protocol import CancelLease
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from distcomp.protocol import CancelTasks
 
 TOLD_AT_ONCE = 4096
-"""Ended tasks in one message to a client that did not ask for their end itself."""
+"""Spans of ended tasks in one message to a client that did not ask for their end itself."""
 
 
 def on_cancel_tasks(books: Books, link: Link, message: CancelTasks, now: float) -> None:
@@ -96,9 +96,11 @@ def _end_unleased(books: Books, array: TaskArrayState, wanted: list[Span]) -> li
 
 def close(books: Books, array: TaskArrayState) -> None:
     """Let nothing more come to an array."""
-    if books.journalled and not array.closed:
+    if array.closed:
+        return
+    if books.journalled:
         recording.closed(books, array)
-    array.closed = True
+    array.closed = array.cut = True
 
 
 def contains_index(spans: list[Span], index: int) -> bool:
@@ -137,19 +139,31 @@ def _cut_lease(books: Books, lease: OpenLease, wanted: list[Span]) -> list[Span]
 
 def _tell(books: Books, array: TaskArrayState, taken: list[Span], failure: Failure) -> None:
     """Tell the client of tasks whose end it did not ask for."""
-    indexes = [index for start, stop in taken for index in range(start, stop)]
-    for position in range(0, len(indexes), TOLD_AT_ONCE):
-        some = indexes[position : position + TOLD_AT_ONCE]
-        forward(books, array, (), tuple((index, failure) for index in some))
+    spans = joined(taken)
+    for position in range(0, len(spans), TOLD_AT_ONCE):
+        forward_alike(books, array, tuple(spans[position : position + TOLD_AT_ONCE]), failure)
 
 
-def cancel_session(books: Books, session: Session) -> None:
-    """Cancel all of a session but the detached arrays that can come to their end without its client."""
+def cancel_session(books: Books, session: Session, failure: Failure | None = None) -> None:
+    """Cancel all of a session but the detached arrays that can come to their end without its client.
+
+    With a failure, the client is told of it when it comes back.
+    """
     for array in list(session.arrays.values()):
         if array.options.detach and array.definition.message is not None:
             close(books, array)
         else:
-            cancel(books, array, ())
+            taken = cancel(books, array, ())
+            if failure is not None:
+                _tell(books, array, taken, failure)
+        if array.finished:
+            finish(books, array)
+
+
+def cancel_whole(books: Books, session: Session) -> None:
+    """Cancel all of a session."""
+    for array in list(session.arrays.values()):
+        cancel(books, array, ())
         if array.finished:
             finish(books, array)
 

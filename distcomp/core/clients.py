@@ -5,52 +5,73 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from distcomp.core import recording
-from distcomp.core.cancelling import cancel_session
+from distcomp.core import recording, runs
+from distcomp.core.cancelling import cancel_whole
 from distcomp.core.effects import Close
-from distcomp.core.flow import forget, resume
-from distcomp.core.nesting import adopt, part, take_back
+from distcomp.core.flow import balance, balance_others
+from distcomp.core.leaving import client_gone, come_back, end_session, make_room
+from distcomp.core.nesting import adopt
+from distcomp.core.outcomes import halt, let_go, mark_read, send_again
 from distcomp.core.sessions import Owner, Session
 from distcomp.errors import MalformedMessageError
-from distcomp.protocol import GaveNotice, MissingBundle, MissingFunction, SessionOpened
+from distcomp.protocol import GaveNotice, MissingBundle, MissingFunction, RunForgotten, SessionOpened
 
 if TYPE_CHECKING:
     from distcomp.core.arrays import TaskArrayState
     from distcomp.core.books import Books, Link, WorkerPool
-    from distcomp.protocol import AckOutcomes, CloseSession, OpenSession
+    from distcomp.protocol import AckOutcomes, CloseSession, ForgetRun, OpenSession, ReadOutcomes
 
 _PYTHON = re.compile(r"\d{1,3}\.\d{1,3}(\..{1,32})?")
 
 
-def on_open_session(books: Books, link: Link, message: OpenSession, _now: float) -> None:
+def on_open_session(books: Books, link: Link, message: OpenSession, now: float) -> None:
     """Open a session, or go on with one; then send again all that its client has not acknowledged."""
     session = books.sessions.get(message.session)
     if session is None:
-        session = _begin(books, link, message)
+        session = _begin(books, link, message, now)
         if session is None:
             return
-    elif session.owner.name != link.owner:
-        books.refuse(link, "role", "the session belongs to another owner")
-        return
-    elif session.task is not link.task:
-        books.refuse(link, "role", "the session belongs to another task")
-        return
-    elif session.closed:
-        books.refuse(link, "expired", "the session was closed")
-        return
-    elif session.peer is not None:
-        _displace(books, session)
+    else:
+        refusal = _objection(books, link, session, message)
+        if refusal is not None:
+            books.refuse(link, *refusal)
+            return
+        _go_on(books, session, message, now)
     session.peer = link.peer
     link.phase, link.session = "session", session
-    known = tuple((array.id, array.accepted) for array in session.arrays.values())
+    arrays = session.arrays.values()
+    known = () if session.run else tuple((array.id, array.accepted) for array in arrays)
     settings = books.settings
     durable = books.journalled
     opened = SessionOpened(books.epoch, books.cluster, settings.client_grace_s, known, durable)
     books.tell(link.peer, opened)
-    for array in session.arrays.values():
+    if session.run:
+        runs.describe(books, session)
+    for array in arrays:
         _ask_for(books, array)
-    for outcome, _ in session.outbox.values():
-        books.tell(link.peer, outcome)
+    send_again(books, session)
+
+
+def _objection(books: Books, link: Link, session: Session, message: OpenSession) -> tuple[str, str] | None:
+    """Why a peer may not have a session, as code and text; None if it may."""
+    if session.owner.name != link.owner:
+        return "role", "the session belongs to another owner"
+    if session.task is not link.task:
+        return "role", "the session belongs to another task"
+    if session.closed:
+        return "expired", "the session was closed"
+    return runs.objection(books, session, message)
+
+
+def _go_on(books: Books, session: Session, message: OpenSession, now: float) -> None:
+    """A session's client is there again."""
+    if session.peer is not None:
+        _displace(books, session)
+    come_back(books, session)
+    if session.run:
+        runs.take_over(books, session, message)
+    if books.journalled:
+        recording.client_came(books, session, now)
 
 
 def _ask_for(books: Books, array: TaskArrayState) -> None:
@@ -62,17 +83,12 @@ def _ask_for(books: Books, array: TaskArrayState) -> None:
             books.tell(array.session.peer, MissingBundle(bundle.id))
 
 
-def _begin(books: Books, link: Link, message: OpenSession) -> Session | None:
-    if message.resumes:
-        books.refuse(link, "expired", "the session is not known: the client was away for too long")
-        return None
-    if len(books.sessions) >= books.settings.max_sessions:
-        books.refuse(link, "full", "the scheduler has as many sessions as it may hold")
+def _begin(books: Books, link: Link, message: OpenSession, now: float) -> Session | None:
+    refusal = _hindrance(books, link, message, now)
+    if refusal is not None:
+        books.refuse(link, *refusal)
         return None
     task = link.task
-    if task is not None and task.over:
-        books.refuse(link, "expired", "the task has ended")
-        return None
     if not _PYTHON.fullmatch(message.versions.python):
         raise MalformedMessageError("a Python version that is none")
     owner = books.owners.get(link.owner)
@@ -81,11 +97,32 @@ def _begin(books: Books, link: Link, message: OpenSession) -> Session | None:
     pool = books.pool(message.versions.python) if task is None else task.lease.worker.pool
     pool.sessions += 1
     session = books.sessions[message.session] = Session(message, owner, pool)
+    session.began_at = now
     if task is not None:
         adopt(session, task)
+    if session.run:
+        runs.begin(books, session, now)
     if books.journalled:
         recording.session_began(books, session)
+        if session.run:
+            recording.client_came(books, session, now)
     return session
+
+
+def _hindrance(books: Books, link: Link, message: OpenSession, now: float) -> tuple[str, str] | None:
+    """Why a session cannot begin, as code and text; None if it can."""
+    task = link.task
+    if message.resumes and message.run:
+        return "unknown", runs.unknown(books, link.owner, message.run, now)
+    if message.resumes:
+        return "expired", "the session is not known: the client was away for too long"
+    if task is not None and (task.over or message.run):
+        return "expired", "the task has ended" if task.over else "a task's client has no runs"
+    if (link.owner, message.run) in books.runs:
+        return "role", f"the run {message.run!r} has another session"
+    if len(books.sessions) >= books.settings.max_sessions and not make_room(books, now):
+        return "full", "the scheduler has as many sessions as it may hold"
+    return None
 
 
 def _displace(books: Books, session: Session) -> None:
@@ -94,6 +131,7 @@ def _displace(books: Books, session: Session) -> None:
     link = books.links[session.peer]
     link.phase = "closed"
     books.effects.closes.append(Close(link.peer, "the session was opened again"))
+    halt(session)
 
 
 def on_ack_outcomes(books: Books, link: Link, message: AckOutcomes, _now: float) -> None:
@@ -101,62 +139,47 @@ def on_ack_outcomes(books: Books, link: Link, message: AckOutcomes, _now: float)
     session = link.opened()
     if books.journalled:
         recording.received(books, session, message.seqs)
-    for seq in message.seqs:
-        held = session.outbox.pop(seq, None)
-        if held is not None:
-            session.unread_bytes -= held[1]
-            books.held_bytes -= held[1]
-    if session.paused and session.unread_bytes <= books.settings.max_unread_bytes // 2:
-        resume(session)
+    before_bytes = books.spilled_bytes
+    let_go(books, session, message.seqs)
+    if session.paused:
+        balance(books, session)
+    if books.spilled_bytes < before_bytes and books.paused:
+        balance_others(books)
+
+
+def on_read_outcomes(books: Books, link: Link, message: ReadOutcomes, _now: float) -> None:
+    """Send more, as the client has read so much that it does not acknowledge."""
+    mark_read(books, link.opened(), message.seqs)
 
 
 def on_close_session(books: Books, link: Link, _message: CloseSession, now: float) -> None:
-    """End a session at its client's wish."""
+    """End a session at its client's wish; a run stays, for the next process."""
+    session = link.opened()
     link.phase = "closed"
     books.effects.closes.append(Close(link.peer, "the session was closed"))
-    end_session(books, link.opened(), now)
-
-
-def end_children(books: Books, pool: WorkerPool, now: float) -> None:
-    """End the sessions of the tasks that are over, and so on downwards."""
-    while pool.over:
-        for session in take_back(books, pool.over.pop(), now):
-            if session.peer is not None:
-                link = books.links[session.peer]
-                books.refuse(link, "expired", "the task that this client belongs to has ended")
-            end_session(books, session, now)
-
-
-def client_gone(books: Books, session: Session, now: float) -> None:
-    """Keep the session of a client without connection for a while."""
-    session.peer = None
-    session.away_since = now
-    books.timers.add(now + books.settings.client_grace_s, _expire, books, session, now)
-
-
-def _expire(books: Books, session: Session, since: float, now: float) -> None:
-    """End a session whose client has not come back since."""
-    if session.peer is None and session.away_since == since and not session.closed:
-        books.effects.log("warning", "session expired", owner=session.owner.name, arrays=len(session.arrays))
+    if session.run:
+        runs.close_open(books, session)
+        client_gone(books, session, now)
+    else:
         end_session(books, session, now)
 
 
-def end_session(books: Books, session: Session, now: float) -> None:
-    """Cancel what is not detached, drop what is unread, and forget the session when it is empty."""
-    session.closed = True
-    session.peer = None
-    if books.journalled:
-        recording.session_ended(books, session)
-    session.outbox.clear()
-    books.held_bytes -= session.unread_bytes
-    session.unread_bytes = 0
-    if session.paused:
-        resume(session)
-    part(books, session, now)
-    if session.arrays:
-        cancel_session(books, session)
+def on_forget_run(books: Books, link: Link, message: ForgetRun, now: float) -> None:
+    """End a run for good, unless a process has it open."""
+    if link.phase == "new":
+        link.phase = "watch"
+    owner = message.owner or link.owner
+    session = books.runs.get((owner, message.run)) if link.role == "admin" or owner == link.owner else None
+    if session is None:
+        code, text = "unknown", runs.unknown(books, link.owner, message.run, now)
+    elif session.peer is not None:
+        code, text = "taken", f"{runs.holder(session)} has it open: end that first"
     else:
-        forget(books, session)
+        code, text = "forgotten", f"it had {len(session.arrays)} unfinished task arrays"
+        runs.end_run(books, session, "forgotten", now)
+        cancel_whole(books, session)
+        end_session(books, session, now)
+    books.tell(link.peer, RunForgotten(message.request, code, text))
 
 
 def notice_unfit(books: Books, pool: WorkerPool) -> None:

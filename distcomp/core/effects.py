@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from distcomp.ids import Peer
+    from distcomp.ids import Peer, SessionId
     from distcomp.protocol import Message
     from distcomp.records import Record
 
@@ -36,6 +36,14 @@ class Event(NamedTuple):
     values: dict[str, Any]
 
 
+class Spill(NamedTuple):
+    """A message of a session that is to be kept in a file, under a number."""
+
+    number: int
+    session: SessionId
+    message: Message
+
+
 class Effects:
     """Everything one turn of a machine asks for.
 
@@ -45,11 +53,24 @@ class Effects:
         acks: messages by peer that may leave only once `records`, and all before them, are durable.
         batch: number of the last turn that recorded something; what `acks` wait for.
         closes: connections to end, after their sends.
+        spills: messages to be kept in files; `loads` are numbers of some to be read again, `unspills` of
+            some that nobody needs any more.
         events: facts for the log.
         wake_at: when the machine wants its next `tick` at the latest, or None.
     """
 
-    __slots__ = ("acks", "batch", "closes", "events", "records", "sends", "wake_at")
+    __slots__ = (
+        "acks",
+        "batch",
+        "closes",
+        "events",
+        "loads",
+        "records",
+        "sends",
+        "spills",
+        "unspills",
+        "wake_at",
+    )
 
     def __init__(self) -> None:
         self.sends: dict[Peer, list[Message]] = {}
@@ -58,6 +79,9 @@ class Effects:
         self.batch = 0
         self.closes: list[Close] = []
         self.events: list[Event] = []
+        self.spills: list[Spill] = []
+        self.loads: list[int] = []
+        self.unspills: list[int] = []
         self.wake_at: float | None = None
 
     def send(self, peer: Peer, message: Message) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from distcomp.core import recording
-from distcomp.protocol import TasksRetried, TasksSettled
+from distcomp.core.outcomes import keep
+from distcomp.core.sessions import PastArray
+from distcomp.protocol import TasksFailed, TasksRetried, TasksSettled
 from distcomp.records import NO_LEASE
 from distcomp.worker_protocol import EndSession
 
@@ -22,6 +24,12 @@ if TYPE_CHECKING:
 
 FAILURE_BYTES = 512
 """What a failure is taken to weigh besides its texts and its pickled exception."""
+
+SPAN_BYTES = 16
+"""What a span of tasks that ended alike is taken to weigh."""
+
+UNWRITTEN_SHARES = 4
+"""A session is paused when it has so many shares in memory: files are not written fast enough."""
 
 
 def can_run(array: TaskArrayState) -> bool:
@@ -103,29 +111,76 @@ def forward(
         session.seq = seq = session.seq + 1
     if books.journalled:
         recording.ended(books, array, seq, (runs, failures), left)
-    if not seq:
+    if seq:
+        message = TasksSettled(seq, array.id, runs, failures)
+        keep(books, session, message, outcome_bytes(runs, failures))
+        if session.outbox.size_bytes > books.pausing_bytes:
+            balance(books, session)
+
+
+def forward_alike(books: Books, array: TaskArrayState, spans: tuple[Span, ...], failure: Failure) -> None:
+    """Tell the client that tasks ended alike, without a result; they are settled, and that is recorded."""
+    session = array.session
+    tasks = sum(stop - start for start, stop in spans)
+    array.failed += tasks
+    books.counts.failed += tasks
+    if session.closed:
         return
-    message = TasksSettled(seq, array.id, runs, failures)
-    size_bytes = outcome_bytes(runs, failures)
-    session.outbox[seq] = message, size_bytes
-    session.unread_bytes += size_bytes
-    books.held_bytes += size_bytes
-    books.tell(session.peer, message)
-    if session.unread_bytes > books.settings.max_unread_bytes and not session.paused:
-        pause(session)
+    session.seq = seq = session.seq + 1
+    if books.journalled:
+        recording.failed_alike(books, array, seq, spans, failure)
+    keep(books, session, TasksFailed(seq, array.id, spans, failure), alike_bytes(spans, failure))
+    balance(books, session)
 
 
-def pause(session: Session) -> None:
+def alike_bytes(spans: tuple[Span, ...], failure: Failure) -> int:
+    """What it takes in memory that tasks have ended alike."""
+    return _size_bytes(failure) + SPAN_BYTES * len(spans)
+
+
+def balance(books: Books, session: Session) -> None:
+    """Pause a session of which too much waits, or go on with it."""
+    if session.paused != _is_flooded(books, session):
+        if session.paused:
+            resume(books, session)
+        else:
+            pause(books, session)
+
+
+def balance_others(books: Books) -> None:
+    """Go on with what was paused because all files together were too large, if they are not any more."""
+    for session in list(books.paused.values()):
+        balance(books, session)
+
+
+def _is_flooded(books: Books, session: Session) -> bool:
+    """Whether more waits of a session than may; once paused, half of that is too much, too.
+
+    What a run's client has not read is only bounded by the files, and what is in memory by how fast they
+    are written.
+    """
+    settings, box = books.settings, session.outbox
+    parts = 2 if session.paused else 1
+    if not session.run and box.size_bytes > settings.max_unread_bytes // parts:
+        return True
+    if box.stored_bytes and books.spilled_bytes > settings.max_spill_bytes // parts:
+        return True
+    return box.here_bytes > settings.session_outcome_bytes * UNWRITTEN_SHARES // parts
+
+
+def pause(books: Books, session: Session) -> None:
     """Grant nothing more of a session whose client does not read."""
     session.paused = True
+    books.paused[session.id] = session
     for array in session.arrays.values():
         if array.queued:
             session.pool.queue.withhold(array)
 
 
-def resume(session: Session) -> None:
+def resume(books: Books, session: Session) -> None:
     """Grant of a session again."""
     session.paused = False
+    books.paused.pop(session.id, None)
     for array in session.arrays.values():
         if array.pending.count and can_run(array):
             session.pool.queue.offer(array)
@@ -148,6 +203,9 @@ def finish(books: Books, array: TaskArrayState) -> None:
     counter = array.id[1]
     del session.arrays[counter]
     session.finished.add(counter, counter + 1)
+    if session.run or array.cut:
+        function = array.definition
+        session.past[counter] = PastArray(function.id, function.name, array.accepted, array.failed)
     if array.definition.waiting:
         array.definition.waiting.pop(array.order, None)
     books.functions.release(array.definition)

@@ -11,20 +11,40 @@ compaction is at its end, though its last array may be over.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from distcomp import records
 from distcomp.core.arrays import Trial
+from distcomp.core.effects import Spill
+from distcomp.core.flow import alike_bytes, outcome_bytes
+from distcomp.core.outcomes import Outcome, spans_of
 from distcomp.core.ranges import RangeSet
+from distcomp.core.runs import EndedRun
+from distcomp.core.sessions import PastArray, add_received
 from distcomp.core.spans import cut
+from distcomp.ids import FunctionId
+from distcomp.protocol import TasksFailed, TasksSettled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from distcomp.core.runs import RunKey
     from distcomp.core.spans import Span
     from distcomp.ids import ArrayId, SessionId, Token, WorkerId
     from distcomp.records import Record
     from distcomp.rows import TaskOptions
+
+
+class OutcomeFiles(Protocol):
+    """What takes in outcomes of which there are too many; see `distcomp.spill`."""
+
+    memory_bytes: int
+
+    def store(self, spill: Spill) -> None:
+        """Keep a message under its number."""
+
+    def drop(self, number: int) -> None:
+        """Let go of a message."""
 
 
 class LeaseImage:
@@ -44,6 +64,7 @@ class ArrayImage:
 
     Attributes:
         chunks: the records that brought them, by the first index that each brought.
+        cut: see `arrays.TaskArrayState`.
         delays: seconds before the next try of an index, by index.
         partial: not all of its chunks may have come yet.
     """
@@ -52,6 +73,7 @@ class ArrayImage:
         "accepted",
         "chunks",
         "closed",
+        "cut",
         "delays",
         "failed",
         "function",
@@ -69,7 +91,7 @@ class ArrayImage:
         self.function = function
         self.options = options
         self.accepted = 0
-        self.closed = self.partial = False
+        self.closed = self.partial = self.cut = False
         self.failed = self.retried = 0
         self.pending = RangeSet()
         self.chunks: dict[int, records.TasksAccepted | records.ChunkRestated] = {}
@@ -89,11 +111,26 @@ class SessionImage:
     """A session that is not gone.
 
     Attributes:
-        outbox: what its client has not acknowledged, by number: array, runs and failures.
+        outbox: what its client has not acknowledged, by number.
+        past, received: see `sessions.Session`.
+        run: how it was last opened if it is a run.
+        left_at: since when it has been without client, on the wall clock; below 0 if it had one.
         partial: not all of its arrays may have come yet.
     """
 
-    __slots__ = ("arrays", "beginning", "closed", "finished", "outbox", "partial", "seq")
+    __slots__ = (
+        "arrays",
+        "beginning",
+        "closed",
+        "finished",
+        "left_at",
+        "outbox",
+        "partial",
+        "past",
+        "received",
+        "run",
+        "seq",
+    )
 
     def __init__(self, beginning: records.SessionBegan, *, partial: bool) -> None:
         self.beginning = beginning
@@ -102,7 +139,11 @@ class SessionImage:
         self.seq = 0
         self.arrays: dict[int, ArrayImage] = {}
         self.finished = RangeSet()
-        self.outbox: dict[int, tuple[ArrayId, Any, Any]] = {}
+        self.past: dict[int, PastArray] = {}
+        self.received: dict[int, RangeSet] = {}
+        self.outbox: dict[int, Outcome] = {}
+        self.run: records.RunOpened | None = None
+        self.left_at = -1.0
 
     def finish(self, counter: int) -> None:
         """Note that the array with this counter is over."""
@@ -116,14 +157,17 @@ class Image:
 
     Args:
         compacted: the first records come from a compaction that went to its end.
+        files: where outcomes go beyond so many bytes; all stay in memory without it.
 
     Attributes:
+        ended_runs: what became of runs that are no more, the oldest first.
+        files: how many outcomes went to files; their numbers go up to it.
         epoch: of the last scheduler that wrote them; 0 before the first.
         began_at: when that one started, in wall-clock seconds.
         replayed: how many records were taken in.
     """
 
-    def __init__(self, *, compacted: bool = False) -> None:
+    def __init__(self, *, compacted: bool = False, files: OutcomeFiles | None = None) -> None:
         self.epoch = 0
         self.began_at = 0.0
         self.replayed = 0
@@ -132,6 +176,10 @@ class Image:
         self.functions: dict[bytes, records.FunctionDefined] = {}
         self.bundles: dict[bytes, records.BundleDefined] = {}
         self.leases: dict[Token, LeaseImage] = {}
+        self.ended_runs: dict[RunKey, EndedRun] = {}
+        self.files = 0
+        self._outcome_bytes = 0
+        self._files = files
         self._restating = compacted
         self._compactions = 0
 
@@ -196,6 +244,8 @@ class Image:
         session = self.sessions.get(record.session)
         if session is not None:
             session.closed = True
+            for outcome in session.outbox.values():
+                self._drop(outcome)
             session.outbox.clear()
             self._forget_if_over(session)
 
@@ -246,7 +296,7 @@ class Image:
         """Nothing more comes to an array."""
         session, array = self._find(record.array)
         if session is not None and array is not None:
-            array.closed = True
+            array.closed = array.cut = True
             self._finish_if_over(session, array)
 
     def on_array_restated(self, record: records.ArrayRestated) -> None:
@@ -346,7 +396,7 @@ class Image:
         array = session.arrays.get(record.array[1])
         session.seq = max(session.seq, record.seq)
         if record.seq and not session.closed:
-            session.outbox[record.seq] = (record.array, record.runs, record.failures)
+            self._keep(session, record)
         if array is None:
             return
         array.failed += len(record.failures)
@@ -360,6 +410,22 @@ class Image:
             self._drop_trials(array, record.spans)
         if array.closed:
             self._finish_if_over(session, array)
+
+    def on_spans_failed(self, record: records.SpansFailed) -> None:
+        """Keep outcomes that tasks have in common for the client; another record settles them."""
+        session, array = self._find(record.array)
+        if session is None:
+            return
+        session.seq = max(session.seq, record.seq)
+        if not session.closed:
+            self._keep_alike(session, record)
+        tasks = sum(stop - start for start, stop in record.spans)
+        counter = record.array[1]
+        if array is not None:
+            array.failed += tasks
+        elif counter in session.past:
+            past = session.past[counter]
+            session.past[counter] = past._replace(failed=past.failed + tasks)
 
     def on_tasks_cancelled(self, record: records.TasksCancelled) -> None:
         """Settle indexes wherever they are."""
@@ -389,13 +455,86 @@ class Image:
         session = self.sessions.get(record.session)
         if session is not None:
             for seq in record.seqs:
-                session.outbox.pop(seq, None)
+                outcome = session.outbox.pop(seq, None)
+                if outcome is not None:
+                    self._drop(outcome)
+                    if session.run is not None:
+                        add_received(session.received, outcome.array[1], outcome.spans)
 
     def on_outcome_restated(self, record: records.OutcomeRestated) -> None:
         """Keep outcomes that the client does not have."""
         session = self.sessions.get(record.array[0])
         if session is not None and self._restating:
-            session.outbox[record.seq] = (record.array, record.runs, record.failures)
+            self._keep(session, record)
+
+    def on_failure_restated(self, record: records.FailureRestated) -> None:
+        """Keep outcomes that tasks have in common, which the client does not have."""
+        session = self.sessions.get(record.array[0])
+        if session is not None and self._restating:
+            self._keep_alike(session, record)
+
+    def _keep(self, session: SessionImage, told: records.TasksEnded | records.OutcomeRestated) -> None:
+        message = TasksSettled(told.seq, told.array, told.runs, told.failures)
+        self._put(session, message, outcome_bytes(told.runs, told.failures))
+
+    def _keep_alike(self, session: SessionImage, told: records.SpansFailed | records.FailureRestated) -> None:
+        message = TasksFailed(told.seq, told.array, told.spans, told.failure)
+        self._put(session, message, alike_bytes(told.spans, told.failure))
+
+    def _put(self, session: SessionImage, message: TasksSettled | TasksFailed, size_bytes: int) -> None:
+        outcome = Outcome(message, message.seq, message.array, size_bytes)
+        outcome.spans = spans_of(message)
+        session.outbox[message.seq] = outcome
+        if self._files is not None and self._outcome_bytes + size_bytes > self._files.memory_bytes:
+            self.files += 1
+            self._files.store(Spill(self.files, session.beginning.session, message))
+            outcome.number, outcome.message, outcome.here = self.files, None, False
+        else:
+            self._outcome_bytes += size_bytes
+
+    def _drop(self, outcome: Outcome) -> None:
+        if outcome.here:
+            self._outcome_bytes -= outcome.size_bytes
+        elif self._files is not None:
+            self._files.drop(outcome.number)
+
+    # --- runs, and clients that are away ---
+
+    def on_run_opened(self, record: records.RunOpened) -> None:
+        """A session is a run, and open."""
+        session = self.sessions.get(record.session)
+        if session is not None:
+            session.run, session.left_at = record, -1.0
+            self.ended_runs.pop((session.beginning.owner, record.run), None)
+
+    def on_run_ended(self, record: records.RunEnded) -> None:
+        """Remember what became of a run."""
+        self.ended_runs[record.owner, record.run] = EndedRun(record.why, record.ended_at)
+
+    def on_client_left(self, record: records.ClientLeft) -> None:
+        """A session has no client."""
+        session = self.sessions.get(record.session)
+        if session is not None:
+            session.left_at = record.left_at
+
+    def on_client_came(self, record: records.ClientCame) -> None:
+        """A session has its client again."""
+        session = self.sessions.get(record.session)
+        if session is not None:
+            session.left_at = -1.0
+
+    def on_past_array_restated(self, record: records.PastArrayRestated) -> None:
+        """Remember more of an array that is over."""
+        session = self.sessions.get(record.array[0])
+        if session is not None and self._restating:
+            past = PastArray(record.function, record.name, record.tasks, record.failed)
+            session.past[record.array[1]] = past
+
+    def on_received_restated(self, record: records.ReceivedRestated) -> None:
+        """Remember which outcomes of an array were acknowledged."""
+        session = self.sessions.get(record.array[0])
+        if session is not None and self._restating:
+            add_received(session.received, record.array[1], record.spans)
 
     # --- what follows ---
 
@@ -410,6 +549,12 @@ class Image:
     def _finish_if_over(self, session: SessionImage, array: ArrayImage) -> None:
         if array.closed and not array.pending.count and not array.leases and not array.partial:
             session.finish(array.id[1])
+            if session.run is not None or array.cut:
+                defined = self.functions.get(array.function)
+                name = "" if defined is None else defined.name
+                session.past[array.id[1]] = PastArray(
+                    FunctionId(array.function), name, array.accepted, array.failed
+                )
             self._forget_if_over(session)
 
     def _forget_if_over(self, session: SessionImage) -> None:
@@ -440,4 +585,12 @@ _HANDLERS: dict[type[Any], Callable[[Image, Any], None]] = {
     records.TasksCancelled: Image.on_tasks_cancelled,
     records.OutcomesReceived: Image.on_outcomes_received,
     records.OutcomeRestated: Image.on_outcome_restated,
+    records.FailureRestated: Image.on_failure_restated,
+    records.SpansFailed: Image.on_spans_failed,
+    records.RunOpened: Image.on_run_opened,
+    records.RunEnded: Image.on_run_ended,
+    records.ClientLeft: Image.on_client_left,
+    records.ClientCame: Image.on_client_came,
+    records.PastArrayRestated: Image.on_past_array_restated,
+    records.ReceivedRestated: Image.on_received_restated,
 }

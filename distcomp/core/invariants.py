@@ -7,12 +7,16 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from distcomp.core.flow import can_run
+from distcomp.core.outcomes import AHEAD, FETCHED, UNDER_WAY
 from distcomp.core.spans import contains
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from distcomp.core.arrays import TaskArrayState
     from distcomp.core.books import Books, WorkerPool
     from distcomp.core.functions import Definition
+    from distcomp.core.outcomes import Outcome
     from distcomp.core.roster import WorkerEntry
     from distcomp.core.scheduler_state import SchedulerState
     from distcomp.core.sessions import Session
@@ -87,12 +91,53 @@ def _check_array(array: TaskArrayState) -> None:
 
 def _check_session(books: Books, session: Session) -> None:
     _hold("a closed session has detached arrays", not session.closed or session.arrays, session.id)
-    _hold("a closed session has nothing to send", not session.closed or not session.outbox, session.id)
+    _hold("a closed session has nothing to send", not session.closed or not len(session.outbox), session.id)
     _hold("no finished array is open", not any(c in session.finished for c in session.arrays), session.id)
+    is_away = session.peer is None and not session.closed
+    _hold("who is left is away", not session.left or is_away, session.id)
+    _hold("who is left is known so", session.left == (session.id in books.left), session.id)
+    _hold("who is paused is known so", session.paused == (session.id in books.paused), session.id)
+    named = session.run and not session.closed
+    key = session.owner.name, session.run
+    _hold("a run is found by its name", not named or books.runs.get(key) is session, session.id)
+    _hold("what is past is finished", all(c in session.finished for c in session.past), session.id)
+    past = session.finished.count
+    _hold("a run remembers its arrays", not session.run or len(session.past) == past, session.id)
+    _check_outcomes(books, session)
     link = books.links.get(session.peer) if session.peer is not None else None
     _hold("a session's link knows it", session.peer is None or (link and link.session is session), session.id)
     for worker in session.told.values():
         _hold("told both ways", books.workers.get(worker.id) is worker, session.id, worker.id)
+
+
+def _check_outcomes(books: Books, session: Session) -> None:
+    box = session.outbox
+    outcomes = list(box.by_seq.values())
+    _hold("outcomes are in order", list(box.by_seq) == sorted(x.seq for x in outcomes), session.id)
+    for outcome in outcomes:
+        _hold("an outcome is here or in a file", outcome.here or outcome.number, session.id, outcome.seq)
+        _hold("what is here is in memory", not outcome.here or outcome.message, session.id, outcome.seq)
+        known = books.spilled.get(outcome.number)
+        _hold("a file is known", (known is not None) == bool(outcome.number), session.id, outcome.seq)
+        kept = outcome.here or outcome.wanted or outcome.place == FETCHED
+        _hold("only what is needed is in memory", kept or outcome.message is None, session.id, outcome.seq)
+    waiting = [x.seq for x in (*box.fetched, *box.ahead) if not x.gone]
+    places = [x.seq for x in outcomes if x.place in (AHEAD, FETCHED)] if session.peer is not None else []
+    _hold("what is not sent waits in order", waiting == places, session.id)
+    _hold("outcomes are counted", box.size_bytes == _sum(outcomes), session.id)
+    _hold("memory is counted", box.here_bytes == _sum(x for x in outcomes if x.here), session.id)
+    _hold("files are counted", box.stored_bytes == _sum(x for x in outcomes if not x.here), session.id)
+    _hold("what is fetched is counted", box.fetched_bytes == _sum(box.fetched), session.id)
+    under_way = [x for x in outcomes if x.place == UNDER_WAY]
+    _hold("what is under way is counted", box.under_way_bytes == _sum(under_way), session.id)
+    most = max(books.settings.outcome_window_bytes, max((x.size_bytes for x in outcomes), default=0))
+    _hold("what is under way is bounded", box.under_way_bytes <= most, session.id)
+    stuck = box.fetched and box.fetched[0].message is not None and not under_way
+    _hold("nothing waits for room that is there", not stuck, session.id)
+
+
+def _sum(outcomes: Iterable[Outcome]) -> int:
+    return sum(outcome.size_bytes for outcome in outcomes)
 
 
 def _check_worker(worker: WorkerEntry) -> None:
@@ -173,13 +218,24 @@ def _check_leases(books: Books) -> None:
 
 def _check_sums(books: Books) -> None:
     users: dict[Definition[Any], int] = {}
-    held = sum(session.unread_bytes for session in books.sessions.values())
+    held = books.outcome_bytes
     for session in books.sessions.values():
         for array in session.arrays.values():
             held += sum(len(chunk.blob) for chunk in array.chunks)
             needed: list[Definition[Any]] = [array.definition, *array.bundles]
             for definition in needed:
                 users[definition] = users.get(definition, 0) + 1
+    boxes = [session.outbox for session in books.sessions.values()]
+    _hold("unread bytes are counted", books.unread_bytes == sum(box.size_bytes for box in boxes))
+    _hold("outcome bytes are counted", books.outcome_bytes == sum(box.here_bytes for box in boxes))
+    _hold("spilled bytes are counted", books.spilled_bytes == sum(box.stored_bytes for box in boxes))
+    for number, (session, outcome) in books.spilled.items():
+        _hold("a file is an outcome's", session.outbox.by_seq.get(outcome.seq) is outcome, number)
+    for key, session in books.runs.items():
+        _hold("a name is a run's", books.sessions.get(session.id) is session and not session.closed, key)
+        _hold("a run has not ended", key not in books.ended_runs, key)
+    _hold("those that have left are known", books.left.keys() <= books.sessions.keys())
+    _hold("those that are paused are known", books.paused.keys() <= books.sessions.keys())
     for definition, count in users.items():
         _hold("a definition counts its arrays", definition.users == count, definition.id)
     _hold("held bytes are counted", held == books.held_bytes, held, books.held_bytes)

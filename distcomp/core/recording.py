@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from distcomp.core.books import Books
     from distcomp.core.leases import OpenLease
     from distcomp.core.roster import WorkerEntry
+    from distcomp.core.runs import EndedRun, RunKey
     from distcomp.core.sessions import Session
     from distcomp.core.spans import Span
     from distcomp.ids import Token
@@ -85,6 +86,35 @@ def beginning_of(books: Books, session: Session) -> records.SessionBegan:
         b"" if session.home is session else session.home.id,
         session.depth,
     )
+
+
+def client_left(books: Books, session: Session) -> None:
+    """Record since when a session has been without connection."""
+    books.effects.records.append(leaving_of(books, session))
+
+
+def leaving_of(books: Books, session: Session) -> records.ClientLeft:
+    """The record of a client's leaving."""
+    return records.ClientLeft(session.id, max(0.0, session.away_since + books.wall_offset_s))
+
+
+def client_came(books: Books, session: Session, now: float) -> None:
+    """Record that a client has its session, and if it is a run, which process that is."""
+    record = opening_of(books, session, now) if session.run else records.ClientCame(session.id)
+    books.effects.records.append(record)
+
+
+def opening_of(books: Books, session: Session, now: float) -> records.RunOpened:
+    """The record of a run, and who opened it."""
+    told, offset_s = session.opening, books.wall_offset_s
+    process = told.nonce, told.host, told.pid, told.program
+    times = max(0.0, now + offset_s), max(0.0, session.began_at + offset_s)
+    return records.RunOpened(session.id, session.run, *process, *times)
+
+
+def run_ended(books: Books, key: RunKey, ended: EndedRun) -> None:
+    """Record what became of a run."""
+    books.effects.records.append(records.RunEnded(*key, ended.ended_at, ended.why))
 
 
 def session_ended(books: Books, session: Session) -> None:
@@ -171,6 +201,13 @@ def ended(
     if seq or spans:
         record = records.TasksEnded(array.id, token, seq, spans, runs, failures)
         books.effects.records.append(record)
+
+
+def failed_alike(
+    books: Books, array: TaskArrayState, seq: int, spans: tuple[Span, ...], failure: Failure
+) -> None:
+    """Record outcomes that tasks have in common, of which it is recorded that they are settled."""
+    books.effects.records.append(records.SpansFailed(array.id, seq, spans, failure))
 
 
 def cancelled(books: Books, array: TaskArrayState, spans: list[Span]) -> None:

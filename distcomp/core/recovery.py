@@ -2,28 +2,32 @@
 
 What was granted and not settled is leased again, to workers that have not come back yet; for a grace they are
 awaited, and whoever registers with such a lease goes on with it. All else that is pending goes out at once.
-Sessions come back without connection, and are kept for as long as if that had just been lost; those that a
+Sessions come back without connection, and their clients have the grace anew; those that a
 task opened belong to it again, if it is still leased.
 """
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
 from distcomp import records
+from distcomp.core import recording
 from distcomp.core.arrays import HeldChunk, TaskArrayState
-from distcomp.core.clients import client_gone, end_session
 from distcomp.core.failing import end_delay
-from distcomp.core.flow import can_run, outcome_bytes, pause
+from distcomp.core.flow import balance, can_run
 from distcomp.core.leases import OpenLease
+from distcomp.core.leaving import end_session, stay_away
 from distcomp.core.nesting import DEEPER, NestingTask, adopt
+from distcomp.core.outcomes import put_in
 from distcomp.core.placement import enter
 from distcomp.core.roster import WorkerEntry
+from distcomp.core.runs import remember_end
 from distcomp.core.sessions import Owner, Session
 from distcomp.core.spans import contains, count, overlap
 from distcomp.core.submitting import use_bundle
 from distcomp.core.workforce import await_return
-from distcomp.protocol import DefineBundle, DefineFunction, OpenSession, TasksSettled
+from distcomp.protocol import DefineBundle, DefineFunction, OpenSession
 from distcomp.records import NO_LEASE
 from distcomp.worker_protocol import RegisterWorker
 
@@ -59,9 +63,12 @@ def restore(books: Books, image: Image, now: float) -> Restored:
                 leases[lease_image.token] = _restore_lease(books, array, image, lease_image, now)
         if session.closed:
             continue
-        client_gone(books, session, now)
+        _await_client(books, session, session_image, now)
         if session_image.beginning.parent != NO_LEASE and session.task is None:
             orphans.append(session)
+    for key, ended in image.ended_runs.items():
+        remember_end(books, key, ended)
+    books.spill_numbers = itertools.count(image.files + 1)
     for worker in books.workers.values():
         await_return(books, worker, books.settings.restart_grace_s, now)
     for session in reversed(orphans):
@@ -94,18 +101,32 @@ def _open(books: Books, image: SessionImage, leases: dict[Token, OpenLease]) -> 
     lease = leases.get(told.parent)
     is_child = lease is not None and contains(lease.open, told.parent_index) and not image.closed
     pool = lease.worker.pool if lease is not None and is_child else books.pool(told.versions.python)
-    opening = OpenSession(
-        told.session, told.versions, told.host, told.pid, told.program, told.environment, resumes=False
-    )
+    process = told.host, told.pid, told.program
+    opening = OpenSession(told.session, told.versions, *process, told.environment, resumes=False)
+    if image.run is not None:
+        _, run, nonce, host, pid, program, *_ = image.run
+        opening = opening._replace(run=run, nonce=nonce, host=host, pid=pid, program=program)
     session = books.sessions[told.session] = Session(opening, owner, pool)
     pool.sessions += 1
     session.closed, session.seq, session.finished = image.closed, image.seq, image.finished
+    session.past, session.received = image.past, image.received
     home = books.sessions.get(told.home) if told.home else None  # type: ignore[call-overload] # an identity
     if lease is not None and is_child:
         adopt(session, _nesting(lease, told.parent_index))
     elif home is not None:
         session.home, session.claims, session.depth = home, home.claims, told.depth
     return session
+
+
+def _await_client(books: Books, session: Session, image: SessionImage, now: float) -> None:
+    """Keep a session as if its client had left when it did, or now if it was there to the end."""
+    if image.run is not None:
+        books.runs[session.owner.name, session.run] = session
+        session.began_at = image.run.began_at - books.wall_offset_s
+    since = now if image.left_at < 0 else min(now, image.left_at - books.wall_offset_s)
+    stay_away(books, session, since, now)
+    if image.left_at < 0:
+        recording.client_left(books, session)
 
 
 def _nesting(lease: OpenLease, index: int) -> NestingTask:
@@ -120,13 +141,8 @@ def _nesting(lease: OpenLease, index: int) -> NestingTask:
 
 def _fill_outbox(books: Books, session: Session, image: SessionImage) -> None:
     for seq in sorted(image.outbox):
-        array, runs, failures = image.outbox[seq]
-        size_bytes = outcome_bytes(runs, failures)
-        session.outbox[seq] = TasksSettled(seq, array, runs, failures), size_bytes
-        session.unread_bytes += size_bytes
-        books.held_bytes += size_bytes
-    if session.unread_bytes > books.settings.max_unread_bytes:
-        pause(session)
+        put_in(books, session, image.outbox[seq])
+    balance(books, session)
 
 
 # --- arrays ---------------------------------------------------------------------------------------

@@ -18,11 +18,14 @@ turn that says something is one after its commit, so compaction is as fast as th
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from distcomp import records
 from distcomp.core import recording
+from distcomp.core.outcomes import fetch, release
 from distcomp.core.spans import joined
+from distcomp.protocol import TasksFailed
 from distcomp.records import RECORD_BYTES, weight_bytes
 
 if TYPE_CHECKING:
@@ -30,10 +33,13 @@ if TYPE_CHECKING:
 
     from distcomp.core.arrays import HeldChunk, TaskArrayState
     from distcomp.core.books import Books
+    from distcomp.core.outcomes import Outcome
     from distcomp.core.sessions import Session
     from distcomp.core.spans import Span
+    from distcomp.protocol import TasksSettled
     from distcomp.records import Record
 
+_END: Record = ()
 SPANS_AT_ONCE = 4096
 """Spans in one record; what has more takes several."""
 
@@ -62,8 +68,10 @@ class Restating:
         self._open_of = None
         size_bytes = 0
         for _ in range(settings.restate_objects):
-            record = next(self._rest, None)
+            record = next(self._rest, _END)
             if record is None:
+                return
+            if record is _END:
                 self.over = True
                 self._say(records.CompactionEnded())
                 return
@@ -78,7 +86,8 @@ class Restating:
 
     # --- what there is to say ---
 
-    def _all(self) -> Iterator[Record]:
+    def _all(self) -> Iterator[Record | None]:
+        """All records; None where something has to be read first, so that the turn says no more."""
         books = self._books
         workers, sessions = list(books.workers.values()), list(books.sessions.values())
         if books.began is not None:
@@ -90,26 +99,63 @@ class Restating:
             yield records.FunctionDefined(*function)
         for bundle in books.bundles.messages():
             yield records.BundleDefined(*bundle)
+        for key, ended in list(books.ended_runs.items()):
+            if books.ended_runs.get(key) is ended:
+                yield records.RunEnded(*key, ended.ended_at, ended.why)
         for session in sessions:
             if _is_known(books, session):
                 yield from self._session(session)
 
-    def _session(self, session: Session) -> Iterator[Record]:
+    def _session(self, session: Session) -> Iterator[Record | None]:
         books = self._books
         arrays = list(session.arrays.values())
         yield recording.beginning_of(books, session)
         yield records.SessionRestated(session.id, session.seq, (), session.closed)
+        if session.run:
+            yield recording.opening_of(books, session, session.began_at)
+        if session.peer is None and not session.closed:
+            yield recording.leaving_of(books, session)
         for array in arrays:
             if not array.forgotten:
                 yield from self._array(array)
-        for seq in list(session.outbox):
-            if seq in session.outbox:
-                message, _ = session.outbox[seq]
-                yield records.OutcomeRestated(message.array, seq, message.runs, message.failures)
+        yield from self._outcomes(session)
+        yield from self._past(session)
         for spans in _portions(list(session.finished)):
             if not _is_known(books, session):
                 return
             yield records.SessionRestated(session.id, session.seq, spans, session.closed)
+
+    def _past(self, session: Session) -> Iterator[Record]:
+        """What is known of arrays besides what they are now."""
+        books = self._books
+        for counter, past in list(session.past.items()):
+            if _is_known(books, session):
+                yield records.PastArrayRestated((session.id, counter), *past)
+        for counter in list(session.received):
+            for spans in _portions(list(session.received[counter])):
+                if _is_known(books, session):
+                    yield records.ReceivedRestated((session.id, counter), spans)
+
+    def _outcomes(self, session: Session) -> Iterator[Record | None]:
+        """What the client has not acknowledged; a turn's worth of it is read from files at a time."""
+        rest = deque(session.outbox.by_seq.values())
+        while rest:
+            some: list[Outcome] = []
+            size_bytes = 0
+            while rest and size_bytes < self._books.settings.restate_bytes:
+                outcome = rest.popleft()
+                if not outcome.gone:
+                    outcome.wanted = True
+                    fetch(self._books, outcome)
+                    some.append(outcome)
+                    size_bytes += outcome.size_bytes + RECORD_BYTES
+            for outcome in some:
+                while outcome.message is None and not outcome.gone:
+                    yield None
+                outcome.wanted = False
+                if not outcome.gone and outcome.message is not None:
+                    yield _restated_outcome(outcome.message)
+                    release(outcome)
 
     def _array(self, array: TaskArrayState) -> Iterator[Record]:
         chunks = list(array.chunks)
@@ -123,6 +169,8 @@ class Restating:
             array.retried,
             max(0.0, array.accepted_at + self._books.wall_offset_s),
         )
+        if array.cut:
+            yield records.ArrayClosed(array.id)
         for chunk in chunks:
             if chunk.unsettled:
                 yield from self._chunk(array, chunk)
@@ -173,6 +221,12 @@ def _restated(array: TaskArrayState, chunk: HeldChunk, spans: tuple[Span, ...]) 
     )
 
 
+def _restated_outcome(message: TasksSettled | TasksFailed) -> Record:
+    if isinstance(message, TasksFailed):
+        return records.FailureRestated(message.array, message.seq, message.spans, message.failure)
+    return records.OutcomeRestated(message.array, message.seq, message.runs, message.failures)
+
+
 def _portions(spans: list[Span]) -> Iterator[tuple[Span, ...]]:
     """Spans in as few pieces as records of them may hold; one, if there are none."""
     for at in range(0, max(1, len(spans)), SPANS_AT_ONCE):
@@ -185,7 +239,8 @@ def _is_known(books: Books, session: Session) -> bool:
 
 def live_bytes(books: Books) -> int:
     """About how many bytes a compaction of these books would write."""
-    size_bytes = books.held_bytes + books.functions.held_bytes + books.bundles.held_bytes
+    size_bytes = books.held_bytes + books.spilled_bytes
+    size_bytes += books.functions.held_bytes + books.bundles.held_bytes
     objects = len(books.workers) + len(books.sessions) + len(books.functions) + len(books.bundles)
     for session in books.sessions.values():
         size_bytes += len(session.opening.environment)

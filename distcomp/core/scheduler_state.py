@@ -8,8 +8,9 @@ first message of a client opens its session, that of a worker registers it.
     client, admin       new, watch session                OpenSession
     worker              new        worker                 RegisterWorker
     worker              new        new, as a client       BindTask
-    client, observer,   new        watch                  WatchStatus
+    client, observer,   new        watch                  WatchStatus, ListRuns
       admin
+    client, admin       new        watch                  ForgetRun
     any                 any        closed                 a refusal, a second connection of the same peer,
                                                           CloseSession, WorkerLeft
 
@@ -21,26 +22,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from distcomp.core import recording
+from distcomp.core import recording, spilling
 from distcomp.core.books import Books, Link
 from distcomp.core.cancelling import cancel_given_up, on_cancel_tasks
 from distcomp.core.clients import (
-    client_gone,
-    end_children,
     notice_unfit,
     on_ack_outcomes,
     on_close_session,
+    on_forget_run,
     on_open_session,
+    on_read_outcomes,
 )
 from distcomp.core.effects import Effects
 from distcomp.core.explaining import on_explain_task, on_explain_wait
 from distcomp.core.forwarding import on_lease_logged
 from distcomp.core.functions import DefinitionBook
+from distcomp.core.leaving import client_gone, end_children
 from distcomp.core.nesting import on_bind_task, on_lend_slot
 from distcomp.core.placement import place
 from distcomp.core.recovery import restore
 from distcomp.core.restating import Restating, live_bytes
 from distcomp.core.retraction import retract
+from distcomp.core.runs import on_list_runs
 from distcomp.core.settling import on_lease_returned, on_lease_settled, on_slots_reported
 from distcomp.core.snapshot import on_watch_status
 from distcomp.core.submitting import (
@@ -61,10 +64,13 @@ from distcomp.protocol import (
     DefineFunction,
     ExplainTask,
     ExplainWait,
+    ForgetRun,
     LendSlot,
+    ListRuns,
     MissingBundle,
     MissingFunction,
     OpenSession,
+    ReadOutcomes,
     Submit,
     WatchStatus,
 )
@@ -85,7 +91,7 @@ if TYPE_CHECKING:
     from distcomp.core.image import Image
     from distcomp.core.recovery import Restored
     from distcomp.ids import Peer
-    from distcomp.protocol import Message
+    from distcomp.protocol import Message, TasksFailed, TasksSettled
 
 Handler: TypeAlias = Callable[[Books, Link, Any, float], None]
 Routes: TypeAlias = dict[type[Any], Handler]
@@ -95,6 +101,7 @@ _REGISTER: Routes = {RegisterWorker: on_register_worker, BindTask: on_bind_task}
 _SESSION: Routes = {
     Submit: on_submit,
     AckOutcomes: on_ack_outcomes,
+    ReadOutcomes: on_read_outcomes,
     DefineFunction: on_define_function,
     DefineBundle: on_define_bundle,
     CancelTasks: on_cancel_tasks,
@@ -103,10 +110,13 @@ _SESSION: Routes = {
     ExplainWait: on_explain_wait,
     ExplainTask: on_explain_task,
     LendSlot: on_lend_slot,
+    ListRuns: on_list_runs,
+    ForgetRun: on_forget_run,
 }
 _NOTHING: Routes = {}
-_WATCH: Routes = {WatchStatus: on_watch_status}
-_ADMIN: Routes = {CancelTasks: on_cancel_tasks}
+_WATCH: Routes = {WatchStatus: on_watch_status, ListRuns: on_list_runs}
+_CLIENT: Routes = {**_OPEN, **_WATCH, ForgetRun: on_forget_run}
+_ADMIN: Routes = {**_CLIENT, CancelTasks: on_cancel_tasks}
 _WORKER: Routes = {
     LeaseSettled: on_lease_settled,
     LeaseReturned: on_lease_returned,
@@ -119,11 +129,11 @@ _WORKER: Routes = {
 }
 
 ROUTES: dict[tuple[str, str], Routes] = {
-    ("client", "new"): {**_OPEN, **_WATCH},
-    ("client", "watch"): {**_OPEN, **_WATCH},
+    ("client", "new"): _CLIENT,
+    ("client", "watch"): _CLIENT,
     ("client", "session"): _SESSION,
-    ("admin", "new"): {**_OPEN, **_WATCH, **_ADMIN},
-    ("admin", "watch"): {**_OPEN, **_WATCH, **_ADMIN},
+    ("admin", "new"): _ADMIN,
+    ("admin", "watch"): _ADMIN,
     ("admin", "session"): _SESSION,
     ("observer", "new"): _WATCH,
     ("observer", "watch"): _WATCH,
@@ -146,9 +156,18 @@ class SchedulerState:
         epoch: grows at every start of the scheduler; the first half of every token.
         cluster: the name to give to peers.
         auth: whether peers had to prove who they are; observers are told.
+        wall_offset_s: what the wall clock is ahead of monotonic time.
     """
 
-    def __init__(self, settings: SchedulerSettings, epoch: int, cluster: str, *, auth: bool) -> None:
+    def __init__(
+        self,
+        settings: SchedulerSettings,
+        epoch: int,
+        cluster: str,
+        *,
+        auth: bool,
+        wall_offset_s: float = 0.0,
+    ) -> None:
         self.books = Books(
             settings,
             epoch,
@@ -156,6 +175,7 @@ class SchedulerState:
             auth,
             functions=DefinitionBook(settings.max_function_bytes, settings.max_unused_functions),
             bundles=DefinitionBook(settings.max_bundle_bytes, settings.max_unused_functions),
+            wall_offset_s=wall_offset_s,
         )
         self._restating: Restating | None = None
 
@@ -219,6 +239,22 @@ class SchedulerState:
     def tick(self, now: float) -> None:
         """Time has passed: do what is due."""
         self.books.timers.run(now)
+
+    def stored(self, number: int) -> None:
+        """What `Effects.spills` asked for is in a file."""
+        spilling.stored(self.books, number)
+
+    def not_stored(self, number: int, why: str, now: float) -> None:
+        """What `Effects.spills` asked for could not be written."""
+        spilling.not_stored(self.books, number, why, now)
+
+    def loaded(self, number: int, message: TasksSettled | TasksFailed) -> None:
+        """What `Effects.loads` asked for was read."""
+        spilling.loaded(self.books, number, message)
+
+    def unreadable(self, number: int, why: str) -> None:
+        """What `Effects.loads` asked for is not in its file any more."""
+        spilling.unreadable(self.books, number, why)
 
     def committed(self, batch: int) -> None:
         """All records up to those of a batch are durable; what waited for them may leave."""

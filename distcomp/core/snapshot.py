@@ -222,4 +222,6 @@ def totals_of(books: Books, now: float) -> Totals:
         nonsense=counts.nonsense,
         bundles=len(books.bundles),
         bundle_bytes=books.bundles.held_bytes,
+        unread_bytes=books.unread_bytes,
+        spilled_bytes=books.spilled_bytes,
     )

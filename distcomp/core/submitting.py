@@ -77,7 +77,7 @@ def on_submit(books: Books, link: Link, message: Submit, now: float) -> None:
         books.refuse(link, "role", "a client submits to its own session only")
         return
     if counter in session.finished:
-        _accept(books, link, message, message.start + message.tasks)
+        _answer_late(books, link, session, message)
         return
     array = session.arrays.get(counter)
     refusal = _objection(books, session, array, message)
@@ -99,6 +99,17 @@ def on_submit(books: Books, link: Link, message: Submit, now: float) -> None:
     _accept(books, link, message, array.accepted)
 
 
+def _answer_late(books: Books, link: Link, session: Session, message: Submit) -> None:
+    """Answer a submit to a finished array: it is sent again, or it comes after the array was ended."""
+    past = session.past.get(message.array[1])
+    stop = message.start + message.tasks
+    if past is None or stop <= past.tasks:
+        _accept(books, link, message, stop)
+        return
+    text = f"the array was ended at {past.tasks} tasks while its client was away, or by somebody else"
+    books.send(link.peer, SubmitRefused(message.array, message.start, "expired", text))
+
+
 def _accept(books: Books, link: Link, message: Submit, tasks: int) -> None:
     books.effects.acks.setdefault(link.peer, []).append(Accepted(message.array, tasks))
 
@@ -113,9 +124,11 @@ def _objection(
         if array.options != message.options or array.definition.id != message.function:
             return "options", "an array has one function and one set of options"
         if array.closed and message.start + message.tasks > accepted:
-            return "closed", f"the array was closed at {accepted} tasks"
+            return "expired" if array.cut else "closed", f"the array was closed at {accepted} tasks"
     elif len(session.arrays) >= books.settings.max_arrays:
         return "full", f"the session has {len(session.arrays)} unfinished arrays"
+    elif session.run and len(session.arrays) + len(session.past) >= books.settings.max_run_arrays:
+        return "full", f"the run has {len(session.arrays) + len(session.past)} arrays"
     if message.start > accepted:
         return "gap", f"{accepted} tasks were accepted, the next cannot begin at {message.start}"
     return _lack_of_room(books, message)

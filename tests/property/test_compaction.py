@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import settings
@@ -9,7 +10,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule
 from test_remembering import RememberingMachine
 
-from distcomp.config import SchedulerSettings
 from distcomp.core.image import Image
 from distcomp.records import CompactionBegan, unpack
 
@@ -22,9 +22,7 @@ class CompactingMachine(RememberingMachine):
 
     def begin_state(self) -> None:
         super().begin_state()
-        self.state.books.settings = SchedulerSettings(
-            reconnect_grace_s=2.0, client_grace_s=10.0, restate_objects=5
-        )
+        self.state.books.settings = replace(self.settings_of_state, restate_objects=5)
         self.compacted = False
         self.opened_at = -1
 
@@ -53,9 +51,7 @@ class CompactingMachine(RememberingMachine):
     @rule(objects=st.sampled_from([1, 3, 1000]))
     def pace_changes(self, objects: int) -> None:
         """So many records of what lives are said in a turn."""
-        self.state.books.settings = SchedulerSettings(
-            reconnect_grace_s=2.0, client_grace_s=10.0, restate_objects=objects
-        )
+        self.state.books.settings = replace(self.settings_of_state, restate_objects=objects)
 
     @rule(turns=st.integers(1, 10))
     def nothing_happens(self, turns: int) -> None:

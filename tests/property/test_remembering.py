@@ -17,7 +17,12 @@ from distcomp.core.scheduler_state import SchedulerState
 
 def remembered(state: SchedulerState) -> dict[Any, Any]:
     """All of a scheduler's books that must be the same after a restart."""
-    return {session.id: _of_session(session) for session in state.books.sessions.values()}
+    books = state.books
+    return {
+        "runs": {key: session.id for key, session in books.runs.items()},
+        "ended": dict(books.ended_runs),
+        **{session.id: _of_session(session) for session in books.sessions.values()},
+    }
 
 
 def _of_session(session: Any) -> dict[str, Any]:
@@ -25,8 +30,11 @@ def _of_session(session: Any) -> dict[str, Any]:
         "owner": session.owner.name,
         "closed": session.closed,
         "seq": session.seq,
-        "outbox": {seq: message for seq, (message, _) in session.outbox.items()},
+        "run": (session.run, session.opening.nonce, session.opening.host, session.opening.pid),
+        "outbox": {seq: outcome.message for seq, outcome in session.outbox.by_seq.items()},
         "finished": list(session.finished),
+        "past": session.past,
+        "received": {counter: list(received) for counter, received in session.received.items()},
         "arrays": {counter: _of_array(array) for counter, array in session.arrays.items()},
     }
 
@@ -55,7 +63,7 @@ def _indexes(spans: Any) -> set[int]:
 class RememberingMachine(SchedulerMachine):
     def begin_state(self) -> None:
         self.epoch = 5
-        self.state = SchedulerState(SETTINGS, self.epoch, "c", auth=True)
+        self.state = SchedulerState(self.settings_of_state, self.epoch, "c", auth=True)
         self.state.books.journalled = True
         self.journal: list[bytes] = []
 
@@ -75,7 +83,7 @@ class RememberingMachine(SchedulerMachine):
 
     def recovered(self, epoch: int) -> SchedulerState:
         image = self.image()
-        state = SchedulerState(SETTINGS, epoch, "c", auth=True)
+        state = SchedulerState(self.settings_of_state, epoch, "c", auth=True)
         state.books.journalled = True
         restore(state.books, image, self.now)
         return state

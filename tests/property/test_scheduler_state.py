@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any
+from typing import Any, TypeAlias
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -19,9 +19,13 @@ from distcomp.protocol import (
     CancelTasks,
     CloseSession,
     DefineFunction,
+    ForgetRun,
+    ListRuns,
     OpenSession,
+    RunDescribed,
     SessionOpened,
     Submit,
+    TasksFailed,
     TasksSettled,
 )
 from distcomp.rows import Failure, HeldLease, RunningTask, TaskOptions, Versions
@@ -48,7 +52,8 @@ OPTIONS = (
     TaskOptions(max_attempts=2, retries=1),
     TaskOptions(detach=True),
 )
-SETTINGS = SchedulerSettings(reconnect_grace_s=2.0, client_grace_s=10.0)
+SETTINGS = SchedulerSettings(reconnect_grace_s=2.0, client_grace_s=10.0, result_retention_s=30.0)
+Outcome: TypeAlias = TasksSettled | TasksFailed
 BLOB = b"function"
 FUNCTION = blake2b(BLOB, digest_size=32).digest()
 
@@ -61,6 +66,8 @@ class Tasks:
     accepted: int = 0
     closed: bool = False
     settled: set[int] = field(default_factory=set)
+    expired: set[int] = field(default_factory=set)
+    received: set[int] = field(default_factory=set)
     cancelled: set[int] = field(default_factory=set)
     held: dict[int, Any] = field(default_factory=dict)
     failures: dict[int, int] = field(default_factory=dict)
@@ -86,8 +93,20 @@ class Client:
     peer: int | None
     away_since: float = 0.0
     gone: bool = False
-    unacked: dict[int, TasksSettled] = field(default_factory=dict)
+    left: bool = False
+    run: str = ""
+    nonce: bytes = b""
+    unacked: dict[int, Outcome] = field(default_factory=dict)
     arrays: dict[int, Tasks] = field(default_factory=dict)
+
+    @property
+    def owed(self) -> set[tuple[int, int]]:
+        """The tasks with an outcome that was not acknowledged."""
+        return {
+            (counter, index)
+            for counter, tasks in self.arrays.items()
+            for index in tasks.settled - tasks.cancelled - tasks.received
+        }
 
 
 @dataclass
@@ -107,10 +126,19 @@ class Worker:
     running: set[tuple[Any, int]] = field(default_factory=set)
 
 
+def indexes_of(message: Outcome) -> list[int]:
+    if type(message) is TasksFailed:
+        return [index for span in message.spans for index in range(*span)]
+    indexes = [index for start, stop, _ in message.runs for index in range(start, stop)]
+    return indexes + [index for index, _ in message.failures]
+
+
 class SchedulerMachine(RuleBasedStateMachine):
+    settings_of_state = SETTINGS
+
     @initialize()
     def begin(self) -> None:
-        self.now = 0.0
+        self.now = 1.0
         self.begin_state()
         self.clients: list[Client] = []
         self.workers: list[Worker] = []
@@ -118,10 +146,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.seq = 0
 
     def begin_state(self) -> None:
-        self.state = SchedulerState(SETTINGS, 5, "c", auth=True)
+        self.state = SchedulerState(self.settings_of_state, 5, "c", auth=True)
 
     def take_effects(self) -> Any:
         return self.state.take_effects(self.now)
+
+    def use_disk(self, effects: Any) -> None:
+        """Nothing is so large here that it goes to a file."""
+        assert not effects.spills
+        assert not effects.loads
 
     # --- the world ---
 
@@ -139,8 +172,36 @@ class SchedulerMachine(RuleBasedStateMachine):
             if not worker.gone and worker.peer is None and self.now >= worker.away_since + worker.grace_s:
                 self.lose(worker)
         for client in self.clients:
-            if not client.gone and client.peer is None and self.now >= client.away_since + 10.0:
-                self.close(client)
+            if not client.gone and client.peer is None:
+                away_s = self.now - client.away_since
+                if away_s >= SETTINGS.client_grace_s and not client.left:
+                    self.leave_in_model(client)
+                if away_s >= SETTINGS.result_retention_s:
+                    self.drop_in_model(client)
+
+    def leave_in_model(self, client: Client) -> None:
+        """What needs its client ends, and that is told."""
+        client.left = True
+        for tasks in () if client.run else client.arrays.values():
+            if not tasks.options.detach:
+                self.expire_in_model(tasks)
+            tasks.closed = True
+        unfinished = any(not tasks.finished for tasks in client.arrays.values())
+        if not client.run and not unfinished and not client.owed:
+            client.gone = True
+
+    def expire_in_model(self, tasks: Tasks) -> None:
+        for index in tasks.open:
+            tasks.settled.add(index)
+            tasks.held.pop(index, None)
+            tasks.expired.add(index)
+
+    def drop_in_model(self, client: Client) -> None:
+        client.gone = True
+        client.unacked.clear()
+        for tasks in client.arrays.values():
+            self.cancel_in_model(tasks, range(tasks.accepted))
+            tasks.closed = True
 
     def lose(self, worker: Worker) -> None:
         worker.gone = True
@@ -184,6 +245,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             for peer, sent in messages.items():
                 for message in sent:
                     self.deliver(peer, message)
+        self.use_disk(effects)
         assert not [close for close in effects.closes if "nonsense" in close.reason]
 
     def deliver(self, peer: int, message: Any) -> None:
@@ -191,8 +253,10 @@ class SchedulerMachine(RuleBasedStateMachine):
             if worker.peer == peer:
                 self.to_worker(worker, message)
         for client in self.clients:
-            if client.peer == peer and type(message) is TasksSettled:
+            if client.peer == peer and type(message) in (TasksSettled, TasksFailed):
                 self.to_client(client, message)
+            elif client.peer == peer and type(message) is RunDescribed:
+                self.described(client, message)
 
     def to_worker(self, worker: Worker, message: Any) -> None:
         kind = type(message)
@@ -230,15 +294,25 @@ class SchedulerMachine(RuleBasedStateMachine):
         worker.leases[grant.token] = set(range(grant.start, grant.stop))
         worker.arrays[grant.token] = (client, tasks)
 
-    def to_client(self, client: Client, message: TasksSettled) -> None:
+    def described(self, client: Client, message: RunDescribed) -> None:
+        assert not message.more
+        rows = {
+            counter: (tasks.accepted, len(tasks.settled), tasks.finished or tasks.closed)
+            for counter, tasks in client.arrays.items()
+        }
+        assert {row.number: (row.tasks, row.settled, row.closed) for row in message.arrays} == rows
+        for row in message.arrays:
+            told = {index for span in row.received for index in range(*span)}
+            tasks = client.arrays[row.number]
+            assert told - tasks.cancelled == tasks.received - tasks.cancelled
+
+    def to_client(self, client: Client, message: Outcome) -> None:
         if message.seq in client.unacked:
             assert client.unacked[message.seq] == message
             return
         client.unacked[message.seq] = message
         tasks = client.arrays[message.array[1]]
-        indexes = [index for start, stop, _ in message.runs for index in range(start, stop)]
-        indexes += [index for index, _ in message.failures]
-        for index in indexes:
+        for index in indexes_of(message):
             if index not in tasks.cancelled:
                 assert index in tasks.settled
                 assert index not in tasks.outcomes
@@ -250,15 +324,26 @@ class SchedulerMachine(RuleBasedStateMachine):
         found = [each for each in getattr(self, kind) if each.peer is not None and not each.gone]
         return data.draw(st.sampled_from(found)) if found else None
 
-    @rule(owner=st.sampled_from(["ann", "bob"]), python=st.sampled_from(PYTHONS))
+    @rule(owner=st.sampled_from(["ann", "bob"]), python=st.sampled_from(PYTHONS), names=st.booleans())
     @precondition(lambda self: len(self.clients) < 4)
-    def client_comes(self, owner: str, python: str) -> None:
-        peer = self.connect("client", owner)
-        session = len(self.clients).to_bytes(16, "big")
-        self.clients.append(Client(session, owner, python, peer))
-        self.say(peer, OpenSession(session, Versions("0", python, "3"), "h", 1, "p", b"", False))
-        self.say(peer, DefineFunction(FUNCTION, "f", BLOB))
+    def client_comes(self, owner: str, python: str, *, names: bool) -> None:
+        number = len(self.clients)
+        client = Client(number.to_bytes(16, "big"), owner, python, None)
+        if names:
+            client.run, client.nonce = f"run {number}", b"1"
+        self.clients.append(client)
+        self.open(client, resumes=False)
         self.turn()
+
+    def open(self, client: Client, *, resumes: bool = True) -> None:
+        client.peer = self.connect("client", client.owner)
+        client.left = False
+        versions = Versions("0", client.python, "3")
+        opening = OpenSession(
+            client.session, versions, "h", 1, "p", b"", resumes, run=client.run, nonce=client.nonce
+        )
+        self.say(client.peer, opening)
+        self.say(client.peer, DefineFunction(FUNCTION, "f", BLOB))
 
     @rule(slots=st.integers(1, 3), python=st.sampled_from(PYTHONS))
     @precondition(lambda self: len(self.workers) < 5)
@@ -398,6 +483,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         if client is None:
             return
         self.say(client.peer, AckOutcomes(tuple(client.unacked)))
+        for message in client.unacked.values():
+            client.arrays[message.array[1]].received.update(indexes_of(message))
         client.unacked.clear()
         self.turn()
 
@@ -445,27 +532,31 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.register(worker)
         self.turn()
 
-    @rule(data=st.data())
-    def client_comes_back(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), other=st.booleans())
+    def client_comes_back(self, data: st.DataObject, *, other: bool) -> None:
         away = [client for client in self.clients if client.peer is None and not client.gone]
         if not away:
             return
         client = data.draw(st.sampled_from(away))
-        client.peer = self.connect("client", client.owner)
-        versions = Versions("0", client.python, "3")
-        self.say(client.peer, OpenSession(client.session, versions, "h", 1, "p", b"", True))
-        self.say(client.peer, DefineFunction(FUNCTION, "f", BLOB))
+        if client.run and other:
+            client.nonce += b"1"
+            for tasks in client.arrays.values():
+                tasks.closed = True
+        self.open(client)
         effects = self.state.books.effects
         told = [*effects.sends.get(client.peer, ()), *effects.acks.get(client.peer, ())]
         opened = told[0]
         assert type(opened) is SessionOpened
         known = {array[1]: count for array, count in opened.known}
-        assert known == {
+        unfinished = {
             counter: tasks.accepted for counter, tasks in client.arrays.items() if not tasks.finished
         }
-        resent = [message.seq for message in told if type(message) is TasksSettled]
-        assert set(client.unacked) <= set(resent)
+        assert known == ({} if client.run else unfinished)
+        self.resent(client, [message.seq for message in told if type(message) in (TasksSettled, TasksFailed)])
         self.turn()
+
+    def resent(self, client: Client, seqs: list[int]) -> None:
+        assert set(client.unacked) <= set(seqs)
 
     @rule(data=st.data())
     def drain(self, data: st.DataObject) -> None:
@@ -492,11 +583,48 @@ class SchedulerMachine(RuleBasedStateMachine):
         client = self.some(data, "clients")
         if client is None:
             return
-        self.close(client)
-        self.say(client.peer, CloseSession())
+        peer = client.peer
+        if client.run:
+            client.peer, client.away_since = None, self.now
+            for tasks in client.arrays.values():
+                tasks.closed = True
+        else:
+            self.close(client)
+        self.say(peer, CloseSession())
         self.turn()
 
-    @rule(step_s=st.sampled_from([0.001, 0.1, 1.0, 3.0, 11.0]))
+    @rule(data=st.data())
+    def forget_run(self, data: st.DataObject) -> None:
+        named = [client for client in self.clients if client.run and not client.gone]
+        if not named:
+            return
+        client = data.draw(st.sampled_from(named))
+        peer = self.connect("client", client.owner)
+        if client.peer is None:
+            self.drop_in_model(client)
+        self.say(peer, ForgetRun(1, client.run))
+        effects = self.state.books.effects
+        (answer,) = [*effects.sends.get(peer, ()), *effects.acks.get(peer, ())]
+        assert answer.code == ("forgotten" if client.gone else "taken")
+        self.turn()
+
+    @rule(owner=st.sampled_from(["ann", "bob"]))
+    def list_runs(self, owner: str) -> None:
+        peer = self.connect("client", owner)
+        self.say(peer, ListRuns(1))
+        (listed,) = self.state.books.effects.sends[peer]
+        mine = [client for client in self.clients if client.run and not client.gone and client.owner == owner]
+        assert {row.run: (row.tasks, row.settled) for row in listed.runs} == {
+            client.run: (
+                sum(tasks.accepted for tasks in client.arrays.values()),
+                sum(len(tasks.settled) for tasks in client.arrays.values()),
+            )
+            for client in mine
+        }
+        assert all((row.left_at == 0.0) == (row.drop_at == 0.0) for row in listed.runs)
+        self.turn()
+
+    @rule(step_s=st.sampled_from([0.001, 0.1, 1.0, 3.0, 11.0, 31.0]))
     def wait(self, step_s: float) -> None:
         self.now += step_s
         self.turn()
@@ -553,6 +681,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 for token in list(worker.leases) if worker.peer is not None and not worker.gone else ():
                     self.finish_lease(worker, token)
         assert not self.open_arrays()
+        self.settle_everything()
 
     def open_arrays(self) -> list[Tasks]:
         return [tasks for client in self.clients for tasks in client.arrays.values() if tasks.open]
@@ -562,14 +691,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         if client.gone:
             return
         if client.peer is None:
-            client.peer = self.connect("client", client.owner)
-            versions = Versions("0", client.python, "3")
-            self.say(client.peer, OpenSession(client.session, versions, "h", 1, "p", b"", True))
-            self.say(client.peer, DefineFunction(FUNCTION, "f", BLOB))
+            self.open(client)
         for counter, tasks in client.arrays.items():
             tasks.closed = True
             name = (client.session, counter)
             self.say(client.peer, Submit(name, FUNCTION, tasks.options, tasks.accepted, 0, b"", True))
+
+    def settle_everything(self) -> None:
+        """Whoever has a connection gets all outcomes there are."""
 
     def finish_lease(self, worker: Worker, token: Any) -> None:
         _, tasks = worker.arrays[token]

@@ -21,7 +21,9 @@ from distcomp.records import (
     ClientCame,
     ClientLeft,
     CompactionBegan,
+    CompactionEnded,
     EpochBegan,
+    FailureRestated,
     FunctionDefined,
     IndexesReturned,
     JournalBegan,
@@ -89,6 +91,8 @@ ONE_OF_EACH = [
     SpansFailed(ARRAY, 3, ((5, 8),), FAILED),
     PastArrayRestated(ARRAY, FUNCTION, "f", 15, 1),
     ReceivedRestated(ARRAY, ((0, 4),)),
+    FailureRestated(ARRAY, 3, ((5, 8),), FAILED),
+    CompactionEnded(),
 ]
 
 
@@ -118,6 +122,7 @@ def test_tags_are_settled_for_good() -> None:
         31: "LeaseRestated",
         32: "IndexesReturned",
         33: "TaskTried",
+        34: "CompactionEnded",
         40: "TasksEnded",
         41: "TasksCancelled",
         42: "OutcomesReceived",
@@ -129,6 +134,7 @@ def test_tags_are_settled_for_good() -> None:
         54: "SpansFailed",
         55: "PastArrayRestated",
         56: "ReceivedRestated",
+        57: "FailureRestated",
     }
 
 

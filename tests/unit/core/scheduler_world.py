@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from distcomp.config import SchedulerSettings
 from distcomp.core import invariants
 from distcomp.core.scheduler_state import SchedulerState
-from distcomp.protocol import CancelTasks, DefineFunction, OpenSession, Submit, TasksSettled
+from distcomp.protocol import CancelTasks, DefineFunction, OpenSession, Submit, TasksFailed, TasksSettled
 from distcomp.rows import Failure, RunningTask, TaskOptions, Versions
 from distcomp.worker_protocol import GrantLease, LeaseReturned, LeaseSettled, RegisterWorker, SlotsReported
 
@@ -150,6 +150,9 @@ class SchedulerWorld:
             for start, stop, _ in message.runs:
                 learned.update(dict.fromkeys(range(start, stop), "ok"))
             learned.update({index: failure.kind for index, failure in message.failures})
+        for message in self.got(peer, TasksFailed):
+            for span in message.spans:
+                learned.update(dict.fromkeys(range(*span), message.failure.kind))
         return learned
 
     def teach(self, worker: int, client: int, seconds: float, array: int = 900) -> None:

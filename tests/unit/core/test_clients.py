@@ -46,11 +46,13 @@ def test_a_resumed_session_hears_what_is_known_of_its_arrays() -> None:
 
 
 def test_a_session_ends_when_its_client_stays_away() -> None:
-    world = SchedulerWorld()
+    world = SchedulerWorld(result_retention_s=100.0)
     worker, client = world.worker(), world.client()
     world.submit(client, 0, 3)
     world.cut(client)
     world.wait(60.0)
+    assert len(world.books.sessions) == 1
+    world.wait(40.0)
     assert world.got(worker, EndSession) == [EndSession(client.to_bytes(16, "big"))]
     assert world.books.sessions == {}
     back = world.connect("client", "ann")
@@ -113,7 +115,7 @@ def test_a_closed_session_is_not_expired_again() -> None:
     world.cut(client)
     world.wait(60.0)
     session = world.books.sessions[client.to_bytes(16, "big")]
-    assert session.closed
+    assert session.left
     world.wait(60.0)
     assert session.arrays
 
@@ -160,7 +162,9 @@ def test_a_session_that_does_not_read_can_expire() -> None:
     world.settle(worker, world.grants(worker)[0].token, (1, 2), busy_s=1.0)
     world.cut(client)
     world.wait(60.0)
-    assert len(world.grants(worker)) == 1
+    assert world.books.paused
+    world.wait(7 * 86400.0)
+    assert world.books.sessions == world.books.paused == {}
 
 
 def test_a_user_hears_once_that_nobody_fits() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from scheduler_world import SchedulerWorld
 
+from distcomp.core.flow import pause, resume
 from distcomp.core.leases import lease_length
 from distcomp.rows import TaskOptions
 
@@ -33,11 +34,11 @@ def test_a_lease_stays_within_its_chunk() -> None:
     (grant,) = world.grants(worker)
     assert (grant.start, grant.stop) == (0, 2)
     world.settle(worker, grant.token, (0, 2), busy_s=1e-6)
-    world.books.sessions[client.to_bytes(16, "big")].paused = True
+    session = world.books.sessions[client.to_bytes(16, "big")]
+    pause(world.books, session)
     world.submit(client, 0, 3, start=2, last=False, chunk=b"two")
     world.submit(client, 0, 90, start=5, chunk=b"three")
-    world.books.sessions[client.to_bytes(16, "big")].paused = False
-    world.pool.queue.offer(world.books.sessions[client.to_bytes(16, "big")].arrays[0])
+    resume(world.books, session)
     world.turn()
     (grant, *_) = world.grants(worker)
     assert (grant.start, grant.stop, grant.chunk) == (2, 5, b"two")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from scheduler_world import SchedulerWorld
 
-from distcomp.protocol import TasksBegan, TasksSettled
+from distcomp.protocol import TasksBegan, TasksFailed, TasksSettled
 from distcomp.rows import TaskOptions
 from distcomp.worker_protocol import LeaseSettled
 
@@ -176,8 +176,8 @@ def test_a_session_that_nobody_can_prepare_a_slot_for_fails() -> None:
     (grant,) = world.grants(worker)
     world.give_back(worker, grant.token, (0, 1), reason="unprepared")
     assert world.outcomes(client) == dict.fromkeys(range(5), "unloadable")
-    (message,) = world.got(client, TasksSettled)
-    assert "3 times in a row, at last by worker w1 on h" in message.failures[0][1].text
+    (message,) = world.got(client, TasksFailed)
+    assert "3 times in a row, at last by worker w1 on h" in message.failure.text
     world.wait(1.0)
     world.submit(client, 1, 1)
     assert len(world.grants(worker)) == 1, "what is submitted later has a chance of its own"

@@ -35,7 +35,8 @@ LONG = float(os.environ.get("CHAOS_LONG", "1"))
 """How many times as long as in CI the runs are: set the variable for the long runs."""
 
 FOLDER = Path(__file__).resolve().parent
-END_S = 120.0
+END_S = float(os.environ.get("CHAOS_END_S", "120"))
+"""How long a client may take to its end once nothing goes wrong any more."""
 
 
 class Run:

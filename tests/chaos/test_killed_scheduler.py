@@ -8,6 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 import chaos_work
+from checker import Evidence
 from clusters import until
 from faults import pauses
 from harness import LONG, Run
@@ -57,11 +58,17 @@ def test_kills_under_load_lose_nothing(cluster: Programs, tmp_path: Path) -> Non
     assert delays_s[int(0.99 * len(delays_s))] <= FIRST_ACK_S * slowness
 
 
+def begun_for_s(run: Run, tasks: int) -> float:
+    """How long ago the last of so many tasks began; 0 if not all have."""
+    begun = [some[-1].began_at for some in read_ledger(run.ledger).values()]
+    return time.monotonic() - max(begun) if len(begun) == tasks else 0.0
+
+
 def test_running_tasks_are_adopted(cluster: Programs, tmp_path: Path) -> None:
     run, gate = Run(cluster, tmp_path), tmp_path / "gate"
     run.begin(workers=2, slots=8)
     client = run.load(tasks=40, block=20, lanes=2, gate=str(gate), once_block=2, single_s=0.0)
-    until(lambda: len(read_ledger(run.ledger)) == 16, "all slots work")
+    until(lambda: begun_for_s(run, 16) > Evidence.unwritten_s, "all slots work, and have for a while")
     for _ in range(int(3 * LONG)):
         run.kill_scheduler()
         run.await_workers(2)

@@ -13,6 +13,7 @@ Law of the file `<path>`:
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import time
@@ -38,6 +39,8 @@ APPLICATION = 0x64635331
 
 FORMAT = 1
 _PAUSE_S = 0.01
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+_FULL = "no room for the store {}: free some on that disk"
 
 _TABLES = """
 CREATE TABLE functions (
@@ -94,6 +97,8 @@ def open_store(path: Path, settings: StoreSettings, *, must_exist: bool = False)
         connection = sqlite3.connect(
             str(path), isolation_level=None, check_same_thread=False, timeout=settings.store_busy_s
         )
+        # A damaged row may hold any bytes as text, and has to be seen as what it is.
+        connection.text_factory = lambda text: text.decode(errors="replace")
         try:
             _prepare(connection, path, settings)
         except BaseException:
@@ -135,9 +140,10 @@ def _use_log(connection: sqlite3.Connection, path: Path, settings: StoreSettings
 
 def _is_new(connection: sqlite3.Connection, path: Path) -> bool:
     """Whether nothing was ever written; raises if what was is no store of this version."""
+    # In this order, as another process may make it meanwhile, the mark and the tables at once.
+    ((tables,),) = connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
     ((application,),) = connection.execute("PRAGMA application_id").fetchall()
     ((version,),) = connection.execute("PRAGMA user_version").fetchall()
-    ((tables,),) = connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
     if application == 0 and not tables:
         return True
     if application != APPLICATION:
@@ -178,12 +184,14 @@ def translated(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         raise _meaning(path, str(error)) from error
     except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise StoreFullError(_FULL.format(path)) from error
         raise StoreError(f"the store {path} cannot be used: {error}") from error
 
 
 def _meaning(path: Path, said: str) -> StoreError:
     if "full" in said:
-        return StoreFullError(f"no room for the store {path}: free some on that disk")
+        return StoreFullError(_FULL.format(path))
     if "locked" in said:
         return StoreBusyError(
             f"the store {path} is busy: other processes write to it without a pause (store_busy_s)"

@@ -51,6 +51,7 @@ FLOORS: dict[str, int] = {
     "slot_process": 3,
     "slots": 3,
     "store": 3,
+    "store_export": 3,
     "store_file": 3,
     "store_files": 3,
     "store_reader": 3,
@@ -135,6 +136,7 @@ FAMILIES: list[set[str]] = [
     },
     {
         "store",
+        "store_export",
         "store_file",
         "store_files",
         "store_reader",

@@ -18,6 +18,7 @@ COMMANDS = {
     "join": "save a join string, so that clients on this host find the cluster",
     "access": "show or create join strings, on the scheduler's host",
     "token": "create, list and revoke tokens for the HTTP gateway, on its host",
+    "runs": "what a store on this machine has of runs: list, show, export, forget",
     "config": "every setting, and where it comes from",
     "version": "print the versions that peers compare",
 }

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from distcomp.errors import UnpicklableResultError
 from distcomp.payload.chunks import Packed, pack
 from distcomp.payload.culprit import describe
-from distcomp.payload.pickler import NO_DEFINITIONS, Boxed, box, definitions_of, loads
+from distcomp.payload.pickler import NO_DEFINITIONS, Boxed, box, definitions_of, dumps, loads
 from distcomp.payload.plain import PLAIN_TYPES, dump_plain
 
 if TYPE_CHECKING:
@@ -130,6 +130,14 @@ class Results(Sequence[Any]):
         if not self._boxed or index % len(self._values) not in self._boxed:
             return value
         return loads(value, "the result", self._definitions)
+
+    def pickled(self, index: int) -> bytes:
+        """One result as a pickle that needs nothing beside it; most are not unpickled for that."""
+        value = self._values[index]
+        if index not in self._boxed:
+            return dump_plain(value)
+        boxed: bytes = value
+        return dumps(self[index], shares_path=True) if self._definitions else boxed
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._values) if not self._boxed else map(self.__getitem__, range(len(self._values)))

@@ -265,6 +265,9 @@ class SchedulerSettings(Settings):
     max_spill_bytes: int = setting(
         64 << 30, "bytes of results in files with which nothing more runs of who has some there", low=1
     )
+    spill_segment_bytes: int = setting(
+        64 << 20, "bytes after which another file for results is begun", low=1 << 12
+    )
     spill_retry_s: float = setting(
         5.0, "seconds before results are written to files again after that failed", low=0.01
     )
@@ -451,6 +454,10 @@ class ClientSettings(Settings):
         10_000, "lines of tasks that wait until what they are printed to takes them", low=1
     )
     close_s: float = setting(5.0, "seconds that closing a client may take once its tasks have ended")
+    max_runs: int = setting(16, "runs that a client has open, each by a connection of its own", low=1)
+    run_taken_s: float = setting(
+        3.0, "seconds for which a run is tried to be opened that another process has open, or seems to have"
+    )
 
 
 # --- addresses, names, folders --------------------------------------------------------------------

@@ -11,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
+import tempfile
 import time
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distcomp import transport
@@ -23,6 +25,7 @@ from distcomp.errors import ConfigError, ProtocolError
 from distcomp.ids import Peer
 from distcomp.protocol import Refused
 from distcomp.scheduler_memory import SchedulerMemory
+from distcomp.spill import FileNews, SpillFiles
 from distcomp.transport import Connection
 
 if TYPE_CHECKING:
@@ -69,9 +72,20 @@ class SchedulerProgram:
         self._settings = settings
         self._access = access
         self._log = log
-        self.memory = None if journal is None else SchedulerMemory(journal, log)
+        self._files = SpillFiles(
+            Path(tempfile.gettempdir()) if journal is None else journal.path.parent,
+            memory_bytes=settings.max_outcome_memory_bytes,
+            segment_bytes=settings.spill_segment_bytes,
+        )
+        self.memory = None if journal is None else SchedulerMemory(journal, log, self._files)
         epoch = time.time_ns() if self.memory is None else self.memory.read()
-        self._state = SchedulerState(settings, epoch, access.cluster_name, auth=settings.auth)
+        self._state = SchedulerState(
+            settings,
+            epoch,
+            access.cluster_name,
+            auth=settings.auth,
+            wall_offset_s=time.time() - time.monotonic(),
+        )
         if self.memory is not None:
             self.memory.recall(self._state, time.monotonic())
         self._numbers = count(1)
@@ -98,6 +112,7 @@ class SchedulerProgram:
             JournalError: the journal cannot be written.
         """
         self._loop = asyncio.get_running_loop()
+        self._files.start(self._loop.call_soon_threadsafe, self._on_file_news)
         if sockets is None:
             check_exposure(self._settings, [self._settings.host])
             sockets = transport.bind(self._settings.host, self._settings.port)
@@ -150,6 +165,7 @@ class SchedulerProgram:
             JournalError: not all of it could be.
         """
         await self.wait_stopped()
+        await asyncio.to_thread(self._files.close)
         if self.memory is not None:
             await asyncio.to_thread(self.memory.close)
 
@@ -242,6 +258,8 @@ class SchedulerProgram:
             for peer, acks in effects.acks.items():
                 effects.sends.setdefault(peer, []).extend(acks)
         self._send(effects.sends)
+        if effects.spills or effects.loads or effects.unspills:
+            self._files.work(effects.spills, effects.loads, effects.unspills)
         for peer, reason in effects.closes:
             if peer in self._peers:
                 self._log("debug", "peer closed", peer=self._peers[peer].address, reason=reason)
@@ -256,6 +274,19 @@ class SchedulerProgram:
             connection = self._peers.get(peer)
             if connection is not None:
                 connection.send(messages)
+
+    def _on_file_news(self, news: list[FileNews]) -> None:
+        state = self._state
+        for what, number, message, why in news:
+            if what == "stored":
+                state.stored(number)
+            elif what == "failed":
+                state.not_stored(number, why, time.monotonic())
+            elif message is not None:
+                state.loaded(number, message)
+            else:
+                state.unreadable(number, why)
+        self._plan_turn()
 
     def _on_alarm(self) -> None:
         self._state.tick(time.monotonic())

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from distcomp.core.effects import Effects
+    from distcomp.core.image import OutcomeFiles
     from distcomp.core.recovery import Restored
     from distcomp.core.scheduler_state import SchedulerState
     from distcomp.errors import JournalError, JournalFullError
@@ -39,13 +40,16 @@ class SchedulerMemory:
     Args:
         journal: opened, and not read yet.
         log: takes facts as `log(level, text, **values)`.
+        files: where results go that are too many for memory.
 
     Attributes:
         restored: what was there of before; None until `recall`.
         failure: why nothing more is written, once that is so.
     """
 
-    def __init__(self, journal: Journal, log: Callable[..., None]) -> None:
+    def __init__(
+        self, journal: Journal, log: Callable[..., None], files: OutcomeFiles | None = None
+    ) -> None:
         self.restored: Restored | None = None
         self.failure: JournalError | None = None
         self._journal = journal
@@ -53,7 +57,7 @@ class SchedulerMemory:
         self._held: deque[tuple[int, dict[Peer, list[Message]]]] = deque()
         self._committed = 0
         self._looks = self._begins = self._compacts = self._closing = False
-        self._image = Image(compacted=journal.recovered.compacted)
+        self._image = Image(compacted=journal.recovered.compacted, files=files)
 
     @property
     def age_s(self) -> float:

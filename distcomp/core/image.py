@@ -40,7 +40,7 @@ class OutcomeFiles(Protocol):
 
     memory_bytes: int
 
-    def store(self, spill: Spill) -> None:
+    def store(self, spill: Spill, /) -> None:
         """Keep a message under its number."""
 
     def drop(self, number: int) -> None:
@@ -180,6 +180,7 @@ class Image:
         self.files = 0
         self._outcome_bytes = 0
         self._files = files
+        self._memory_bytes = float("inf") if files is None else files.memory_bytes
         self._restating = compacted
         self._compactions = 0
 
@@ -485,12 +486,20 @@ class Image:
         outcome = Outcome(message, message.seq, message.array, size_bytes)
         outcome.spans = spans_of(message)
         session.outbox[message.seq] = outcome
-        if self._files is not None and self._outcome_bytes + size_bytes > self._files.memory_bytes:
-            self.files += 1
-            self._files.store(Spill(self.files, session.beginning.session, message))
+        if self._outcome_bytes + size_bytes > self._memory_bytes and self._is_stored(session, message):
             outcome.number, outcome.message, outcome.here = self.files, None, False
         else:
             self._outcome_bytes += size_bytes
+
+    def _is_stored(self, session: SessionImage, message: TasksSettled | TasksFailed) -> bool:
+        """Try to put a message into a file; without room there, it stays in memory."""
+        assert self._files is not None  # noqa: S101 - without files, memory has no bound
+        self.files += 1
+        try:
+            self._files.store(Spill(self.files, session.beginning.session, message))
+        except OSError:
+            return False
+        return True
 
     def _drop(self, outcome: Outcome) -> None:
         if outcome.here:

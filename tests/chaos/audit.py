@@ -70,6 +70,8 @@ def _take_in(audit: Audit, arrays: dict[Token, tuple[str, int]], record: records
         audit.epochs.append(record.epoch)
     elif isinstance(record, records.TasksAccepted):
         audit.accepted[_array(record)] = record.start + record.tasks
+    elif isinstance(record, records.LeaseRestated):
+        arrays[record.token] = _array(record)
     elif isinstance(record, records.LeaseGranted):
         arrays[record.token] = _array(record)
         audit.granted.update(_tasks(_array(record), [(record.start, record.stop)]))

@@ -31,8 +31,11 @@ from distcomp.config import parse_address
 if TYPE_CHECKING:
     from audit import Audit
 
-LONG = float(os.environ.get("CHAOS_LONG", "1"))
-"""How many times as long as in CI the runs are: set the variable for the long runs."""
+SCALE = float(os.environ.get("CHAOS_SCALE", "1"))
+"""How many times as long as in CI a run is. Many runs are better than long ones: see `rounds.py`."""
+
+SEED = int(os.environ.get("CHAOS_SEED", "1"))
+"""Has faults come at other moments."""
 
 FOLDER = Path(__file__).resolve().parent
 END_S = float(os.environ.get("CHAOS_END_S", "120"))
@@ -92,9 +95,11 @@ class Run:
 
     def start_scheduler_again(self) -> float:
         """Start a scheduler where one was; gives when it listens, in monotonic seconds."""
-        self.scheduler = self.cluster.start(
-            *("scheduler", "--quiet", "--name", "test", "--port", str(self.port)), **self._variables
-        )
+        flags = ("--quiet", "--name", "test", "--port", str(self.port))
+        if "CHAOS_DISK_S" in self._variables:
+            self.scheduler = self.cluster.script(FOLDER / "slow_scheduler.py", *flags, **self._variables)
+        else:
+            self.scheduler = self.cluster.start("scheduler", *flags, **self._variables)
         scheduler = self.scheduler
         until(
             lambda: "journal " in self.cluster.said(scheduler) or scheduler.poll() is not None, "a scheduler"

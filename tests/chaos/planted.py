@@ -23,8 +23,8 @@ TIMEOUT_S = 600.0
 ATTEMPTS = 3
 """Runs of a test that may find nothing: some bugs show only if a kill comes in the right millisecond."""
 
-VARIABLES = {"CHAOS_END_S": "30"}
-"""What does not end is given up sooner than else."""
+VARIABLES = {"CHAOS_END_S": "30", "CHAOS_SCALE": "0.5"}
+"""What does not end is given up sooner than else, and half of the faults have to do."""
 
 CAUGHT, MISSED, INVALID = "caught", "MISSED", "INVALID"
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from typing import TYPE_CHECKING
 
 from faults import Fault, dice
-from harness import LONG, Run
+from harness import SCALE, SEED, Run
 
 if TYPE_CHECKING:
     import subprocess
@@ -15,10 +16,10 @@ if TYPE_CHECKING:
 
     from clusters import Programs
 
-KILLING_S = 12 * LONG
+KILLING_S = 12 * SCALE
 EVERY_S = 0.2
 WORKERS = 3
-ROUNDS = int(2 * LONG)
+ROUNDS = math.ceil(2 * SCALE)
 
 PATIENT = {"DISTCOMP_CRASH_LIMIT": "1000", "DISTCOMP_LOSS_LIMIT": "1000"}
 """Tasks that are hit by many faults do not fail for it: what is asked is that all are done."""
@@ -28,7 +29,7 @@ ENDS = frozenset({"TaskCrashedError", "TaskLostError"})
 
 
 def test_random_kills_of_workers_and_slots_lose_nothing(cluster: Programs, tmp_path: Path) -> None:
-    run, chance = Run(cluster, tmp_path), dice(2)
+    run, chance = Run(cluster, tmp_path), dice(SEED)
     run.begin(workers=WORKERS, **PATIENT)
     client = run.load(until=str(run.enough), block=300, lanes=2, seconds=0.005, once_seconds=0.01)
     run.await_progress(100)

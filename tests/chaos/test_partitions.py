@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from clusters import Programs, programs, until
 from faults import Fault
-from harness import LONG, Run
+from harness import SCALE, Run
 from hosts import not_permitted
 from networks import Network, network
 
@@ -69,7 +70,7 @@ def test_silent_partitions_are_found_and_heal(home: Programs, wires: Network, tm
             single_s=0.1,
         )
         run.await_progress(20)
-        for _ in range(int(LONG)):
+        for _ in range(math.ceil(SCALE)):
             part_and_heal(run, wires)
         run.end(client)
     evidence = run.evidence(may_fail=frozenset({"TaskLostError"}))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from typing import TYPE_CHECKING
 
 from clusters import until
 from faults import Fault
-from harness import LONG, Run
+from harness import SCALE, Run
 
 if TYPE_CHECKING:
     import subprocess
@@ -22,7 +23,7 @@ SILENCE = {
     "DISTCOMP_RECONNECT_GRACE_S": "0.5",
 }
 STOPPED_S = 4.0
-ROUNDS = int(LONG)
+ROUNDS = math.ceil(SCALE)
 
 
 def pause(run: Run, process: subprocess.Popen[str], kind: str) -> None:

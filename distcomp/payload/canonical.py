@@ -24,13 +24,14 @@ from types import (
     CellType,
     CodeType,
     FunctionType,
+    GetSetDescriptorType,
     MemberDescriptorType,
     ModuleType,
 )
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from distcomp.errors import UnstableArgumentError
-from distcomp.payload.modules import is_standard
+from distcomp.payload.modules import INSTALLED, home, is_standard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -272,13 +273,21 @@ class Encoder:
             _refuse(kind, error)
         self.met_own_reduce = self.met_own_reduce or _decides_itself(kind)
         if isinstance(reduced, str):
-            return b"R" + _text(f"{kind.__module__}.{reduced}")
+            return self._named(value, reduced)
         make, args, state, items, pairs = (*reduced, None, None, None)[:5]
         made = self.at("what makes it", make) + self._arguments(make, args)
         held = b"-" if items is None else self._items([*items])
         return (
             b"O" + made + self._given(state) + held + (b"-" if pairs is None else self._mapping(dict(pairs)))
         )
+
+    def _named(self, value: Any, name: str) -> bytes:
+        """What pickle finds again by its name: a function in a decorator's wrapper, or a constant."""
+        module = getattr(value, "__module__", None) or type(value).__module__
+        wrapped = None if home(module) is INSTALLED else getattr(value, "__wrapped__", None)
+        if wrapped is not None:
+            return b"W" + self._refer(type(value)) + self.at("what it wraps", wrapped)
+        return b"R" + _text(f"{module}.{name}")
 
     def _given(self, state: Any) -> bytes:
         """What an object is filled with: most often its attributes, or these and its slots."""
@@ -373,6 +382,7 @@ _EXACT: dict[type, Callable[[Encoder, Any], bytes]] = {
     CellType: Encoder.cell,
     BuiltinFunctionType: Encoder.builtin,
     MemberDescriptorType: Encoder.descriptor,
+    GetSetDescriptorType: Encoder.descriptor,
     memoryview: Encoder.view,
     **dict.fromkeys(_BY_TYPE_ALONE, Encoder.by_type),
 }

@@ -30,7 +30,8 @@ _PYTHON = "version of Python"
 _NO_PART_OF_A_CLASS = frozenset({
     "__abstractmethods__", "__annotate__", "__annotate_func__", "__annotations__", "__annotations_cache__",
     "__dataclass_fields__", "__dataclass_params__", "__dict__", "__doc__", "__firstlineno__", "__module__",
-    "__orig_bases__", "__parameters__", "__qualname__", "__static_attributes__", "__weakref__", "_abc_impl",
+    "__orig_bases__", "__parameters__", "__qualname__", "__slotnames__", "__static_attributes__",
+    "__weakref__", "_abc_impl",
 })  # fmt: skip
 """Members that say nothing about what a class does, or say again what others say."""
 

@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def running_cluster(workers: int, slots: int) -> Iterator[Client]:
-    """A scheduler and `workers` workers of `slots` slots each, and a client of them; all gone afterwards."""
+def running_cluster(workers: int, slots: int, *flags: str) -> Iterator[Client]:
+    """A scheduler and `workers` workers of `slots` slots each, and a client of them; all gone afterwards.
+
+    `flags` are the scheduler's.
+    """
     with tempfile.TemporaryDirectory() as home, contextlib.ExitStack() as stack:
         environment = {**os.environ, "DISTCOMP_HOME": home, "DISTCOMP_LOG_LEVEL": "warning"}
         environment.pop("DISTCOMP_ADDRESS", None)
         scheduler = stack.enter_context(
-            _program("scheduler", "--port", "0", "--name", "bench", env=environment)
+            _program("scheduler", "--port", "0", "--name", "bench", *flags, env=environment)
         )
         assert scheduler.stdout is not None
         scheduler.stdout.readline()

@@ -307,8 +307,13 @@ class JournalFile:
                 self.blobs.store(digest, blob)
         self.blobs.sync()
         with self._on_disk():
-            with self._transaction():
-                self._connection.executemany(_INSERT, rows)
+            if (
+                len(rows) == 1
+            ):  # nearly always; each statement more lets the other thread in, and waits for it
+                self._execute(_INSERT, rows[0])
+            else:
+                with self._transaction():
+                    self._connection.executemany(_INSERT, rows)
             self.next += len(rows)
             self.committed_at = now
             cast("NoteFile", self._note).write(self.next - 1, self.head.created_at)

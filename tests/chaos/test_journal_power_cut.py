@@ -23,6 +23,7 @@ from distcomp.config import JournalSettings
 from distcomp.errors import JournalDamagedError
 from distcomp.ids import ClusterId, FunctionId
 from distcomp.journal import Journal
+from distcomp.journal_rows import CommitRow
 from distcomp.records import CompactionBegan, EpochBegan, FunctionDefined
 
 if TYPE_CHECKING:
@@ -381,6 +382,11 @@ def test_a_large_blob_is_on_the_disk_before_a_commit_names_it(
         done.extend(("name", each.stat().st_ino) for each in names)
 
     class Watched(Connection):
+        def execute(self, statement: str, values: Any = ()) -> list[Any]:
+            if isinstance(values, CommitRow):
+                named.append((values.named(), list(done)))
+            return super().execute(statement, values)
+
         def executemany(self, statement: str, values: list[Any]) -> None:
             named.extend((row.named(), list(done)) for row in values)
             super().executemany(statement, values)

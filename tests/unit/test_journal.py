@@ -145,7 +145,7 @@ class Faulty:
         return getattr(self._connection, name)
 
     def execute(self, statement: str, values: Any = ()) -> Any:
-        if statement == "COMMIT" and self._disk.fault is not None:
+        if statement.startswith(("COMMIT", "INSERT")) and self._disk.fault is not None:
             raise self._disk.fault
         return self._connection.execute(statement, values)
 

@@ -238,6 +238,7 @@ class SpillFiles:
                     self.drop(number)
             if news and self._call_soon is not None:
                 self._call_soon(self._on_news, news)
+            del work, news  # what they hold is not to wait for the next work
 
     def _store(self, spill: Spilled) -> FileNews:
         try:

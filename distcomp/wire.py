@@ -503,18 +503,24 @@ def detach_blobs(
 ) -> Detached:
     """Replace every blob of more than `above_bytes` in `message` by the name of a transfer."""
     blobs: list[tuple[int, bytes]] = []
+    return Detached(_stripped(message, blobs, next_transfer, above_bytes), blobs)
 
-    def strip(value: Any) -> Any:
-        if type(value) is bytes and len(value) > above_bytes:
-            transfer = next_transfer()
-            blobs.append((transfer, value))
-            return msgpack.ExtType(TRANSFER_EXT, _TRANSFER.pack(transfer))
-        if isinstance(value, tuple) and not isinstance(value, msgpack.ExtType):
-            items = [strip(item) for item in value]
-            return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-        return value
 
-    return Detached(strip(message), blobs)
+def _stripped(
+    value: Any, blobs: list[tuple[int, bytes]], next_transfer: Callable[[], int], above_bytes: int
+) -> Any:
+    """A value whose large blobs have gone into `blobs`.
+
+    No closure that calls itself: that would be a cycle, and keep them until the garbage collector comes.
+    """
+    if type(value) is bytes and len(value) > above_bytes:
+        transfer = next_transfer()
+        blobs.append((transfer, value))
+        return msgpack.ExtType(TRANSFER_EXT, _TRANSFER.pack(transfer))
+    if isinstance(value, tuple) and not isinstance(value, msgpack.ExtType):
+        items = [_stripped(item, blobs, next_transfer, above_bytes) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    return value
 
 
 class FrameSplitter:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import gc
+import itertools
 import struct
+import sys
 from typing import Annotated, Any, NamedTuple
 
 import msgpack
@@ -294,3 +297,20 @@ def test_a_small_frame_holds_no_large_blob_and_not_too_much() -> None:
     assert protocol.codec.small_frame([large]) is None
     small = protocol.DefineFunction(b"f" * 32, "f", bytes(INLINE_BLOB_BYTES))
     assert protocol.codec.small_frame([small] * 17) is None
+
+
+class Weighed(NamedTuple):
+    blobs: Any
+
+
+def test_detached_blobs_are_let_go_of_at_once() -> None:
+    blob = b"x" * (INLINE_BLOB_BYTES + 1)
+    before = sys.getrefcount(blob)
+    gc.disable()
+    try:
+        detached = detach_blobs(Weighed((blob,)), itertools.count().__next__)
+        assert len(detached.blobs) == 1
+        del detached
+        assert sys.getrefcount(blob) == before
+    finally:
+        gc.enable()

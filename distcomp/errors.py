@@ -163,6 +163,10 @@ class UsageError(DistcompError):
     """A call that cannot be carried out as made."""
 
 
+class PublishError(UsageError):
+    """A gateway does not take a function, or has none of that name; the text says why."""
+
+
 class DemoError(UsageError):
     """The demo cannot be shown here."""
 

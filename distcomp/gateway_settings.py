@@ -1,17 +1,21 @@
-"""The settings of an HTTP gateway."""
+"""The settings of an HTTP gateway, and where it says how its own user reaches it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from distcomp.config import Settings, WireLimits, setting
+from distcomp.config import Settings, WireLimits, setting, user_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DEFAULT_GATEWAY_PORT = 8077
 
 
 @dataclass(frozen=True, kw_only=True)
 class GatewaySettings(Settings):
-    """The settings of an HTTP gateway."""
+    """The settings of an HTTP gateway, and where it says how its own user reaches it."""
 
     wire: WireLimits = field(default_factory=WireLimits)
     gateway_host: str = setting("127.0.0.1", "the address to listen at for HTTP")
@@ -59,3 +63,8 @@ class GatewaySettings(Settings):
     task_retention_s: float = setting(
         7 * 86400.0, "seconds for which tasks that have ended are kept with their results", low=1
     )
+
+
+def gateway_file(cluster_name: str, folder: Path | None = None) -> Path:
+    """Where a running gateway says how its own user reaches it: its address, and a token."""
+    return (folder or user_folder()) / "gateways" / cluster_name / "gateway.json"

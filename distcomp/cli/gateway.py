@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from distcomp import transport
-from distcomp.access import Access, SchedulerAccess, saved
+from distcomp.access import Access, SchedulerAccess, saved, write_private
 from distcomp.cli import logs
 from distcomp.cli.embedded import watch_owner
 from distcomp.cli.flags import EXIT_ENDED, EXIT_FAILED, Flags, run, secret_text
-from distcomp.cli.reach import find_running
+from distcomp.cli.reach import find_running, owner_of
 from distcomp.cli.settings_flags import add_settings, settings_from
 from distcomp.cli.stopping import Stops
-from distcomp.config import user_folder
+from distcomp.config import state_folder, user_folder
 from distcomp.errors import ConfigError
-from distcomp.gateway_settings import GatewaySettings
+from distcomp.gateway_settings import GatewaySettings, gateway_file
 
 if TYPE_CHECKING:
     import argparse
@@ -79,17 +80,20 @@ def _serve(flags: argparse.Namespace) -> int:
 
 
 async def _run(flags: argparse.Namespace, settings: GatewaySettings, doors: Doors) -> int:
-    serving, url = _make(settings, doors)
+    serving, url, token = _make(settings, doors)
     stops = Stops()
     if flags.owned:
         watch_owner(os.getppid(), stops.ask_now)
     await serving.start()
+    own = gateway_file(doors.cluster_name)
+    write_private(own, json.dumps({"address": url, "token": token, "pid": os.getpid()}) + "\n")
     print(f"gateway of cluster {doors.cluster_name} listens at {url}", flush=True)
     ended = asyncio.ensure_future(serving.wait_ended())
     asked = asyncio.ensure_future(stops.asked.wait())
     try:
         await asyncio.wait([ended, asked], return_when=asyncio.FIRST_COMPLETED)
     finally:
+        own.unlink(missing_ok=True)
         asked.cancel()
         await serving.stop()
     if stops.asked.is_set():
@@ -98,20 +102,34 @@ async def _run(flags: argparse.Namespace, settings: GatewaySettings, doors: Door
     return EXIT_FAILED
 
 
-def _make(settings: GatewaySettings, doors: Doors) -> tuple[Serving, str]:
-    """Everything that is served, and where."""
+def _make(settings: GatewaySettings, doors: Doors) -> tuple[Serving, str, str]:
+    """Everything that is served, where, and a token for this user."""
     from distcomp.gateway.app import Gateway  # noqa: PLC0415 - needs the extra, which `_serve` looked for
     from distcomp.gateway.serving import Serving  # noqa: PLC0415 - the same
+    from distcomp.gateway.shelf import TaskShelf  # noqa: PLC0415 - the same
     from distcomp.gateway.tokens import TokenFile  # noqa: PLC0415 - the same
 
     sockets = transport.bind(settings.gateway_host, settings.gateway_port)
-    host, port = sockets[0].getsockname()[:2]
-    gateway = Gateway(
-        settings, doors, TokenFile(doors.cluster_name), [each.getsockname()[0] for each in sockets]
-    )
+    place = state_folder() / "gateways" / doors.cluster_name / "gateway.db"
+    try:
+        shelf = TaskShelf(place, settings.max_kept_bytes)
+    except BaseException:
+        for each in sockets:
+            each.close()
+        raise
+    tokens = TokenFile(doors.cluster_name)
+    bound = [each.getsockname()[0] for each in sockets]
+    gateway = Gateway(settings, doors, tokens, shelf, bound)
+    url = _url(settings, *sockets[0].getsockname()[:2])
+    return Serving(gateway, settings, sockets), url, tokens.lend(doors.observer().owner)
+
+
+def _url(settings: GatewaySettings, host: str, port: int) -> str:
+    """The address by which this host reaches the gateway."""
     scheme = "https" if settings.tls_certificate else "http"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - read from the socket
     shown = f"[{host}]" if ":" in host else host
-    return Serving(gateway, settings, sockets), f"{scheme}://{shown}:{port}{settings.root_path.rstrip('/')}"
+    return f"{scheme}://{shown}:{port}{settings.root_path.rstrip('/')}"
 
 
 def _check_exposure(settings: GatewaySettings) -> None:
@@ -150,7 +168,7 @@ def _doors(flags: argparse.Namespace) -> Doors:
 def _known_here(name: str) -> SchedulerAccess:
     if not _path_of(name).exists():
         raise ConfigError(f"no scheduler named {name!r} of this user has run on this host")
-    return SchedulerAccess.open(name)
+    return SchedulerAccess.open(name, owner=owner_of(name))
 
 
 def _path_of(name: str) -> Path:

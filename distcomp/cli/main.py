@@ -19,6 +19,8 @@ COMMANDS = {
     "access": "show or create join strings, on the scheduler's host",
     "token": "create, list and revoke tokens for the HTTP gateway, on its host",
     "runs": "what a store on this machine has of runs: list, show, export, forget",
+    "publish": "give a function a name under which it can be called over HTTP",
+    "functions": "list the published functions",
     "config": "every setting, and where it comes from",
     "version": "print the versions that peers compare",
 }

@@ -66,6 +66,12 @@ def find_running(roles: Sequence[str]) -> Access:
     return running[0]
 
 
+def owner_of(cluster_name: str) -> str:
+    """The owner that this user is to a cluster: as an access file says, else by its own name."""
+    owners = [Access.read(path).owner for path in saved() if path.parent.name == cluster_name]
+    return owners[0] if owners else this_user()
+
+
 def watched(address: str | None, roles: Sequence[str]) -> Reach:
     """What an `--address` means, or, without one, the running scheduler.
 

@@ -6,8 +6,9 @@ import re
 import time
 from typing import TYPE_CHECKING
 
-from distcomp.access import SchedulerAccess, saved, this_user
+from distcomp.access import SchedulerAccess, saved
 from distcomp.cli.flags import EXIT_ENDED, Flags, one_of, run
+from distcomp.cli.reach import owner_of
 from distcomp.config import user_folder
 from distcomp.errors import ConfigError
 from distcomp.gateway.tokens import SCOPES, BearerToken, TokenFile
@@ -96,10 +97,10 @@ def period(text: str) -> float:
 
 def _owner(wanted: str | None, cluster: str) -> str:
     """The owner of a new token, known to the cluster's scheduler from now on if that is on this host."""
-    if not (user_folder() / "schedulers" / cluster / "cluster.json").exists():
-        return wanted or this_user()
-    access = SchedulerAccess.open(cluster, owner=wanted)
-    return access.owner
+    owner = wanted or owner_of(cluster)
+    if (user_folder() / "schedulers" / cluster / "cluster.json").exists():
+        SchedulerAccess.open(cluster, owner=owner)
+    return owner
 
 
 def _cluster(wanted: str | None) -> str:

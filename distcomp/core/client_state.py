@@ -192,19 +192,28 @@ class ClientState:
     # --- what the user does -----------------------------------------------------------------------
 
     def submit(
-        self, function: FunctionId, name: str, blob: bytes, options: TaskOptions, *, kept: bool = False
+        self,
+        function: FunctionId,
+        name: str,
+        blob: bytes,
+        options: TaskOptions,
+        *,
+        kept: bool = False,
+        counter: int = 0,
     ) -> int:
         """Open an array of tasks of one function; returns its number, for `extend`.
 
         The outcomes of one that is `kept` are acknowledged when `receipts` are told that they are stored.
+        Who goes on with a session of an earlier process gives each array the `counter` that it had.
         """
-        self._counter += 1
-        self.arrays[self._counter] = Submission(function, options, kept=kept)
+        counter = counter or self._counter + 1
+        self._counter = max(self._counter, counter)
+        self.arrays[counter] = Submission(function, options, kept=kept)
         need = self._needs.held.get(function)
         if need is None:
             need = self._needs.add(function, protocol.DefineFunction(function, name, blob))
         need.users += 1
-        return self._counter
+        return counter
 
     def extend(self, counter: int, tasks: int, chunk: bytes, *, last: bool) -> None:
         """Add tasks to an array, with their arguments in one chunk; `last` closes it."""

@@ -10,12 +10,13 @@ from starlette.requests import ClientDisconnect, Request
 from distcomp.errors import ConfigError, ConnectError
 from distcomp.gateway import bodies, table
 from distcomp.gateway.calls import Call
+from distcomp.gateway.cluster_view import ClusterView
 from distcomp.gateway.guard import SECURITY_HEADERS, Guard, Names
-from distcomp.gateway.observation import Observation
 from distcomp.gateway.page import STYLE_DIGEST
 from distcomp.gateway.problems import Problem
 from distcomp.gateway.reading_routes import ReadingRoutes
 from distcomp.gateway.schemas import MisfitError, check, from_text
+from distcomp.gateway.task_routes import TaskRoutes
 from distcomp.gateway.tunnel_routes import TunnelRoutes
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from distcomp.gateway.doors import Doors
+    from distcomp.gateway.shelf import TaskShelf
     from distcomp.gateway.table import Operation
     from distcomp.gateway.tokens import TokenFile
     from distcomp.gateway_settings import GatewaySettings
@@ -42,38 +44,46 @@ class Gateway:
         settings: of the gateway.
         doors: the ways to its scheduler.
         tokens: of its cluster.
+        shelf: what it keeps; closed by `stop`.
         bound: hosts that it is served at, besides those of the settings.
 
     Example:
-        `gateway = Gateway(settings, doors, TokenFile("7077")); await gateway.start()`, then serve it; where
-        it is mounted in another application, that one's lifespan calls `start` and `stop`.
+        `gateway = Gateway(settings, doors, TokenFile("7077"), shelf); await gateway.start()`, then serve it;
+        where it is mounted in another application, that one's lifespan calls `start` and `stop`.
     """
 
     def __init__(
-        self, settings: GatewaySettings, doors: Doors, tokens: TokenFile, bound: Iterable[str] = ()
+        self,
+        settings: GatewaySettings,
+        doors: Doors,
+        tokens: TokenFile,
+        shelf: TaskShelf,
+        bound: Iterable[str] = (),
     ) -> None:
         self._settings = settings
         self._guard = Guard(settings, tokens)
         self._names = Names(settings, bound)
         self._root = settings.root_path.rstrip("/")
-        self._observation = Observation(settings, doors)
-        self._reading = ReadingRoutes(settings, self._observation)
+        self._view = ClusterView(settings, doors)
+        self._reading = ReadingRoutes(settings, self._view)
         self._tunnels = TunnelRoutes(settings, doors)
+        self._tasks = TaskRoutes(settings, doors, shelf, self._view)
         self._handlers: dict[str, Callable[[Call], Awaitable[Response]]] = {}
-        for routes in (self._reading, self._tunnels):
-            for operation in table.OPERATIONS:
-                handler = getattr(routes, operation.name, None)
-                if handler is not None:
-                    self._handlers[operation.name] = handler
+        for operation in table.OPERATIONS:
+            for routes in (self._reading, self._tunnels, self._tasks):
+                if hasattr(routes, operation.name):
+                    self._handlers[operation.name] = getattr(routes, operation.name)
 
     async def start(self) -> None:
         """Connect to the scheduler, and go on with what was left; needs the loop that will serve."""
-        self._observation.start()
+        self._view.start()
+        await self._tasks.start()
 
     async def stop(self) -> None:
         """End every stream and connection."""
         self._tunnels.stop()
-        await self._observation.stop()
+        await self._tasks.stop()
+        await self._view.stop()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request."""
@@ -159,6 +169,10 @@ class Gateway:
 def _parameters(request: Request, operation: Operation, path: Mapping[str, str]) -> dict[str, Any]:
     """The values of an operation's parameters, typed and checked; raises `Problem`."""
     values: dict[str, Any] = {}
+    known = {each.name for each in operation.parameters if each.where == "query"}
+    for name in request.query_params:
+        if name not in known:
+            raise Problem("invalid", f"there is no parameter {name!r:.60} here")
     for each in operation.parameters:
         if each.where == "path":
             given = [path[each.name]]

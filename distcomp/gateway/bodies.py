@@ -93,7 +93,7 @@ def parse_json(data: bytes) -> Any:
     """
     try:
         value = json.loads(data.decode(), parse_constant=_refuse_constant)
-        json.dumps(value).encode()
+        json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError(_DEEP) from None
     if _depth(value) > MAX_DEPTH:

@@ -17,9 +17,8 @@ ABOUT = (
     "health carries `Authorization: Bearer <token>`; `distcomp token create` makes tokens. "
     "Errors are `application/problem+json` and say what to do."
 )
-_ALWAYS = ("foreign-host", "foreign-origin")
+_ALWAYS = ("foreign-host", "foreign-origin", "invalid")
 _WITH_TOKEN = ("no-token", "forbidden", "too-many")
-_WITH_PARAMETERS = ("invalid",)
 _WITH_BODY = ("bad-request", "slow", "too-large", "unsupported-media-type", "invalid")
 _WITH_OCTETS = ("bad-request", "slow", "too-large")
 
@@ -29,8 +28,6 @@ def problems_of(operation: Operation) -> tuple[str, ...]:
     kinds = [*_ALWAYS, *operation.problems]
     if operation.scope is not None:
         kinds += _WITH_TOKEN
-    if operation.parameters:
-        kinds += _WITH_PARAMETERS
     if any(each.where == "path" for each in operation.parameters):
         kinds.append("not-found")
     if operation.body is not None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from distcomp.gateway.calls import Call
-    from distcomp.gateway.observation import Listener, Observation
+    from distcomp.gateway.cluster_view import ClusterView, EventReader
     from distcomp.gateway.tokens import BearerToken
     from distcomp.gateway_settings import GatewaySettings
     from distcomp.protocol import StatusReported
@@ -30,12 +30,12 @@ class ReadingRoutes:
 
     Args:
         settings: of the gateway.
-        observation: what it sees of the cluster.
+        view: what it sees of the cluster.
     """
 
-    def __init__(self, settings: GatewaySettings, observation: Observation) -> None:
+    def __init__(self, settings: GatewaySettings, view: ClusterView) -> None:
         self._settings = settings
-        self._observation = observation
+        self._view = view
         self._document = document(settings.root_path.rstrip("/"))
         self._page = page()
 
@@ -47,7 +47,7 @@ class ReadingRoutes:
     async def readiness(self, call: Call) -> Response:
         """Say whether the scheduler can be reached."""
         del call
-        if self._observation.report is None:
+        if self._view.report is None:
             raise Problem("unavailable", "the gateway has no connection to its scheduler")
         return JSONResponse({"status": "ok"})
 
@@ -68,25 +68,25 @@ class ReadingRoutes:
     async def workers(self, call: Call) -> Response:
         """The workers, by id."""
         self._report()
-        rows = sorted(self._observation.workers.values(), key=lambda row: row.worker)
+        rows = sorted(self._view.workers.values(), key=lambda row: row.worker)
         items, more = cut(rows, lambda row: row.worker.hex(), call.values["limit"], call.values["after"])
         return JSONResponse({"items": [_worker(row) for row in items], **more})
 
     async def events(self, call: Call) -> Response:
         """Events as they happen."""
-        listener = self._observation.listen()
-        return _Events(self._observation, listener, self._told(listener, call.user))
+        listener = self._view.listen()
+        return _Events(self._view, listener, self._told(listener, call.user))
 
-    async def _told(self, listener: Listener, user: BearerToken) -> AsyncIterator[bytes]:
+    async def _told(self, listener: EventReader, user: BearerToken) -> AsyncIterator[bytes]:
         yield b": hello\n\n"
-        if self._observation.report is not None:
+        if self._view.report is not None:
             yield _event("status", self._status(user))
         while not listener.over:
             events = await listener.wait(self._settings.tunnel_keepalive_s)
             if not events and not listener.over:
                 yield b": nothing happens\n\n"
             for kind, owner, event in events:
-                if kind == "status" and self._observation.report is not None:
+                if kind == "status" and self._view.report is not None:
                     yield _event(kind, self._status(user))
                 elif kind != "status" and (owner == user.owner or user.allows("admin")):
                     yield _event(kind, event)
@@ -95,9 +95,9 @@ class ReadingRoutes:
                 listener.missed = 0
 
     def _report(self) -> StatusReported:
-        report = self._observation.report
+        report = self._view.report
         if report is None:
-            raise Problem("unavailable", self._observation.problem, headers={"Retry-After": "1"})
+            raise Problem("unavailable", self._view.problem, headers={"Retry-After": "1"})
         return report
 
     def _status(self, user: BearerToken) -> dict[str, Any]:
@@ -114,12 +114,12 @@ class ReadingRoutes:
                 "failed": row.failed,
                 "age_s": row.age_s,
             }
-            for row in self._observation.arrays.values()
+            for row in self._view.arrays.values()
             if user.allows("admin") or row.owner == user.owner
         ]
         return {
             "cluster": report.cluster,
-            "epoch": report.epoch,
+            "epoch": str(report.epoch),
             "journal": report.journal,
             "totals": report.totals._asdict(),
             "arrays": arrays,
@@ -129,15 +129,15 @@ class ReadingRoutes:
 class _Events(StreamingResponse):
     """A response that lasts as long as somebody listens."""
 
-    def __init__(self, observation: Observation, listener: Listener, content: AsyncIterator[bytes]) -> None:
+    def __init__(self, view: ClusterView, listener: EventReader, content: AsyncIterator[bytes]) -> None:
         super().__init__(content, headers=_UNBUFFERED, media_type="text/event-stream")
-        self._observation, self._listener = observation, listener
+        self._view, self._listener = view, listener
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._observation.drop(self._listener)
+            self._view.drop(self._listener)
 
 
 def _event(kind: str, data: Any) -> bytes:

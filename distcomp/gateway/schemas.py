@@ -107,7 +107,7 @@ def from_text(schema: Schema, text: str, where: str) -> Any:
     value: Any = text
     if kind == "integer" and re.fullmatch(r"-?[0-9]{1,18}", text):
         value = int(text)
-    elif kind == "number" and re.fullmatch(r"-?[0-9]{1,18}(\.[0-9]{1,18})?", text):
+    elif kind == "number" and re.fullmatch(r"-?[0-9]{1,18}(\.[0-9]{1,32})?(e[+-]?[0-9]{1,3})?", text):
         value = float(text)
     elif kind == "boolean" and text in ("true", "false"):
         value = text == "true"

@@ -63,8 +63,8 @@ HEALTH = thing({"status": text()})
 STATUS = thing(
     {
         "cluster": text(),
-        "epoch": whole(),
-        "journal": text(1024),
+        "epoch": text(32),
+        "journal": text(1 << 16),
         "totals": {"type": "object"},
         "arrays": {"type": "array", "items": {"type": "object"}},
     }
@@ -155,7 +155,7 @@ TASK = thing(
         "cancelled": whole(),
         "settled_at": _SECONDS,
         "result": {},
-        "pickled": text(1024),
+        "elsewhere": text(2048),
         "failure": FAILURE,
         "attempts": whole(),
         "logs": text(1 << 18),

@@ -12,7 +12,7 @@ import json
 import secrets
 import time
 from base64 import urlsafe_b64encode
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +87,7 @@ class TokenFile:
         self.path = (folder or user_folder()) / "gateways" / cluster_name / "tokens.json"
         self._tokens: dict[str, BearerToken] = {}
         self._read_at: tuple[int, int] = (0, 0)
+        self._own: dict[str, BearerToken] = {}
 
     def create(
         self, *, scope: str, owner: str, name: str = "", expires_s: float = 0.0
@@ -108,22 +109,16 @@ class TokenFile:
         self._refresh()
         if len(self._tokens) >= MAX_TOKENS:
             raise ConfigError(f"there are {MAX_TOKENS:,} tokens: revoke some first")
-        number = secrets.token_hex(_ID_BYTES)
-        secret = urlsafe_b64encode(secrets.token_bytes(_SECRET_BYTES)).decode().rstrip("=")
-        salt, now = secrets.token_bytes(16), time.time()
-        token = BearerToken(
-            id=number,
-            name=name or number,
-            scope=scope,
-            owner=owner,
-            created=now,
-            expires=now + expires_s if expires_s else 0.0,
-            salt=salt.hex(),
-            digest=_digest(salt, secret).hex(),
-        )
-        self._tokens[number] = token
+        token, text = _made(scope, owner, name, expires_s)
+        self._tokens[token.id] = token
         self._store()
-        return token, f"{_PREFIX}{number}_{secret}"
+        return token, text
+
+    def lend(self, owner: str) -> str:
+        """A token for everything that only this object knows, for as long as it lives."""
+        token, text = _made("admin", owner, "own", 0.0)
+        self._own[token.id] = token
+        return text
 
     def revoke(self, wanted: str) -> list[BearerToken]:
         """Drop the tokens with an id or a name; returns them.
@@ -149,7 +144,8 @@ class TokenFile:
         """The valid token that `text` is; None if it is none. Both take equally long."""
         self._refresh()
         number, _, secret = text.removeprefix(_PREFIX).partition("_")
-        token = self._tokens.get(number) if text.startswith(_PREFIX) else None
+        known = self._tokens.get(number) or self._own.get(number)
+        token = known if text.startswith(_PREFIX) else None
         salt = _NOBODYS_SALT if token is None else bytes.fromhex(token.salt)
         wanted = _NOBODYS_SALT * 2 if token is None else bytes.fromhex(token.digest)
         fits = hmac.compare_digest(_digest(salt, secret), wanted)
@@ -186,9 +182,21 @@ class TokenFile:
         self._read_at = (0, 0)
 
 
-def without_secret(token: BearerToken) -> BearerToken:
-    """A token as it may be shown."""
-    return replace(token, salt="", digest="")
+def _made(scope: str, owner: str, name: str, expires_s: float) -> tuple[BearerToken, str]:
+    number = secrets.token_hex(_ID_BYTES)
+    secret = urlsafe_b64encode(secrets.token_bytes(_SECRET_BYTES)).decode().rstrip("=")
+    salt, now = secrets.token_bytes(16), time.time()
+    token = BearerToken(
+        id=number,
+        name=name or number,
+        scope=scope,
+        owner=owner,
+        created=now,
+        expires=now + expires_s if expires_s else 0.0,
+        salt=salt.hex(),
+        digest=_digest(salt, secret).hex(),
+    )
+    return token, f"{_PREFIX}{number}_{secret}"
 
 
 def _digest(salt: bytes, secret: str) -> bytes:

@@ -18,6 +18,7 @@ from distcomp.payload.chunks import (
     pack_calls,
     pack_columns,
 )
+from distcomp.payload.digests import argument_digest, argument_digests, function_digest, task_keys
 from distcomp.payload.environment import dump_environment, enter_environment
 from distcomp.payload.failures import dump_failure, load_failure
 from distcomp.payload.function_cache import FunctionCache
@@ -28,6 +29,7 @@ from distcomp.payload.functions import (
     function_name,
     load_function,
 )
+from distcomp.payload.json_calls import JsonCall, describe_call
 from distcomp.payload.pickler import Boxed, stands_under_its_name, travels_as_function
 from distcomp.payload.plain import PLAIN_TYPES
 from distcomp.payload.project import Project, open_project
@@ -49,12 +51,16 @@ __all__ = [
     "Chunk",
     "Constant",
     "FunctionCache",
+    "JsonCall",
     "LoadedFunction",
     "Packed",
     "Project",
     "ResultWriter",
     "Results",
+    "argument_digest",
+    "argument_digests",
     "check_runnable",
+    "describe_call",
     "dump_call",
     "dump_environment",
     "dump_failure",
@@ -62,6 +68,7 @@ __all__ = [
     "dump_result",
     "enter_bundle",
     "enter_environment",
+    "function_digest",
     "function_name",
     "load_failure",
     "load_function",
@@ -73,5 +80,6 @@ __all__ = [
     "pack_results",
     "result_size_bytes",
     "stands_under_its_name",
+    "task_keys",
     "travels_as_function",
 ]

@@ -10,6 +10,9 @@ pickle `shared` by all tasks, or the pickle that each task has of its `own`. The
 are keyword arguments. What is not plain stays pickled until its task's turn, so that a task that cannot
 be rebuilt fails alone, and no two tasks share an object. The pickles of a chunk share the `definitions` of
 classes that travel by value.
+
+A chunk can also be a column of `distcomp.byte_columns`, made by who cannot pickle: each task gets one
+item of it.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from distcomp.errors import UnpicklableError
+from distcomp import byte_columns
+from distcomp.errors import UnloadableTaskError, UnpicklableError
 from distcomp.payload.classes import unchanged_classes
 from distcomp.payload.culprit import unpicklable
 from distcomp.payload.failures import dump_failure, load_failure
@@ -357,5 +361,15 @@ def open_chunk(blob: bytes) -> Chunk:
     Raises:
         UnloadableTaskError: the chunk itself cannot be read.
     """
+    if byte_columns.is_one(blob):
+        return _bytes_chunk(blob)
     content = loads(blob, "a chunk of arguments")
     return Chunk(*content) if len(content) == 3 else ColumnChunk(*content)  # noqa: PLR2004 - see the top
+
+
+def _bytes_chunk(blob: bytes) -> ColumnChunk:
+    try:
+        column = byte_columns.read(blob)
+    except ValueError as error:
+        raise UnloadableTaskError(str(error)) from None
+    return ColumnChunk(len(column), NO_DEFINITIONS, (), (_PLAIN,), [column], b"", ())

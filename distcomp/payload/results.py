@@ -3,7 +3,8 @@
 A blob is the pickle of `(values, boxed, definitions)`: a list of plain values, in which those whose
 positions `boxed` lists are pickles of their own, which share the definitions of their classes. These are
 made as soon as a task ends and opened when a result is asked for, so that a bad one costs only itself, and
-no two results share an object.
+no two results share an object. Results that are all `bytes` make a column of `distcomp.byte_columns` instead,
+which who must not unpickle can read.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from distcomp.errors import UnpicklableResultError
+from distcomp import byte_columns
+from distcomp.errors import UnloadableTaskError, UnpicklableResultError
 from distcomp.payload.chunks import Packed, pack
 from distcomp.payload.culprit import describe
 from distcomp.payload.pickler import NO_DEFINITIONS, Boxed, box, definitions_of, dumps, loads
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 RUN_BYTES = 1 << 20
 RUN_RESULTS = 1 << 16
 _SMALL_BYTES = 16
+_ONLY_BYTES = {bytes}
 
 
 def dump_result(value: Any) -> Any:
@@ -65,10 +68,14 @@ def pack_results(kept: Sequence[Any], start: int = 0, *, max_bytes: int = RUN_BY
     Returns:
         Blobs with the indexes they cover.
     """
-    any_boxed = Boxed in set(map(type, kept))
+    types = set(map(type, kept))
+    any_boxed = Boxed in types
+    all_bytes = types == _ONLY_BYTES
 
     def encode(first: int, stop: int) -> bytes:
         values = list(kept[first:stop])
+        if all_bytes:
+            return byte_columns.write(values)
         if not any_boxed:
             return dump_plain((values, (), NO_DEFINITIONS))
         boxed = [i for i, value in enumerate(values) if type(value) is Boxed]
@@ -155,4 +162,13 @@ def open_results(blob: bytes) -> Results:
     Raises:
         UnloadableTaskError: the blob itself cannot be read.
     """
+    if byte_columns.is_one(blob):
+        return _bytes_results(blob)
     return Results(*loads(blob, "results"))
+
+
+def _bytes_results(blob: bytes) -> Results:
+    try:
+        return Results(byte_columns.read(blob), (), NO_DEFINITIONS)
+    except ValueError as error:
+        raise UnloadableTaskError(str(error)) from None

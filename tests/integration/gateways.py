@@ -9,6 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from clusters import until
 
+from distcomp.gateway import table
+from distcomp.gateway.openapi import problems_of
+from distcomp.gateway.problems import TITLES
+from distcomp.gateway.schemas import check
+from distcomp.gateway.shapes import PROBLEM
 from distcomp.gateway.tokens import TokenFile
 
 if TYPE_CHECKING:
@@ -56,11 +61,25 @@ def ask(
         connection.request(method, path, data, sent)
         answer = connection.getresponse()
         got = answer.read()
-        kind = answer.headers.get("content-type", "")
-        return (
-            answer.status,
-            {k.lower(): v for k, v in answer.headers.items()},
-            json.loads(got) if "json" in kind else got,
-        )
+        told = {name.lower(): text for name, text in answer.headers.items()}
+        if "json" not in told.get("content-type", ""):
+            return answer.status, told, got
+        body = json.loads(got)
+        hold_to_document(method, path, answer.status, body)
+        return answer.status, told, body
     finally:
         connection.close()
+
+
+def hold_to_document(method: str, path: str, status: int, body: Any) -> None:
+    """Fail if an answer is not what the OpenAPI document says."""
+    found = table.find(method, path.partition("?")[0])
+    assert found is not None
+    assert found.operation is not None
+    if status >= 400:
+        check(PROBLEM, body, "the problem")
+        assert status in {TITLES[kind][0] for kind in problems_of(found.operation)}
+        return
+    schemas = [each.schema for each in found.operation.answers if each.status == status]
+    assert schemas, f"{method} {path} answers {status}"
+    check(schemas[0] or {}, body, "the answer")

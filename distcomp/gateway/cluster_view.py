@@ -32,7 +32,7 @@ LISTENER_EVENTS = 1000
 _log = logging.getLogger("distcomp")
 
 
-class Observation:
+class ClusterView:
     """The latest picture of the cluster.
 
     Args:
@@ -53,7 +53,7 @@ class Observation:
         self.problem = "the gateway has not reached its scheduler yet"
         self._settings = settings
         self._doors = doors
-        self._listeners: set[Listener] = set()
+        self._listeners: set[EventReader] = set()
         self._connection: Connection | None = None
         self._over: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -73,13 +73,18 @@ class Observation:
         for listener in list(self._listeners):
             listener.end()
 
-    def listen(self) -> Listener:
+    def listen(self) -> EventReader:
         """A new listener; to be left by `drop`."""
-        listener = Listener()
+        listener = EventReader()
         self._listeners.add(listener)
         return listener
 
-    def drop(self, listener: Listener) -> None:
+    @property
+    def has_listeners(self) -> bool:
+        """Whether anybody would be told."""
+        return bool(self._listeners)
+
+    def drop(self, listener: EventReader) -> None:
         """Tell a listener no more."""
         self._listeners.discard(listener)
 
@@ -147,7 +152,7 @@ class Observation:
             self._over.set_result(None)
 
 
-class Listener:
+class EventReader:
     """One reader of events: at most `LISTENER_EVENTS` wait for it."""
 
     def __init__(self) -> None:

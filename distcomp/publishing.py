@@ -1,0 +1,187 @@
+"""Publishing: how a function gets a name under which anybody with a token can call it over HTTP.
+
+The function, its version, its signature and the local modules that it needs are put into one publication,
+which is uploaded to a gateway. Nothing of it is opened before it runs in a slot.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import ssl
+import urllib.error
+import urllib.request
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote, urlsplit
+
+from distcomp.access import read_private
+from distcomp.config import ClientSettings, user_folder
+from distcomp.errors import AuthenticationError, ConfigError, PublishError, UnreachableError
+from distcomp.payload import JsonCall, describe_call, dump_function, function_name, open_project
+from distcomp.published_calls import Publication
+from distcomp.settings_file import surroundings
+from distcomp.versions import installed_versions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ADDRESS_VARIABLE = "DISTCOMP_GATEWAY_ADDRESS"
+TOKEN_VARIABLE = "DISTCOMP_TOKEN"  # noqa: S105 - a variable's name
+TIMEOUT_S = 60.0
+UNAUTHORIZED = 401
+
+
+class GatewayAccess(NamedTuple):
+    """Where a gateway is, and the token to use it with."""
+
+    address: str
+    token: str
+
+
+def publish(
+    function: Callable[..., Any],
+    name: str | None = None,
+    *,
+    version: str = "1",
+    gateway: str | None = None,
+    token: str | None = None,
+    project: str | os.PathLike[str] | bool | None = None,
+) -> dict[str, Any]:
+    """Give a function a name, by which everybody with a token can call it over HTTP.
+
+    Args:
+        function: what to publish; it takes and gives what JSON can carry.
+        name: its name; the function's own if left out.
+        version: of the function. A version never changes: another function needs another one.
+        gateway: `http://host:port`; `DISTCOMP_GATEWAY_ADDRESS`, or the one that this user runs on this
+            host, if left out.
+        token: with the scope submit; `DISTCOMP_TOKEN`, or that of this user's own gateway, if left out.
+        project: as for `Client`.
+
+    Returns:
+        What the gateway says of it.
+
+    Raises:
+        UnpicklableError: it cannot be pickled.
+        ConfigError: no gateway is known, or the name cannot be one.
+        ConnectError: the gateway cannot be reached, or does not take the token.
+        PublishError: it does not take the function.
+
+    Example:
+        `publish(square, "square")`, then `curl … -d '{"args": [7]}' …/v1/functions/square/tasks?wait=30`
+    """
+    publication = make_publication(function, name, version, project=project)
+    access = find_gateway(gateway, token)
+    path = f"/v1/functions/{quote(publication.name)}/versions/{quote(publication.version)}"
+    return ask(access, "PUT", path, publication.to_bytes())
+
+
+def make_publication(
+    function: Callable[..., Any],
+    name: str | None = None,
+    version: str = "1",
+    *,
+    project: str | os.PathLike[str] | bool | None = None,
+) -> Publication:
+    """A function with everything that it needs elsewhere.
+
+    Raises:
+        UnpicklableError: it cannot be pickled.
+        ConfigError: the name or the version cannot be one.
+    """
+    files = open_project(project, ClientSettings.from_environment(surroundings()))
+    parameters, doc = describe_call(function)
+    digest, blob = dump_function(JsonCall(function), shares_path=False)
+    bundle = files.current()
+    made = Publication(
+        name=name or function_name(function).rpartition(".")[2],
+        version=version,
+        versions=(*installed_versions(),),
+        parameters=parameters,
+        doc=doc,
+        function=digest,
+        blob=blob,
+        **({} if bundle is None else _modules(bundle)),
+    )
+    try:
+        made.check()
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return made
+
+
+def _modules(bundle: Any) -> dict[str, Any]:
+    return {
+        "bundle": bundle.bundle,
+        "bundle_name": bundle.name,
+        "bundle_files": bundle.files,
+        "modules": bundle.blob,
+    }
+
+
+def find_gateway(address: str | None = None, token: str | None = None) -> GatewayAccess:
+    """Which gateway is meant, and the token for it.
+
+    Raises:
+        ConfigError: none is known, or several are.
+    """
+    told = surroundings()
+    address = address or told.get(ADDRESS_VARIABLE) or None
+    token = token or os.environ.get(TOKEN_VARIABLE) or None
+    if address is not None and token is not None:
+        return GatewayAccess(_checked(address), token)
+    files = sorted((user_folder() / "gateways").glob("*/gateway.json"))
+    running = [json.loads(read_private(path)) for path in files]
+    fits = [each for each in running if address is None or each["address"] == _checked(address)]
+    if len(fits) == 1:
+        return GatewayAccess(fits[0]["address"], token or fits[0]["token"])
+    if address is not None:
+        raise ConfigError(f"there is no token for {address}: set {TOKEN_VARIABLE}, or hand it over as token")
+    if fits:
+        listed = ", ".join(each["address"] for each in fits)
+        raise ConfigError(f"several gateways run here, say which by {ADDRESS_VARIABLE}: {listed}")
+    raise ConfigError(
+        f"no gateway runs here: start distcomp-gateway, or set {ADDRESS_VARIABLE} and {TOKEN_VARIABLE}"
+    )
+
+
+def _checked(address: str) -> str:
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ConfigError(f"{address!r} is not the address of a gateway, like http://host:8077")
+    return address.rstrip("/")
+
+
+def ask(access: GatewayAccess, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
+    """One request to a gateway; what it answers.
+
+    Proxies and certificates are those of the variables HTTPS_PROXY, NO_PROXY and SSL_CERT_FILE.
+
+    Raises:
+        UnreachableError: nobody answered.
+        AuthenticationError: the token is not taken.
+        PublishError: the gateway refuses, and says why.
+    """
+    headers = {"Authorization": f"Bearer {access.token}", "Content-Type": "application/octet-stream"}
+    request = urllib.request.Request(access.address + path, body, headers, method=method)  # noqa: S310 - checked
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310 - as above
+            found: dict[str, Any] = json.loads(answer.read() or b"{}")
+            return found
+    except urllib.error.HTTPError as error:
+        with error:
+            text = _detail(error.read())
+        if error.code == UNAUTHORIZED:
+            raise AuthenticationError(f"{access.address} does not take the token: {text}") from None
+        raise PublishError(f"{access.address} refused ({error.code}): {text}") from None
+    except (OSError, ssl.SSLError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        raise UnreachableError(f"{access.address} cannot be reached: {reason}") from None
+
+
+def _detail(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["detail"])
+    except (ValueError, KeyError, TypeError):
+        return body[:200].decode("utf-8", "replace")

@@ -1,0 +1,117 @@
+"""A gateway and its scheduler in a thread of the test's own process; there are no workers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from distcomp import transport
+from distcomp.access import SchedulerAccess
+from distcomp.config import SchedulerSettings
+from distcomp.gateway.app import Gateway
+from distcomp.gateway.doors import Doors
+from distcomp.gateway.serving import Serving
+from distcomp.gateway.shelf import TaskShelf
+from distcomp.gateway.tokens import SCOPES, TokenFile
+from distcomp.gateway_settings import GatewaySettings
+from distcomp.scheduler import SchedulerProgram
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class Reply(NamedTuple):
+    """What came back; the body of a stream is not read."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: Any
+
+
+class World:
+    """What a test has: a port, and a token of each scope for `alice`."""
+
+    def __init__(self, folder: Path, settings: GatewaySettings) -> None:
+        self.settings = settings
+        self.access = SchedulerAccess.open("test", folder, owner="alice")
+        self.tokens = TokenFile("test", folder)
+        self.texts = {scope: self.tokens.create(scope=scope, owner="alice")[1] for scope in SCOPES}
+        self.port = 0
+        self._folder = folder
+        self._loop = transport.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+
+    def start(self) -> None:
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(30)
+
+    def stop(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(30)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _start(self) -> None:
+        settings = SchedulerSettings(port=0)
+        self._scheduler = SchedulerProgram(settings, self.access, log=lambda *_, **__: None)
+        await self._scheduler.start()
+        self.access.addresses = self._scheduler.addresses
+        sockets = transport.bind("127.0.0.1", 0)
+        self.port = sockets[0].getsockname()[1]
+        shelf = TaskShelf(self._folder / "gateway.db", self.settings.max_kept_bytes)
+        gateway = Gateway(self.settings, Doors((), self.access), self.tokens, shelf)
+        self._serving = Serving(gateway, self.settings, sockets)
+        await self._serving.start()
+
+    async def _stop(self) -> None:
+        await self._serving.stop()
+        self._scheduler.request_stop(at_once=True)
+        await self._scheduler.wait_closed()
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        scope: str | None = "admin",
+        body: Any = None,
+        headers: dict[str, str] | None = None,
+        hosts: tuple[str, ...] = ("localhost",),
+    ) -> Reply:
+        """One request on a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        try:
+            connection.putrequest(method, path, skip_host=True)
+            for host in hosts:
+                connection.putheader("Host", host)
+            data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+            sent = {"Content-Length": str(len(data)), "Content-Type": "application/json"}
+            if scope is not None:
+                sent["Authorization"] = f"Bearer {self.texts[scope]}"
+            for name, text in {**sent, **(headers or {})}.items():
+                connection.putheader(name, text)
+            connection.endheaders(data)
+            answer = connection.getresponse()
+            kind = answer.headers.get("content-type", "")
+            if answer.headers.get("transfer-encoding") == "chunked":
+                return Reply(answer.status, answer.headers, None)
+            got = answer.read()
+            return Reply(answer.status, answer.headers, json.loads(got) if "json" in kind else got)
+        finally:
+            connection.close()
+
+
+@contextlib.contextmanager
+def world(folder: Path, **settings: Any) -> Iterator[World]:
+    """A gateway with these settings."""
+    made = World(folder, GatewaySettings(**settings))
+    made.start()
+    try:
+        yield made
+    finally:
+        made.stop()

@@ -1,0 +1,137 @@
+"""Bounds of size, rate and number: what is too much is said, and changes nothing for others."""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from gateway_world import World, world
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SUBMIT = "/v1/functions/x/tasks"
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[World]:
+    with world(
+        tmp_path,
+        max_body_bytes=2000,
+        max_upload_bytes=3000,
+        body_gap_s=0.2,
+        requests_per_s=30.0,
+        refusals_per_s=5.0,
+        max_tunnels=2,
+        max_streams=1,
+        head_s=0.3,
+    ) as made:
+        yield made
+
+
+def test_bodies_are_bounded_whether_they_say_their_length_or_not(gateway: World) -> None:
+    assert gateway.ask("POST", SUBMIT, body=b"[" * 2001).status == 413
+    assert gateway.ask("PUT", "/v1/functions/x/versions/1", body=bytes(3001)).status == 413
+    assert gateway.ask("POST", SUBMIT, body=b"[" * 2000).status == 400
+    with socket.create_connection(("127.0.0.1", gateway.port)) as raw:
+        raw.sendall(head(gateway, "Transfer-Encoding: chunked") + b"1000\r\n" + b" " * 4096 + b"\r\n")
+        assert b" 413 " in raw.recv(1000)
+
+
+def test_a_body_that_does_not_come_ends_its_request(gateway: World) -> None:
+    with socket.create_connection(("127.0.0.1", gateway.port)) as raw:
+        raw.sendall(head(gateway, "Content-Length: 100") + b"{")
+        assert b" 408 " in raw.recv(1000)
+
+
+def test_a_body_that_comes_too_slowly_ends_its_request(gateway: World) -> None:
+    with socket.create_connection(("127.0.0.1", gateway.port)) as raw:
+        raw.sendall(head(gateway, "Content-Length: 1000"))
+        raw.settimeout(0.05)
+        answer, deadline = b"", time.monotonic() + 10
+        while not answer and time.monotonic() < deadline:
+            try:
+                raw.sendall(b" ")
+                answer = raw.recv(1000)
+            except TimeoutError:  # noqa: PERF203 - each round may
+                continue
+        assert b" 408 " in answer
+
+
+def test_rates_are_bounded_by_token(gateway: World) -> None:
+    statuses = [gateway.ask("GET", "/v1/functions").status for _ in range(60)]
+    assert 429 in statuses
+    assert statuses.count(200) >= 30
+    refused = gateway.ask("GET", "/v1/functions")
+    while refused.status == 200:
+        refused = gateway.ask("GET", "/v1/functions")
+    assert refused.headers["retry-after"] == "1"
+    assert gateway.ask("GET", "/v1/functions", scope="observe").status == 200
+    assert gateway.ask("GET", "/healthz", scope=None).status == 200
+
+
+def test_guesses_are_slowed_down(gateway: World) -> None:
+    statuses = [gateway.ask("GET", "/v1/functions", scope=None).status for _ in range(20)]
+    assert {401, 429} == set(statuses)
+
+
+def test_tunnels_are_bounded_by_token(gateway: World) -> None:
+    opened = [gateway.ask("POST", "/v1/tunnel", body={"protocol": 1}) for _ in range(3)]
+    assert [each.status for each in opened] == [201, 201, 429]
+    assert gateway.ask("POST", "/v1/tunnel", scope="submit", body={"protocol": 1}).status == 201
+    assert gateway.ask("DELETE", f"/v1/tunnel/{opened[0].body['tunnel']}").status == 204
+
+
+def test_streams_are_bounded_by_token(gateway: World) -> None:
+    with socket.create_connection(("127.0.0.1", gateway.port)) as raw:
+        token = gateway.texts["admin"]
+        raw.sendall(
+            f"GET /v1/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
+        )
+        assert b" 200 " in raw.recv(1000)
+        assert gateway.ask("GET", "/v1/events").status == 429
+
+
+def test_a_head_that_does_not_come_ends_its_connection(gateway: World) -> None:
+    with socket.create_connection(("127.0.0.1", gateway.port)) as raw:
+        raw.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        answer = b""
+        while not answer.endswith(b"}"):
+            answer += raw.recv(1000)
+        raw.sendall(b"GET /heal")
+        assert raw.recv(1000) == b""
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"\xff",
+        b"[]",
+        b'{"args": NaN}',
+        b'{"args": ["\\ud800"]}',
+        b"[" * 1000,
+        b'{"args": ' + b"[" * 900 + b"]" * 900 + b"}",
+        b'{"args": 1}',
+        b'{"kwargs": []}',
+        b'{"map": []}',
+        b'{"map": [1]}',
+        b'{"more": 1}',
+        b'{"options": {"retries": -1}}',
+        b'{"options": {"detach": true}}',
+        b'{"args": 1' + b"0" * 1000 + b"}",
+    ],
+)
+def test_hostile_bodies_are_refused(gateway: World, body: bytes) -> None:
+    assert gateway.ask("POST", SUBMIT, body=body).status in (400, 422)
+
+
+def head(gateway: World, line: str) -> bytes:
+    return (
+        f"POST {SUBMIT} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {gateway.texts['admin']}\r\n"
+        f"Content-Type: application/json\r\n{line}\r\n\r\n"
+    ).encode()

@@ -139,7 +139,8 @@ class Encoder:
             return exact(self, value)
         if issubclass(kind, _CODE):
             return self._refer(value)
-        special = _SPECIAL.get(kind.__module__.partition(".")[0])
+        module = kind.__module__  # of an extension's class this may be anything
+        special = _SPECIAL.get(module.partition(".")[0]) if isinstance(module, str) else None
         found = special(self, value) if special is not None else None
         if found is not None:
             return found

@@ -514,3 +514,20 @@ def test_keys_tell_functions_versions_and_arguments_apart() -> None:
     }
     assert len(keys) == 12
     assert all(len(key) == 32 for key in keys)
+
+
+def test_tables_are_told_by_content() -> None:
+    pandas = pytest.importorskip("pandas")
+    built = pandas.DataFrame({"a": [1, 2]})
+    built["b"] = ["x", "y"]  # stands in another block than if made at once
+    tables = [
+        pandas.DataFrame({"a": [1, 2], "b": ["x", "y"]}),
+        pandas.DataFrame({"a": [1, 2], "b": ["x", "z"]}),
+        pandas.DataFrame({"b": ["x", "y"], "a": [1, 2]}),
+        pandas.Series([1, 2], index=["x", "y"]),
+        pandas.Series(["x", None], dtype="category"),
+        pandas.date_range("2026-01-01", periods=2),
+    ]
+    digests = [argument_digest((table,), {}) for table in tables]
+    assert len(set(digests)) == len(tables)
+    assert argument_digest((built,), {}) == digests[0]

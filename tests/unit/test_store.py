@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -36,6 +37,11 @@ if TYPE_CHECKING:
 FIT = StoredFunction("model.fit", b"f" * 32, "", {"code of fit": b"1", "code of helper": b"2"})
 CLUSTER, SESSION = b"c" * 16, b"s" * 16
 FAILURE = Failure("exception", type_name="ValueError", text="no", traceback="Traceback …", exception=b"e")
+
+
+def opened(path: Path) -> closing[sqlite3.Connection]:
+    """The file of a store, or another, as SQLite sees it."""
+    return closing(sqlite3.connect(path, isolation_level=None))
 
 
 def key(number: int) -> bytes:
@@ -73,8 +79,8 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(path: Path) -> Iterator[Store]:
-    with Store(path) as opened:
-        yield opened
+    with Store(path) as made:
+        yield made
 
 
 # --- what is found --------------------------------------------------------------------------------
@@ -104,7 +110,7 @@ def test_a_run_of_results_is_stored_once_and_given_back_as_one_object(store: Sto
     store_results(store, *range(1000))
     found = store.find([key(number) for number in range(1000)])
     assert len({id(each.blob) for each in found.values() if isinstance(each, StoredOutcome)}) == 1
-    with sqlite3.connect(path) as connection:
+    with opened(path) as connection:
         assert connection.execute("SELECT count(*) FROM payloads").fetchone() == (1,)
 
 
@@ -134,7 +140,7 @@ def test_a_failure_is_kept_but_not_found_and_gives_way(store: Store) -> None:
 def test_the_payload_of_a_failure_that_gave_way_is_gone(store: Store, path: Path) -> None:
     for number in range(3):
         settle(store, [(key(0), OutcomeToStore(FIT, b"", 0, FAILURE._replace(attempt=number)))])
-    with sqlite3.connect(path) as connection:
+    with opened(path) as connection:
         assert connection.execute("SELECT count(*) FROM payloads").fetchone() == (1,)
 
 
@@ -284,7 +290,7 @@ def test_a_damaged_value_is_no_value(path: Path, caplog: pytest.LogCaptureFixtur
         store_results(store, "long enough " * 20, first=3)
     (file,) = (path.parent / "results.db-files").iterdir()
     file.write_bytes(file.read_bytes()[:-1] + b"!")
-    with sqlite3.connect(path) as connection:
+    with opened(path) as connection:
         connection.execute("UPDATE payloads SET data = replace(data, x'4b01', x'4b02') WHERE id = 1")
         connection.execute("UPDATE outcomes SET place = 1 WHERE key = ?", (key(3),))
         connection.execute("DELETE FROM payloads WHERE id = 4")
@@ -300,7 +306,7 @@ def test_a_row_under_another_key_is_damage(path: Path) -> None:
     with Store(path) as store:
         store_results(store, 1)
         store.submitted("fit", FIT, CLUSTER, SESSION, 1, 0, [key(5)])
-    with sqlite3.connect(path) as connection:
+    with opened(path) as connection:
         connection.execute("UPDATE outcomes SET key = ?", (key(4),))
         connection.execute("UPDATE places SET place = 3")
     with Store(path) as store:
@@ -327,10 +333,10 @@ def test_every_flipped_byte_is_found_out(path: Path) -> None:
 def test_another_file_is_refused(tmp_path: Path) -> None:
     text, other, newer = tmp_path / "text", tmp_path / "other.db", tmp_path / "newer.db"
     text.write_text("no database at all, but long enough to be looked at" * 20)
-    with sqlite3.connect(other) as connection:
+    with opened(other) as connection:
         connection.execute("CREATE TABLE mine (a)")
     Store(newer).close()
-    with sqlite3.connect(newer) as connection:
+    with opened(newer) as connection:
         connection.execute("PRAGMA user_version=7")
     for path, said in ((text, "no store"), (other, "no store"), (newer, "format 7, and this distcomp uses")):
         before = path.read_bytes()
@@ -361,7 +367,7 @@ def test_a_store_that_is_not_there_or_cannot_be_written(tmp_path: Path) -> None:
 def test_a_store_that_others_keep_locked_is_given_up(path: Path) -> None:
     failed: list[StoreError] = []
     store = Store(path, StoreSettings(store_busy_s=0.05), on_failed=failed.append)
-    with sqlite3.connect(path, isolation_level=None) as connection:
+    with opened(path) as connection:
         connection.execute("BEGIN IMMEDIATE")
         store.submitted("fit", FIT, CLUSTER, SESSION, 1, 0, [key(0)])
         with pytest.raises(StoreBusyError, match="store_busy_s"):

@@ -33,13 +33,16 @@ if TYPE_CHECKING:
         NestedSubmitError,
         PayloadTooLargeError,
         RemoteTracebackError,
+        RunTakenError,
         SchedulerLostError,
         SessionExpiredError,
+        StoreError,
         SubmitRefusedError,
         TaskCrashedError,
         TaskError,
         TaskLostError,
         TaskTimeoutError,
+        UnknownRunError,
         UnloadableTaskError,
         UnpicklableError,
         UnpicklableResultError,
@@ -53,6 +56,7 @@ if TYPE_CHECKING:
     from distcomp.explanations import TaskExplanation
     from distcomp.futures import Future
     from distcomp.pool import Pool
+    from distcomp.run_handles import Run
     from distcomp.task_arrays import TaskArray
     from distcomp.task_streams import TaskStream
     from distcomp.waiting import as_completed, gather, wait
@@ -81,8 +85,11 @@ __all__ = [
     "PayloadTooLargeError",
     "Pool",
     "RemoteTracebackError",
+    "Run",
+    "RunTakenError",
     "SchedulerLostError",
     "SessionExpiredError",
+    "StoreError",
     "SubmitRefusedError",
     "TaskArray",
     "TaskCrashedError",
@@ -91,6 +98,7 @@ __all__ = [
     "TaskLostError",
     "TaskStream",
     "TaskTimeoutError",
+    "UnknownRunError",
     "UnloadableTaskError",
     "UnpicklableError",
     "UnpicklableResultError",
@@ -121,6 +129,7 @@ _HOMES = {
     "gather": "waiting",
     "progress": "watching",
     "wait": "waiting",
+    "Run": "run_handles",
     "TaskArray": "task_arrays",
     "TaskExplanation": "explanations",
     "TaskStream": "task_streams",

@@ -296,6 +296,7 @@ class AsyncClient:
         slots: as for `Client`.
         settings: as for `Client`.
         project: as for `Client`.
+        store: as for `Client`. A run is opened meanwhile: that it cannot be, its tasks tell.
 
     Raises:
         ConnectError: on entering or awaiting it; see `Client`.
@@ -315,9 +316,10 @@ class AsyncClient:
         slots: int | None = None,
         settings: ClientSettings | None = None,
         project: str | os.PathLike[str] | bool | None = None,
+        store: str | os.PathLike[str] | None = None,
     ) -> None:
         self._make: Callable[[], Client] = lambda: Client(
-            address, slots=slots, settings=settings, project=project
+            address, slots=slots, settings=settings, project=project, store=store
         )
         self._client: Client | None = None
         self._plain: AsyncBoundClient | None = None

@@ -176,6 +176,7 @@ class ClientHandshake(_Handshake):
         self, role: str, owner: str, cluster_id: bytes | None = None, secret: bytes | None = None
     ) -> None:
         super().__init__()
+        self.met_cluster_id = bytes(16)
         self._cluster_id = cluster_id
         self._has_secret = secret is not None
         self._secret = secret if secret is not None else _NOBODYS_SECRET
@@ -212,6 +213,7 @@ class ClientHandshake(_Handshake):
         wants_proof, cluster_id, _nonce = _CHALLENGE.unpack_from(challenge, _PRELUDE.size)
         if self._cluster_id is not None and cluster_id != self._cluster_id:
             raise self._refused(_CLUSTER)
+        self.met_cluster_id = cluster_id
         if not wants_proof:
             if self._has_secret:
                 raise AuthenticationError(

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
-    from distcomp.client import Client
+    from distcomp.client_session import ClientSession
     from distcomp.feeder import Cost, SizedIterable
     from distcomp.future_groups import FutureGroup
     from distcomp.futures import Future
@@ -45,15 +45,15 @@ class BoundClient:
         3
     """
 
-    def __init__(self, client: Client, options: Options) -> None:
+    def __init__(self, session: ClientSession, options: Options) -> None:
+        self.options_given = options
         self.on_wire = options.on_wire()
         self.retry_types = options.retry_types
-        self._client = client
-        self._options = options
+        self.session = session
 
     def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Have `function(*args, **kwargs)` run in the cluster; see `Client.submit`."""
-        return self._client.submit_with(self, function, args, kwargs)
+        return self.session.submit_with(self, function, args, kwargs)
 
     @overload
     def map(  # type: ignore[overload-overlap]  # what has a length is looked for first
@@ -65,8 +65,8 @@ class BoundClient:
 
     def map(self, function: Callable[..., T], /, *iterables: Iterable[Any], cost: Cost = None) -> Any:
         """Have `function` run for the items of `iterables`; see `Client.map`."""
-        return self._client.map_with(self, function, iterables, cost)
+        return self.session.map_with(self, function, iterables, cost)
 
     def options(self, **values: Unpack[OptionValues]) -> BoundClient:
         """This client with more options, or other ones; see `distcomp.options.Options`."""
-        return self._client.bind(self._options.replace(**values))
+        return self.session.bind(self.options_given.replace(**values))

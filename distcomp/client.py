@@ -1,70 +1,44 @@
-"""`Client`: hands functions to a cluster.
-
-What threads share is guarded by the program's lock: the batches of single submits that wait for the next
-turn, and the window.
-"""
+"""`Client`: hands functions to a cluster."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import sys
-import threading
 import time
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, overload
 
 from distcomp import discovery, open_clients
-from distcomp.bound_client import Batch, BoundClient
-from distcomp.client_program import ClientProgram, introduce
+from distcomp.bound_client import BoundClient
+from distcomp.client_session import Belongings, ClientSession
 from distcomp.config import ClientSettings
-from distcomp.errors import (
-    BlockingCallError,
-    ClientClosedError,
-    ForkedClientError,
-    PayloadTooLargeError,
-    UnpicklableError,
-)
-from distcomp.feeder import Feeder, columns_of, have_lengths, order_by_cost, row_of
-from distcomp.future_groups import FutureGroup
+from distcomp.errors import RunTakenError, StoreError, UnknownRunError, UnpicklableError, UsageError
 from distcomp.futures import Future
 from distcomp.html import client_html
-from distcomp.news import News
 from distcomp.options import Options
-from distcomp.payload import (
-    Boxed,
-    FunctionCache,
-    dump_call,
-    dump_environment,
-    function_name,
-    open_project,
-    pack_calls,
-)
-from distcomp.remembered_calls import RememberedCall
+from distcomp.payload import FunctionCache, open_project
+from distcomp.recognition import Recogniser
+from distcomp.run_handles import attach
+from distcomp.run_session import RunSession
 from distcomp.settings_file import surroundings
-from distcomp.stay import Stay
-from distcomp.stream_source import StreamLeg, StreamSource
-from distcomp.task_arrays import Leg, TaskArray
+from distcomp.store import Store
+from distcomp.task_arrays import TaskArray
 from distcomp.task_streams import TaskStream
 from distcomp.waiting import gather
-from distcomp.window import Window
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
     from types import TracebackType
 
     from typing_extensions import Self, Unpack
 
     from distcomp.access import Access
-    from distcomp.core.client_effects import ClientEffects
-    from distcomp.core.client_state import ClientState
-    from distcomp.feeder import Cost, SizedIterable, Wanted
-    from distcomp.handles import Sink
-    from distcomp.ids import FunctionId
-    from distcomp.inline_program import InlineProgram
+    from distcomp.discovery import Target
+    from distcomp.feeder import Cost, SizedIterable
     from distcomp.options import OptionValues
-    from distcomp.protocol import StatusReported, TaskExplained
+    from distcomp.protocol import StatusReported
     from distcomp.rows import WorkerRow
-    from distcomp.waits_here import RunsHere
+    from distcomp.run_handles import Run
 
     Handle = Future[Any] | TaskArray[Any] | TaskStream[Any]
 
@@ -78,7 +52,7 @@ MAX_BOUND = 256
 _log = logging.getLogger("distcomp")
 
 
-class Client:
+class Client(ClientSession):
     """Hands functions to a cluster and gives handles on what comes of them.
 
     Args:
@@ -89,6 +63,9 @@ class Client:
         slots: how many tasks at a time an embedded cluster runs, if it comes to one; as many as there
             are cores if left out.
         settings: the client's settings; from `DISTCOMP_...` variables and `distcomp.toml` if left out.
+        store: a file in which results are kept on this machine, made if there is none. Calls that were made
+            before, by any process, are then found there instead of being computed; see the options `cache`
+            and `run`. None takes `DISTCOMP_STORE` or `store` in `distcomp.toml`; without these there is none.
         project: a folder of which everything is to travel to the workers; None sends those local modules
             and packages that tasks reach; False none, so that local functions and classes go by value.
 
@@ -101,6 +78,7 @@ class Client:
         UnreachableError: nobody answered within `connect_timeout_s`.
         ConnectError: what answered is not what was wanted; see `distcomp.errors`.
         AmbiguousClusterError: several schedulers run, and nothing says which is meant.
+        StoreError: the store cannot be used.
 
     Example:
         >>> Client("inline:").submit(pow, 2, 10).result()
@@ -114,45 +92,27 @@ class Client:
         slots: int | None = None,
         settings: ClientSettings | None = None,
         project: str | os.PathLike[str] | bool | None = None,
+        store: str | os.PathLike[str] | None = None,
     ) -> None:
-        self.settings = settings or ClientSettings.from_environment(surroundings())
-        self._project = open_project(project, self.settings)
-        self._target = target = discovery.find(address, slots)
+        settings = settings or ClientSettings.from_environment(surroundings())
+        mine = open_project(project, settings)
+        target = discovery.find(address, slots)
         _log.info("using %s", target.how)
-        self.is_embedded = target.cluster is not None
-        self.shares_path = target.shares_path or self._project.is_on
         if target.shares_path:
-            self._project.share_path()
-        self.max_payload_bytes = self.settings.wire.max_payload_bytes
-        self.patience_s = self.settings.explain_after_s
-        self._cache = FunctionCache(shares_path=self.shares_path)
+            mine.share_path()
         self._bound: dict[Options, BoundClient] = {}
-        self._plain = self.bind(Options())
-        self._batches: dict[tuple[BoundClient, FunctionId], Batch] = {}
-        self._batch_bytes = 0
-        self._news_at = time.monotonic()
-        self._explained = False
-        self.closed = False
-        self.forked = False
-        self._program: ClientProgram | InlineProgram
-        self.inline: RunsHere | None = None
-        if target.inline:
-            self._program = self.inline = self._run_inline()
-        else:
-            greeting = introduce(dump_environment() if self.is_embedded else b"")
-            self._program = ClientProgram(target, self.settings, greeting, self._prepare, self._tell)
-        self._news = News(self._program)
-        self.lock = self._program.lock
-        self.sinks = self._program.sinks
-        self.stay = None if target.door is None else Stay(target.door, self._program.post)
+        self._runs: dict[str, RunSession] = {}
+        self._store: Store | None = None
         self.outlived = False
-        self.window = Window(self, self.settings, self.lock, self._program.is_here)
         try:
-            self._program.start()
+            self._store = self._open_store(store, target, settings)
+            functions = FunctionCache(shares_path=target.shares_path or mine.is_on)
+            self._belongings = Belongings(settings, target, mine, functions, Recogniser(), self._store)
+            super().__init__(self._belongings)
         except BaseException:
-            self.closed = True
-            target.close()
+            self._let_go(target)
             raise
+        self._plain = self.bind(Options())
         open_clients.remember(self)
         if target.door is not None:
             target.door.take_in(self)
@@ -220,6 +180,32 @@ class Client:
             3
         """
         return self.bind(Options().replace(**values))
+
+    def attach(self, name: str) -> Run:
+        """Collect a run, from any process: what the scheduler has of it, completed by the store.
+
+        Args:
+            name: the run's, as tasks were given it by `options(run=...)`.
+
+        Returns:
+            A handle on all its tasks, in the order in which they were submitted.
+
+        Raises:
+            UnknownRunError: neither the scheduler nor the store has such a run.
+            RunTakenError: another process has it open.
+            UsageError: this client has submitted to it, and so has its handles.
+
+        Example:
+            >>> with Client("inline:", store="results.db") as client:
+            ...     client.options(run="fit").map(abs, [-1, -2]).wait()
+            True
+            >>> with Client("inline:", store="results.db") as client:
+            ...     client.attach("fit").gather()
+            [1, 2]
+        """
+        self.check_usable()
+        self.check_may_wait()
+        return attach(self, name)
 
     def gather(self, futures: Iterable[Future[T]]) -> list[T]:
         """The results of futures, in order; see `distcomp.gather`."""
@@ -292,6 +278,8 @@ class Client:
             return
         self.check_may_wait()
         try:
+            for run in list(self._runs.values()):
+                run.close(cancel=cancel)
             if cancel:
                 self.cancel_all()
             self.window.wait_until_idle()
@@ -299,11 +287,9 @@ class Client:
             self.cancel_all()
             raise
         finally:
-            self.closed = True
-            self._program.stop()
-            self._news.close()
-            self._target.close()
+            self.end()
             open_clients.forget(self)
+            self._let_go(self._target)
 
     def __enter__(self) -> Self:
         return self
@@ -327,88 +313,55 @@ class Client:
     # --- what bound clients and handles call ------------------------------------------------------
 
     def bind(self, options: Options) -> BoundClient:
-        """This client with these options; the same one each time, so that its submits travel together."""
+        """This client with these options; the same one each time, so that its submits travel together.
+
+        Raises:
+            UsageError: results are to be found in a store, and there is none.
+            RunTakenError: another process has the run open.
+        """
         bound = self._bound.get(options)
-        if bound is None:
+        if bound is None or (bound.session.closed and not self.closed):
+            in_task = self._target.door is not None
+            if options.cache and self._store is None and not in_task:
+                raise UsageError('cache=True finds results in a store: Client(store="results.db") has one')
+            session = self if options.run is None or in_task else self.enter_run(options.run)
             if len(self._bound) >= MAX_BOUND:
                 self._bound.clear()
-            bound = self._bound[options] = BoundClient(self, options)
+            bound = self._bound[options] = BoundClient(session, options)
         return bound
 
-    def submit_with(
-        self, bound: BoundClient, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Future[Any]:
-        """Put one call into the batch of the present turn."""
-        if self.closed or self.forked:
-            self._refuse()
-        digest, blob = self._cache.dump(function, bound.retry_types)
-        call = dump_call(args, kwargs, shares_path=self.shares_path)
-        self._project.current()
-        size_bytes = len(call.blob) if type(call) is Boxed else 0
-        if size_bytes > self.max_payload_bytes or len(blob) > self.max_payload_bytes:
-            self._refuse_size(size_bytes, len(blob))
-        key = (bound, digest)
-        with self.lock:
-            if self.window.is_full:
-                self.window.wait_until_not_full()
-            batch = self._batches.get(key)
-            if batch is None:
-                named = (digest, function_name(function), blob)
-                batch = self._batches[key] = Batch(named, bound.on_wire, FutureGroup(self))
-            batch.calls.append(call)
-            self.window.add(1, size_bytes)
-            self._batch_bytes += size_bytes
-            future = batch.group.add()
-        self._program.wake()
-        return future
+    @property
+    def store(self) -> Store | None:
+        """Where its results are kept, if anywhere."""
+        return self._store
 
-    def map_with(
-        self, bound: BoundClient, function: Callable[..., Any], iterables: Sequence[Iterable[Any]], cost: Cost
-    ) -> TaskArray[Any] | TaskStream[Any]:
-        """Make an array, and have a feeder hand in its tasks; or a stream, which draws them itself."""
+    def forget_run(self, name: str) -> None:
+        """Have scheduler and store let go of a run; see `Run.forget`."""
         self.check_usable()
-        is_stream = not have_lengths(iterables)
-        if is_stream and cost is not None:
-            raise TypeError("cost needs arguments with a length: nobody knows what a stream will bring")
-        columns, tasks = ([], 0) if is_stream else columns_of(iterables)
-        order = None if cost is None else order_by_cost(cost, columns, tasks)
-        digest, blob = self._cache.dump(function, bound.retry_types)
-        if len(blob) > self.max_payload_bytes:
-            self._refuse_size(0, len(blob))
-        named = (digest, function_name(function), blob)
-        if is_stream:
-            stream_leg = StreamLeg(self)
-            return TaskStream(StreamSource(self, stream_leg, named, bound.on_wire, iterables), stream_leg)
+        here = 0
+        if self._store is not None:
+            with contextlib.suppress(UnknownRunError):
+                here = 1 + self._store.forget(name)
+        if self.inline is not None:
+            return
+        told = self._news.forget_run(name)
+        if told.code == "taken":
+            raise RunTakenError(told.text)
+        if told.code == "unknown" and not here:
+            raise UnknownRunError(told.text)
 
-        def travel(order: Sequence[int] | None, count: int) -> Leg:
-            leg = Leg(array, count, order)
-            self._feed(Feeder(self, leg, named, bound.on_wire, columns))
-            return leg
-
-        def recall(index: int) -> RememberedCall:
-            call = dump_call(row_of(columns, index), {}, shares_path=self.shares_path)
-            return RememberedCall(blob, pack_calls([call])[0].blob, 0)
-
-        array: TaskArray[Any] = TaskArray(
-            self, tasks, lambda again: travel(again, len(again)), recall=recall, in_order=order is None
-        )
-        if tasks:
-            array.begin(travel(order, tasks))
-        return array
-
-    def check_usable(self) -> None:
-        """Raise if nothing can be handed in by this client, or by this process."""
-        if self.closed or self.forked:
-            self._refuse()
-
-    def check_may_wait(self) -> None:
-        """Raise if the calling thread or process must not wait for outcomes."""
-        if self.forked:
-            self._refuse()
-        if self._program.is_here():
-            raise BlockingCallError("a blocking call on the client's own loop thread would never return")
-        if self.stay is not None:
-            self.stay.check()
+    def enter_run(self, name: str, *, attaches: bool = False) -> RunSession:
+        """The client of a run, by a connection of its own; opened if it is not."""
+        run = self._runs.get(name)
+        if run is None or run.closed:
+            self.check_usable()
+            self._runs = {name: run for name, run in self._runs.items() if not run.closed}
+            if len(self._runs) >= self.settings.max_runs:
+                raise UsageError(f"the client has {len(self._runs)} runs open, and max_runs is no more")
+            waits = self.window.may_block
+            run = RunSession(self._belongings, self, name, attaches=attaches, waits=waits)
+            self._runs[name] = run
+        return run
 
     def leave_task(self) -> None:
         """End with the task that made this client; what runs still is cancelled, unless it is detached."""
@@ -417,128 +370,35 @@ class Client:
             return
         self.closed = True
         self._program.settle_detached()
-        self._program.stop()
-        self._news.close()
+        self.end()
         open_clients.forget(self)
+        self._let_go(self._target)
 
     def become_forked(self) -> None:
         """Be of no use: this is a forked child of the process that made it."""
-        self.forked = True
-        self._program.let_go()
-
-    def explain_wait(self) -> None:
-        """Ask why nothing runs, if nothing has come for long; the answer is said once."""
-        if not self._explained and time.monotonic() - self._news_at >= self.patience_s:
-            self._program.post(lambda state: state.explain(self._program.now))
-
-    def explain_task(self, sink: Sink, place: int) -> TaskExplained:
-        """Ask the scheduler where a task is; for `Future.explain`."""
-        self.check_usable()
-        self.check_may_wait()
-        return self._news.explain_task(sink, place)
-
-    def cancel_tasks(
-        self, sink: Sink, spans: tuple[tuple[int, int], ...], *, pending_only: bool = False
-    ) -> None:
-        """Have tasks of an array cancelled in the cluster; no spans means all of them."""
-
-        def cancel(state: ClientState) -> None:
-            (state.cancel_pending if pending_only else state.cancel)(sink.counter, spans)
-
-        if not self.closed and not self.forked:
-            self._program.post_soon(cancel)
-
-    def cancel_all(self) -> None:
-        """Cancel everything that was handed in."""
-
-        def cancel(state: ClientState) -> None:
-            for counter in list(self.sinks):
-                state.cancel(counter, ())
-
-        self._program.post(cancel)
-
-    # --- what feeders call ------------------------------------------------------------------------
-
-    def post(self, action: Callable[[ClientState], None]) -> None:
-        """Have the loop's thread call `action`, with the modules known that its tasks need."""
-        self._project.current()
-        self._program.post(action)
-
-    def make_room(self, leg: Wanted, tasks: int, size_bytes: int, *, waits: bool = True) -> bool:
-        """Count tasks as handed in, waiting for room if need be; see `feeder.FedClient`."""
-        return self.window.make_room(leg, tasks, size_bytes, waits=waits)
-
-    def wait_for_room(self, tasks: int = 1, size_bytes: int = 0) -> None:
-        """Wait until so many tasks fit into the window, or it is empty."""
-        self.window.wait_for_room(tasks, size_bytes)
-
-    def fed(self) -> None:
-        """Take note that a feeder is through."""
-        self.window.end_feeding()
+        super().become_forked()
+        for run in self._runs.values():
+            run.become_forked()
 
     # --- inside -----------------------------------------------------------------------------------
 
-    def _refuse(self) -> None:
-        if self.forked:
-            raise ForkedClientError("this client belongs to the process that made it; make another one here")
-        raise ClientClosedError("the client is closed")
+    def _open_store(
+        self, store: str | os.PathLike[str] | None, target: Target, settings: ClientSettings
+    ) -> Store | None:
+        """Open the store that is wanted; a task's client has only one that it is given."""
+        path = store or ("" if target.door is not None else settings.store)
+        return Store(path, settings.disk, on_failed=self._on_store_failed) if path else None
 
-    def _refuse_size(self, arguments_bytes: int, function_bytes: int) -> NoReturn:
-        limit = self.max_payload_bytes
-        what = f"the arguments take {arguments_bytes} bytes"
-        if function_bytes > limit:
-            what = f"the function takes {function_bytes} bytes with all that it refers to"
-        raise PayloadTooLargeError(f"{what}; max_payload_bytes is {limit}")
+    def _let_go(self, target: Target) -> None:
+        """Let go of what the sessions shared."""
+        target.close()
+        if self._store is not None:
+            try:
+                self._store.close()
+            except StoreError as error:
+                _log.error("not all results are in the store: %s", error)
 
-    def _feed(self, feeder: Feeder) -> None:
-        self.window.begin_feeding()
-        feeder.begin()
-        if feeder.is_quick and self.window.may_block and not self._program.is_here():
-            feeder.run()
-        else:
-            threading.Thread(target=feeder.run, name="distcomp-feeder", daemon=True).start()
-
-    def _run_inline(self) -> InlineProgram:
-        from distcomp.inline_program import InlineProgram  # noqa: PLC0415 - few need it
-
-        return InlineProgram(self.settings, self._prepare, self._tell, self)
-
-    # --- on the loop's thread ---------------------------------------------------------------------
-
-    def _prepare(self, state: ClientState) -> None:
-        """Open an array for each batch of single submits."""
-        self._project.is_fresh = False
-        state.bundle = self._project.latest
-        if not self._batches:
-            return
-        with self.lock:
-            batches, self._batches = self._batches, {}
-            counted_bytes, self._batch_bytes = self._batch_bytes, 0
-        size_bytes = 0
-        for batch in batches.values():
-            group, count = batch.group, len(batch.calls)
-            group.counter = state.submit(*batch.function, batch.options)
-            group.open_tasks = count
-            self.sinks[group.counter] = group
-            parts = pack_calls(batch.calls)
-            group.keep_calls(batch.function[2], parts)
-            for part in parts:
-                state.extend(group.counter, part.stop - part.start, part.blob, last=part.stop == count)
-                size_bytes += len(part.blob)
-        with self.lock:
-            self.window.add(0, size_bytes - counted_bytes)
-
-    def _tell(self, effects: ClientEffects) -> None:
-        """Pass on what a turn brought besides outcomes."""
-        if effects.released_tasks or effects.outcomes:
-            self._news_at, self._explained = time.monotonic(), False
-            with self.lock:
-                self.window.release(effects.released_tasks, effects.released_bytes)
-        if self.stay is not None:
-            self.stay.hear(effects.lend_refused, is_idle=not self.window.open_tasks)
-        for code, text in effects.explanations:
-            if code != "running" and not self._explained:
-                self._explained = True
-                print(f"distcomp: still waiting: {text}", file=sys.stderr)  # noqa: T201 - it is for the user
-        if effects.reports or effects.news or effects.notices:
-            self._news.take_in(effects)
+    def _on_store_failed(self, error: StoreError) -> None:
+        for client in (self, *self._runs.values()):
+            if client.keeper is not None:
+                client.keeper.fail(error)

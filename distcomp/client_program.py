@@ -10,6 +10,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import errno
+import hashlib
 import itertools
 import logging
 import os
@@ -22,15 +23,19 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from distcomp import config, transport
+from distcomp.auth import ClientHandshake
 from distcomp.core.client_effects import Introduction
 from distcomp.core.client_state import ClientState
 from distcomp.errors import (
     ClientClosedError,
     ConnectError,
+    DistcompError,
     EmbeddedClusterError,
     ProtocolError,
     RoleError,
+    RunTakenError,
     SchedulerBusyError,
+    UnknownRunError,
     VersionMismatchError,
 )
 from distcomp.futures import wake_all
@@ -42,6 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from distcomp.core.client_effects import ClientEffects
+    from distcomp.core.client_runs import RunEntry
     from distcomp.discovery import Target
     from distcomp.futures import Woken
     from distcomp.handles import Sink
@@ -50,11 +56,13 @@ if TYPE_CHECKING:
 
 SETTLE_LOOK_S = 0.002
 _log = logging.getLogger("distcomp")
-_REFUSALS = {
+_REFUSALS: dict[str, type[DistcompError]] = {
     "role": RoleError,
     "versions": VersionMismatchError,
     "full": SchedulerBusyError,
     "stopping": SchedulerBusyError,
+    "taken": RunTakenError,
+    "unknown": UnknownRunError,
 }
 
 
@@ -68,8 +76,11 @@ class ClientProgram:
         prepare: called before each action and decision, to hand what was gathered to the state.
         tell: called in each turn with its effects, for everything but connections and sinks; before outcomes
             are told, so that whoever hears of one finds room for another task.
+        run: which run the session is, if it is one.
 
     Attributes:
+        cluster_id: of the scheduler that was met last.
+        session: the session's id; of a run once a scheduler was met.
         lock: guards handles and everything that `prepare` and `tell` share with other threads.
         sinks: what takes in the outcomes of each array; for the loop's thread only.
     """
@@ -81,6 +92,8 @@ class ClientProgram:
         introduction: Introduction,
         prepare: Callable[[ClientState], None],
         tell: Callable[[ClientEffects], None],
+        *,
+        run: RunEntry | None = None,
     ) -> None:
         self.target = target
         self.settings = settings
@@ -89,7 +102,9 @@ class ClientProgram:
         self._prepare = prepare
         self._tell = tell
         sessions = iter(lambda: SessionId(os.urandom(16)), None)
-        self._state = ClientState(settings, sessions, introduction)
+        self._run_name = "" if run is None else run.name
+        self._state = ClientState(settings, sessions, introduction, run)
+        self.cluster_id = bytes(16)
         self._posts: deque[Callable[[ClientState], None]] = deque()
         self._woken = False
         self._stopping = False
@@ -97,6 +112,7 @@ class ClientProgram:
         self._connection: Connection | None = None
         self._main: asyncio.Task[None]
         self._over: asyncio.Future[None]
+        self._taken_until = 0.0
         self._alarm = transport.Alarm(self._turn)
         self._opened: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._loop = transport.new_event_loop()
@@ -105,18 +121,30 @@ class ClientProgram:
 
     # --- for other threads ------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Start the thread and wait until the session is open.
+    @property
+    def session(self) -> SessionId:
+        """The session's id."""
+        return self._state.session
+
+    def start(self, *, waits: bool = True) -> None:
+        """Start the thread and, unless told otherwise, wait until the session is open.
 
         Raises:
             ConnectError: it did not come to that within `connect_timeout_s`; the thread is gone.
         """
+        if not waits:
+            self._state.hope(self._loop.time() + self.settings.connect_timeout_s)
         self._thread.start()
         try:
-            self._opened.result()
+            if waits:
+                self._opened.result()
         except BaseException:
             self.stop()
             raise
+
+    def wait_until_open(self) -> None:
+        """Wait until the session was opened once; raises what that failed with."""
+        self._opened.result()
 
     def post(self, action: Callable[[ClientState], None]) -> None:
         """Have the loop's thread call `action` at the start of its next turn."""
@@ -149,9 +177,9 @@ class ClientProgram:
         """Whether the calling thread is the loop's own."""
         return threading.get_ident() == self._ident
 
-    def settle_detached(self) -> None:
-        """Wait until the scheduler answers for all that is detached, within `close_s`."""
-        deadline = time.monotonic() + self.settings.close_s
+    def settle_detached(self, timeout_s: float | None = None) -> None:
+        """Wait until the scheduler answers for all that is detached, within `close_s` if nothing is said."""
+        deadline = time.monotonic() + (self.settings.close_s if timeout_s is None else timeout_s)
         with contextlib.suppress(ClientClosedError, concurrent.futures.TimeoutError):
             while time.monotonic() < deadline and self._owes_detached():
                 time.sleep(SETTLE_LOOK_S)
@@ -196,6 +224,7 @@ class ClientProgram:
     async def _stay_connected(self) -> None:
         """Connect, and connect again whenever the connection is gone, until the client is closed."""
         give_up_at = self._loop.time() + self.settings.connect_timeout_s
+        self._taken_until = self._loop.time() + self.settings.run_taken_s
         backoff_s = self.settings.backoff_first_s
         while not self._stopping:
             self._over = self._loop.create_future()
@@ -251,6 +280,10 @@ class ClientProgram:
     def _on_ready(self, connection: Connection) -> None:
         connection.peer = Peer(next(self._peers))
         self._connection = connection
+        if isinstance(connection.handshake, ClientHandshake):
+            self.cluster_id = connection.handshake.met_cluster_id
+        if self._run_name:
+            self._state.session = run_session(self.cluster_id, self.target.owner, self._run_name)
         self._state.connect(connection.peer, self._loop.time())
         self._turn()
 
@@ -286,6 +319,16 @@ class ClientProgram:
         self._tell(effects)
         if effects.outcomes or effects.began:
             self._settle(effects)
+        if (effects.opened or effects.refused is not None) and not self._opened.done():
+            self._note_opening(effects)
+
+    def _note_opening(self, effects: ClientEffects) -> None:
+        """The session is open, or will not be; a run that another process has may be free in a moment."""
+        refused = effects.refused
+        if refused is None:
+            self._opened.set_result(None)
+        elif refused.code != "taken" or self._loop.time() >= self._taken_until:
+            self._opened.set_exception(_error_of(refused))
 
     def _carry_out(self, effects: ClientEffects) -> None:
         """Send, close, log, and see to the next tick."""
@@ -301,10 +344,6 @@ class ClientProgram:
         for event in effects.events:
             values = "".join(f", {name}: {value}" for name, value in event.values.items())
             _log.log(getattr(logging, event.level.upper()), "%s%s", event.text, values)
-        if effects.opened and not self._opened.done():
-            self._opened.set_result(None)
-        if effects.refused is not None and not self._opened.done():
-            self._opened.set_exception(_error_of(effects.refused))
         if effects.wake_at is not None:
             self._alarm.set(effects.wake_at, self._loop.time())
 
@@ -336,5 +375,11 @@ def _is_refusal(error: ConnectError) -> bool:
     return not error.heals or getattr(error.__context__, "errno", None) == errno.ECONNREFUSED
 
 
-def _error_of(refused: Refused) -> ConnectError:
+def run_session(cluster_id: bytes, owner: str, name: str) -> SessionId:
+    """The session of a run, which is the same for every process of its owner."""
+    told = b"\0".join((b"distcomp run", cluster_id, owner.encode(), name.encode()))
+    return SessionId(hashlib.sha256(told).digest()[:16])
+
+
+def _error_of(refused: Refused) -> DistcompError:
     return _REFUSALS.get(refused.code, ConnectError)(refused.text)

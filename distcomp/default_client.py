@@ -20,13 +20,17 @@ _lock = threading.RLock()
 
 
 def connect(
-    address: str | Access | None = None, *, project: str | os.PathLike[str] | bool | None = None
+    address: str | Access | None = None,
+    *,
+    project: str | os.PathLike[str] | bool | None = None,
+    store: str | os.PathLike[str] | None = None,
 ) -> Client:
     """Make the default client, which decorated functions use; one made before is left as it is.
 
     Args:
         address: as for `Client`.
         project: as for `Client`.
+        store: as for `Client`.
 
     Returns:
         The client.
@@ -37,7 +41,7 @@ def connect(
     """
     global _default  # noqa: PLW0603 - there is one default client in a process
     with _lock:
-        _default = Client(address, project=project)
+        _default = Client(address, project=project, store=store)
         return _default
 
 

@@ -47,6 +47,10 @@ class AuthenticationError(ConnectError):
     """One side could not prove that it knows the secret for the role and owner named."""
 
 
+class CertificateError(ConnectError):
+    """The certificate of what answers at an address is not for it, expired, or of an unknown authority."""
+
+
 class WrongClusterError(ConnectError):
     """Another cluster answers at that address than the one the access file was made for."""
 
@@ -61,6 +65,10 @@ class ForeignProtocolError(ConnectError):
 
 class RoleError(ConnectError):
     """The connection's role does not allow what was asked."""
+
+
+class RunTakenError(ConnectError):
+    """Another process has the run open: one at a time may."""
 
 
 class EmbeddedClusterError(ConnectError):
@@ -138,7 +146,7 @@ class StoreFullError(StoreError):
 
 
 class UnknownRunError(StoreError, LookupError):
-    """The store has no run of that name."""
+    """Neither the scheduler nor the store has a run of that name."""
 
 
 # --- talking to a peer ----------------------------------------------------------------------------

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from distcomp.futures import Woken
     from distcomp.handles import Sink
     from distcomp.ids import FunctionId
+    from distcomp.payload import Packed
     from distcomp.rows import TaskOptions
     from distcomp.task_arrays import Leg
 
@@ -183,20 +184,27 @@ class Feeder:
         try:
             self._rows = self._first_rows()
             for columns in self._draw():
-                packed = pack_columns(
-                    columns,
-                    shares_path=self._client.shares_path,
-                    max_bytes=min(CHUNK_BYTES, self._client.max_payload_bytes),
-                )
-                for part in packed:
-                    if not self._hand_in(part.stop - part.start, part.blob):
-                        return
+                packed = self._take(columns)
+                if packed is None:
+                    return
                 row_bytes = 1 + sum(len(part.blob) for part in packed) // len(columns[0])
                 self._rows = max(1, min(CHUNK_TASKS, self._rows * GROWTH, DRAW_BYTES // row_bytes))
         except Exception as error:  # noqa: BLE001 - whatever the caller's iterable raises belongs to its tasks
             self._end(dump_failure(error))
         finally:
             self._client.fed()
+
+    def _pack(self, columns: Sequence[Sequence[Any]]) -> list[Packed]:
+        """Chunks of tasks that were drawn."""
+        most_bytes = min(CHUNK_BYTES, self._client.max_payload_bytes)
+        return pack_columns(columns, shares_path=self._client.shares_path, max_bytes=most_bytes)
+
+    def _take(self, columns: Sequence[Sequence[Any]]) -> list[Packed] | None:
+        """Hand in what was drawn; gives the chunks that it made, or None if nobody wants more."""
+        packed = self._pack(columns)
+        if all(self._hand_in(part.stop - part.start, part.blob) for part in packed):
+            return packed
+        return None
 
     def _open(self, state: ClientState) -> None:
         self._leg.counter = state.submit(*self._function, self._options)

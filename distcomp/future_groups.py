@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from distcomp.core.client_effects import Failed, Returned
+    from distcomp.detours import Detour
     from distcomp.futures import Woken
     from distcomp.handles import Host
     from distcomp.payload import Packed
@@ -29,11 +30,12 @@ class FutureGroup:
         host: the client.
     """
 
-    __slots__ = ("_function", "_parts", "counter", "futures", "host", "open_tasks", "retried")
+    __slots__ = ("_function", "_parts", "counter", "detours", "futures", "host", "open_tasks", "retried")
 
     def __init__(self, host: Host) -> None:
         self.host = host
         self.counter = 0
+        self.detours: list[Detour] | None = None
         self.futures: list[Future[Any] | None] = []
         self.open_tasks = 0
         self.retried = 0
@@ -71,12 +73,16 @@ class FutureGroup:
         elif stop - start == 1 and len(self._parts) > 1:
             self._let_go(start)
 
+    def remember(self, index: int, call: RememberedCall) -> None:
+        """Keep a call that has failed with its future."""
+        future = self.futures[index]
+        if future is not None:
+            future.remember(call)
+
     def _remember_failed(self, start: int, stop: int) -> None:
         for part in self._parts:
             for index in range(max(start, part.start), min(stop, part.stop)):
-                future = self.futures[index]
-                if future is not None:
-                    future.remember(RememberedCall(self._function, part.blob, index - part.start))
+                self.remember(index, RememberedCall(self._function, part.blob, index - part.start))
 
     def _let_go(self, index: int) -> None:
         """Let go of the arguments of a task that travelled alone, as large ones do."""

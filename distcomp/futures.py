@@ -441,7 +441,8 @@ class Future(concurrent.futures.Future[T], Generic[T]):
                 if self._state not in OPEN:
                     return
         except KeyboardInterrupt:
-            self.cancel()
+            if not host.is_run:
+                self.cancel()
             raise
         raise concurrent.futures.TimeoutError
 

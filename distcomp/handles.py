@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from distcomp.core.client_effects import Failed
+    from distcomp.detours import Detour
     from distcomp.futures import Woken
     from distcomp.protocol import TaskExplained
     from distcomp.remembered_calls import RememberedCall
     from distcomp.rows import Failure
     from distcomp.stay import Stay
     from distcomp.waits_here import RunsHere
+
+    Spans = tuple[tuple[int, int], ...]
 
 SIGNAL_S = 0.1
 """Longest wait of the main thread without a look at signals."""
@@ -41,10 +44,15 @@ _HERE = {
 
 
 class Host(Protocol):
-    """What a handle needs of its client. `inline` is there if tasks run in this process."""
+    """What a handle needs of its client.
+
+    `inline` is there if tasks run in this process. What belongs to a run goes on without this process, so an
+    interrupt here is no reason to cancel it.
+    """
 
     lock: threading.Lock
     patience_s: float
+    is_run: bool
     stay: Stay | None
     inline: RunsHere | None
 
@@ -54,9 +62,7 @@ class Host(Protocol):
     def explain_wait(self) -> None:
         """Have it said why nothing runs, if that has been so for long; takes no lock."""
 
-    def cancel_tasks(
-        self, sink: Sink, spans: tuple[tuple[int, int], ...], *, pending_only: bool = False
-    ) -> None:
+    def cancel_tasks(self, sink: Sink, spans: Spans, *, pending_only: bool = False) -> None:
         """Have tasks of an array cancelled in the cluster; no spans means all of them."""
 
     def explain_task(self, sink: Sink, place: int) -> TaskExplained:
@@ -64,11 +70,16 @@ class Host(Protocol):
 
 
 class Sink(Protocol):
-    """What takes in the outcomes of one array of the cluster: a `FutureGroup`, or a leg of a `TaskArray`."""
+    """What takes in the outcomes of one array of the cluster: a `FutureGroup`, or a leg of a `TaskArray`.
+
+    Its tasks may also come by `detours`, each of which is an array of the cluster with some of them; the
+    others are found elsewhere, and `counter` means nothing.
+    """
 
     counter: int
     open_tasks: int
     retried: int
+    detours: list[Detour] | None
 
     def settle(self, outcome: Returned | Failed, woken: list[Woken]) -> None:
         """Take in what came of some tasks, with the host's lock held."""
@@ -78,6 +89,20 @@ class Sink(Protocol):
 
     def label(self, place: int) -> str:
         """What tells a user which of the tasks stands at `place`; empty if it was submitted alone."""
+
+
+def routes(sink: Sink, spans: Spans) -> Iterator[tuple[int, Spans]]:
+    """Which tasks of which arrays of the cluster stand at these places; no spans means at all of them.
+
+    For the loop's own thread, on which arrays get their numbers.
+    """
+    if sink.detours is None:
+        yield sink.counter, spans
+        return
+    for detour in sink.detours:
+        places = detour.places_of(spans)
+        if places or not spans:
+            yield detour.counter, places
 
 
 class Book(Protocol):
@@ -105,6 +130,32 @@ def error_of(failure: Failure) -> BaseException:
     return load_failure(failure) if here is None else here(failure.text)
 
 
+class SharedBlob:
+    """The packed results of a run, of which several handles, or several places of one, have some.
+
+    Args:
+        blob: the packed results.
+        pieces: how many have some; its length is what each is taken to weigh.
+    """
+
+    __slots__ = ("_blob", "_opened", "_pieces")
+
+    def __init__(self, blob: bytes, pieces: int) -> None:
+        self._blob = blob
+        self._pieces = pieces
+        self._opened: Sequence[Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self._blob) // self._pieces
+
+    def open(self) -> Sequence[Any]:
+        """The results, unpacked once for all."""
+        opened = self._opened
+        if opened is None:
+            opened = self._opened = open_results(self._blob)
+        return opened
+
+
 class ResultRun:
     """The results of neighbouring tasks, unpacked when the first is asked for.
 
@@ -115,7 +166,7 @@ class ResultRun:
 
     __slots__ = ("_blob", "_opened", "base")
 
-    def __init__(self, base: int, blob: bytes) -> None:
+    def __init__(self, base: int, blob: bytes | SharedBlob) -> None:
         self.base = base
         self._blob = blob
         self._opened: Sequence[Any] | None = None
@@ -124,7 +175,7 @@ class ResultRun:
         """The result of one task; what is unpacked for it is kept for its neighbours."""
         opened = self._opened
         if opened is None:
-            opened = self._opened = open_results(self._blob)
+            opened = self._opened = self._open()
             self._blob = b""
         return opened[index - self.base]
 
@@ -132,9 +183,13 @@ class ResultRun:
         """The results of several tasks; nothing is kept."""
         opened = self._opened
         if opened is None:
-            opened = open_results(self._blob)
+            opened = self._open()
         first, behind = start - self.base, stop - self.base
         return opened if first == 0 and behind == len(opened) else opened[first:behind]
+
+    def _open(self) -> Sequence[Any]:
+        blob = self._blob
+        return blob.open() if isinstance(blob, SharedBlob) else open_results(blob)
 
 
 class MovedRun(ResultRun):

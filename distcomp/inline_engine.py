@@ -19,7 +19,7 @@ from bisect import bisect_right
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from distcomp.core.client_effects import ClientEffects, Explanation, Failed, Returned
+from distcomp.core.client_effects import ClientEffects, Explanation, Failed, KeptOutcomes, Returned
 from distcomp.core.ranges import RangeSet
 from distcomp.ids import SessionId, WorkerId
 from distcomp.payload import load_function, open_chunk
@@ -92,6 +92,7 @@ class InlineArray:
         self.submitted = 0
         self.closed = False
         self.queued = False
+        self.kept = False
         self.loaded: LoadedFunction | None = None
 
     def load(self) -> LoadedFunction:
@@ -148,6 +149,16 @@ class Spell:
         return loaded is not None and loaded.is_retriable(error)
 
 
+class NoReceipts:
+    """Nobody but this process has what came, so nobody waits to hear that it is stored."""
+
+    def stored(self, life: int, seqs: list[int]) -> None:
+        """It is."""
+
+    def not_stored(self, life: int, seqs: list[int]) -> None:
+        """It is not."""
+
+
 class InlineEngine:
     """The books of all arrays. It runs nothing by itself: see `inline_program`."""
 
@@ -155,6 +166,7 @@ class InlineEngine:
         self.arrays: dict[int, InlineArray] = {}
         self.depth = 0
         self.session = SessionId(bytes(16))
+        self.receipts = NoReceipts()
         self._counter = 0
         self._queue: list[tuple[tuple[int, int, int], InlineArray]] = []
         self._delayed: list[tuple[float, int, int]] = []
@@ -166,11 +178,14 @@ class InlineEngine:
 
     # --- what the client does, as with `ClientState` ----------------------------------------------
 
-    def submit(self, function: FunctionId, name: str, blob: bytes, options: TaskOptions) -> int:
+    def submit(
+        self, function: FunctionId, name: str, blob: bytes, options: TaskOptions, *, kept: bool = False
+    ) -> int:
         """Open an array of tasks of one function; returns its number, for `extend`."""
         del name
         self._counter += 1
         self.arrays[self._counter] = InlineArray(self._counter, function, blob, options, self.depth)
+        self.arrays[self._counter].kept = kept
         return self._counter
 
     def extend(self, counter: int, tasks: int, chunk: bytes, *, last: bool) -> None:
@@ -325,7 +340,7 @@ class InlineEngine:
         """Tasks have results, in a blob that begins with the first one's."""
         for low, high in array.open.cut(start, stop):
             self._release(array, low, high)
-            self._effects.outcomes.append(Returned(array.counter, low, high, start, blob))
+            self._tell(array, Returned(array.counter, low, high, start, blob))
         self._forget_if_over(array)
 
     def failed(self, array: InlineArray, index: int, failure: Failure, now: float) -> None:
@@ -379,7 +394,12 @@ class InlineEngine:
         for low, high in array.open.cut(start, stop):
             self._failed += high - low if failure.kind != "cancelled" else 0
             self._release(array, low, high)
-            self._effects.outcomes.append(Failed(array.counter, low, high, failure))
+            self._tell(array, Failed(array.counter, low, high, failure))
+
+    def _tell(self, array: InlineArray, outcome: Returned | Failed) -> None:
+        self._effects.outcomes.append(outcome)
+        if array.kept:
+            self._effects.kept.append(KeptOutcomes(0, 0, (outcome,)))
 
     def _release(self, array: InlineArray, start: int, stop: int) -> None:
         """Indexes have settled: let go of what was kept for them."""

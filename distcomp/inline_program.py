@@ -86,8 +86,13 @@ class InlineProgram:
 
     # --- as in a `ClientProgram` ------------------------------------------------------------------
 
-    def start(self) -> None:
+    cluster_id = session = bytes(16)
+
+    def start(self, *, waits: bool = True) -> None:
         """Nothing is to be started."""
+
+    def wait_until_open(self) -> None:
+        """It is, from the beginning."""
 
     def post(self, action: Callable[[Any], None]) -> None:
         """Have `action` called now."""
@@ -123,7 +128,7 @@ class InlineProgram:
     def let_go(self) -> None:
         """There is nothing to be left to the parent of a forked child."""
 
-    def settle_detached(self) -> None:
+    def settle_detached(self, timeout_s: float | None = None) -> None:
         """Nothing outlives its process: there is nobody to be waited for."""
 
     def stop(self) -> None:

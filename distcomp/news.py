@@ -9,7 +9,15 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from distcomp.errors import DistcompError, UnreachableError
-from distcomp.protocol import ExplainTask, TaskExplained, TasksLogged, TasksRetried
+from distcomp.handles import routes
+from distcomp.protocol import (
+    ExplainTask,
+    ForgetRun,
+    RunForgotten,
+    TaskExplained,
+    TasksLogged,
+    TasksRetried,
+)
 from distcomp.task_prints import Said, TaskPrinter
 
 if TYPE_CHECKING:
@@ -46,10 +54,12 @@ class News:
         self._printer = TaskPrinter(program.settings.max_unprinted_lines)
         self._status: list[StandardFuture[StatusReported]] = []
         self._tasks: dict[int, StandardFuture[TaskExplained]] = {}
+        self._runs: dict[int, StandardFuture[RunForgotten]] = {}
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
             TaskExplained: self._on_task_explained,
             TasksRetried: self._on_tasks_retried,
             TasksLogged: self._on_tasks_logged,
+            RunForgotten: self._on_run_forgotten,
         }
 
     # --- for other threads ------------------------------------------------------------------------
@@ -90,7 +100,11 @@ class News:
             self._tasks[number] = asked
 
         def ask(state: ClientState) -> None:
-            if not state.ask(ExplainTask(number, (state.session, sink.counter), place)):
+            where = next(routes(sink, ((place, place + 1),)), None)
+            if where is None:
+                text = "it is being looked for in the store"
+                self._on_task_explained(TaskExplained(number, "unknown", text, ()))
+            elif not state.ask(ExplainTask(number, (state.session, where[0]), where[1][0][0])):
                 text = "there is no connection to the scheduler, which would know; one is being tried"
                 self._on_task_explained(TaskExplained(number, "unknown", text, ()))
 
@@ -100,6 +114,27 @@ class News:
         finally:
             with self._program.lock:
                 self._tasks.pop(number, None)
+
+    def forget_run(self, name: str) -> RunForgotten:
+        """Have the scheduler forget a run.
+
+        Raises:
+            UnreachableError: there was no answer within `connect_timeout_s`.
+        """
+        asked: StandardFuture[RunForgotten] = StandardFuture()
+        number = next(self._numbers)
+        with self._program.lock:
+            self._runs[number] = asked
+
+        def ask(state: ClientState) -> None:
+            state.ask(ForgetRun(number, name))
+
+        try:
+            self._program.post(ask)
+            return self._await(asked)
+        finally:
+            with self._program.lock:
+                self._runs.pop(number, None)
 
     def close(self) -> None:
         """Show what tasks have printed; nothing more will come."""
@@ -130,6 +165,12 @@ class News:
     def _on_task_explained(self, message: TaskExplained) -> None:
         with self._program.lock:
             asked = self._tasks.pop(message.request, None)
+        if asked is not None:
+            asked.set_result(message)
+
+    def _on_run_forgotten(self, message: RunForgotten) -> None:
+        with self._program.lock:
+            asked = self._runs.pop(message.request, None)
         if asked is not None:
             asked.set_result(message)
 

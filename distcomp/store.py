@@ -260,6 +260,22 @@ class Store:
             finally:
                 connection.close()
 
+    def submissions(self, name: str) -> Iterator[tuple[StoredFunction, SubmittedTask, bytes]]:
+        """Go through the tasks of a run that were handed in to a cluster, with their functions and keys.
+
+        Args:
+            name: of the run; one that is not there has none.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        with translated(self.path):
+            connection = open_store(self.path, self._settings, must_exist=True)
+            try:
+                yield from StoreReader(connection, self._files).submissions(name)
+            finally:
+                connection.close()
+
     def forget(self, name: str) -> int:
         """Remove a run, and the outcomes of its tasks that no other run has.
 

@@ -187,6 +187,28 @@ class StoreReader:
             for key, place in placed.items():
                 yield RunOutcome(key, place, found.get(key))
 
+    def submissions(self, run: str) -> Iterator[tuple[StoredFunction, SubmittedTask, bytes]]:
+        """The tasks of a run that were handed in to a cluster, with their functions and keys."""
+        found = self._run_number(run)
+        if found is None:
+            return
+        calls: dict[int, Any] = {}
+        functions = {
+            number: StoredFunction(name, digest, version, _parts(parts))
+            for number, name, digest, version, parts in self._connection.execute(
+                "SELECT id, name, digest, version, parts FROM functions"
+            )
+        }
+        rows = self._connection.execute(
+            "SELECT key, call, place, crc FROM places WHERE run = ? ORDER BY call, place", (found,)
+        )
+        while chunk := rows.fetchmany(CHUNK):
+            call_of = {key: call for key, call, _, _ in chunk}
+            for key, task in self._placed(chunk, calls):
+                function = functions.get(calls[call_of[key]][0])
+                if task.cluster and function is not None:
+                    yield function, task, key
+
     def _run_number(self, run: str) -> int | None:
         rows = self._connection.execute("SELECT id FROM runs WHERE name = ?", (run,)).fetchall()
         return rows[0][0] if rows else None

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from distcomp.config import ClientSettings
     from distcomp.core.client_effects import Returned
     from distcomp.core.client_state import ClientState
+    from distcomp.detours import Detour
     from distcomp.futures import Woken
     from distcomp.ids import FunctionId
     from distcomp.payload import Packed
@@ -78,6 +79,7 @@ class StreamLeg:
     def __init__(self, host: StreamClient) -> None:
         self.host: Host = host
         self.counter = 0
+        self.detours: list[Detour] | None = None
         self.open_tasks = 1
         self.retried = 0
         self.ended = False
@@ -357,14 +359,21 @@ class StreamSource:
         self._host.check_may_wait()
         drawn = self._draw_rows(min(self._next_rows, room))
         if drawn:
-            columns = [drawn] if self._width == 1 else [list(column) for column in zip(*drawn, strict=True)]
+            columns = self._columns(drawn)
             most_bytes = min(CHUNK_BYTES, self._host.max_payload_bytes)
             self._parts += pack_columns(columns, shares_path=self._host.shares_path, max_bytes=most_bytes)
-            self._row_bytes = 1 + sum(len(part.blob) for part in self._parts) // len(drawn)
-            most = min(CHUNK_TASKS, DRAW_BYTES // self._row_bytes)
-            self._next_rows = max(1, min(most, self._next_rows * GROWTH))
+            self._grow(len(drawn), sum(len(part.blob) for part in self._parts))
         self._close_if_through()
         return bool(drawn)
+
+    def _columns(self, drawn: list[Any]) -> list[list[Any]]:
+        return [drawn] if self._width == 1 else [list(column) for column in zip(*drawn, strict=True)]
+
+    def _grow(self, rows: int, size_bytes: int) -> None:
+        """Draw more at a time the next time, by what the last have weighed."""
+        self._row_bytes = 1 + size_bytes // rows
+        most = min(CHUNK_TASKS, DRAW_BYTES // self._row_bytes)
+        self._next_rows = max(1, min(most, self._next_rows * GROWTH))
 
     def _draw_rows(self, count: int) -> list[Any]:
         """Up to `count` rows: fewer if they take their time; none at the end."""

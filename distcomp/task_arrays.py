@@ -395,7 +395,8 @@ class TaskArray(Generic[T]):
         try:
             follow(self.wait, self._tally)
         except KeyboardInterrupt:  # it may come while the display is at work
-            self.cancel()
+            if not self.host.is_run:
+                self.cancel()
             raise
         return self
 
@@ -423,6 +424,11 @@ class TaskArray(Generic[T]):
         raise UnpicklableError("a TaskArray cannot leave its process; pass its results() instead")
 
     # --- what legs, futures and clients call ------------------------------------------------------
+
+    @property
+    def legs(self) -> tuple[Leg, ...]:
+        """The ways in which its tasks travel, the first of which holds all of them."""
+        return tuple(self._legs)
 
     def begin(self, leg: Leg) -> None:
         """Take the first leg, which holds all tasks."""

@@ -43,9 +43,11 @@ def _handles(futures: Iterable[Any]) -> Any:
     return getattr(futures, "futures", futures)
 
 
-def _cancel_all(futures: Iterable[Any]) -> None:
+def cancel_interrupted(futures: Iterable[Any]) -> None:
+    """Cancel what somebody has waited for who was interrupted; a run goes on without him."""
     for future in futures:
-        future.cancel()
+        if not (isinstance(future, Future) and future.host.is_run):
+            future.cancel()
 
 
 def wait(
@@ -77,7 +79,7 @@ def wait(
             if _satisfied(ended, return_when):
                 break
     except KeyboardInterrupt:
-        _cancel_all(futures)
+        cancel_interrupted(futures)
         raise
     return ended
 
@@ -118,7 +120,7 @@ def as_completed(fs: Iterable[Future[T]], timeout: float | None = None) -> Itera
                 return
         raise concurrent.futures.TimeoutError(f"{len(left)} futures have not settled in {timeout} s")
     except KeyboardInterrupt:
-        _cancel_all(left)
+        cancel_interrupted(left)
         raise
 
 
@@ -139,7 +141,7 @@ def gather(futures: Iterable[Future[T]]) -> list[T]:
     try:
         return [future.result() for future in handles]
     except KeyboardInterrupt:
-        _cancel_all(handles)
+        cancel_interrupted(handles)
         raise
 
 

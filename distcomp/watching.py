@@ -10,6 +10,7 @@ from distcomp.futures import Future
 from distcomp.handles import slices
 from distcomp.task_arrays import TaskArray
 from distcomp.task_streams import TaskStream
+from distcomp.waiting import cancel_interrupted
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -59,8 +60,7 @@ def progress(fs: Any) -> Any:
     try:
         follow(counted.wait, counted.tally)
     except KeyboardInterrupt:
-        for future in fs:
-            future.cancel()
+        cancel_interrupted(fs)
         raise
     return fs
 

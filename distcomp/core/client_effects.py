@@ -43,7 +43,7 @@ class Failed(NamedTuple):
     failure: Failure
 
 
-class Kept(NamedTuple):
+class KeptOutcomes(NamedTuple):
     """Outcomes that came under one number, and go to the disk before the scheduler may let go of them.
 
     `life` is the session's that they belong to: numbers of another one mean other outcomes.
@@ -99,7 +99,7 @@ class ClientEffects(Effects):
     def __init__(self) -> None:
         super().__init__()
         self.outcomes: list[Returned | Failed] = []
-        self.kept: list[Kept] = []
+        self.kept: list[KeptOutcomes] = []
         self.adopted: list[RunArray] = []
         self.began: list[tuple[int, tuple[int, ...]]] = []
         self.released_tasks = 0

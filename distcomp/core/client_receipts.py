@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from distcomp.core.client_effects import ClientEffects, Failed, Kept, Returned
+from distcomp.core.client_effects import ClientEffects, Failed, KeptOutcomes, Returned
 
 if TYPE_CHECKING:
     from distcomp.core.client_outbox import ClientOutbox
@@ -40,7 +40,7 @@ class Receipts:
             return
         if kept and outcomes:
             self._keeping.add(seq)
-            effects.kept.append(Kept(self._life, seq, tuple(outcomes)))
+            effects.kept.append(KeptOutcomes(self._life, seq, tuple(outcomes)))
         elif kept or not self._of_run:
             self._outbox.ack([seq])
         else:

@@ -36,6 +36,7 @@ from distcomp.core.client_effects import (
 )
 from distcomp.core.client_needs import ClientNeeds
 from distcomp.core.client_outbox import ClientOutbox
+from distcomp.core.client_patience import ClientPatience
 from distcomp.core.client_receipts import Receipts
 from distcomp.core.client_runs import RunEntrance
 from distcomp.core.effects import Close
@@ -92,11 +93,7 @@ class ClientState:
         self._peer = _NOBODY
         self._resumes = False
         self._epoch = 0
-        self._durable = False
-        self._grace_s = settings.client_grace_s
-        self._away_since = 0.0
-        self._refused_since: float | None = None
-        self._hopes_until: float | None = None
+        self._patience = ClientPatience(settings)
         self._loss = Failure("scheduler_lost", text="there is no connection to a scheduler")
         self._run = None if run is None else RunEntrance(run)
         self._keeps_run = run is not None and run.keeps
@@ -118,7 +115,7 @@ class ClientState:
         """A scheduler has been reached and has proved who it is."""
         del now
         self._peer = peer
-        self._refused_since = None
+        self._patience.dialled()
         self.phase = "opening"
         opening = protocol.OpenSession(self.session, *self.introduction, resumes=self._resumes)
         self._send(opening if self._run is None else self._run.introduce(opening))
@@ -137,7 +134,7 @@ class ClientState:
             return
         self._drop_connection()
         if self.phase == "open":
-            self._away_since = now
+            self._patience.part(now)
         if self.phase in ("open", "opening"):
             self.phase = "apart"
             if not self._resumes:
@@ -145,10 +142,11 @@ class ClientState:
 
     def dial_failed(self, now: float, *, refused: bool) -> None:
         """A try to reach the scheduler came to nothing; `refused` says that its host answered so."""
-        if not refused:
-            self._refused_since = None
-        elif self._refused_since is None:
-            self._refused_since = now
+        self._patience.dial_failed(now, refused=refused)
+
+    def hope(self, until: float) -> None:
+        """Let what is handed in wait for the first connection, up to a time."""
+        self._patience.hopes_until = until
 
     def receive(self, peer: Peer, message: Message, now: float) -> None:
         """Take in one message of the scheduler; nonsense closes the connection and is counted."""
@@ -164,13 +162,10 @@ class ClientState:
 
     def tick(self, now: float) -> None:
         """Give up a session that was away too long; send again what was refused for a while."""
-        if self.phase == "apart" and not self._durable:
-            if now >= self._away_since + self._grace_s:
-                text = f"the client was without its scheduler for {self._grace_s:g} s"
-                self._lose(Failure("expired", text=text))
-            elif self._refused_since is not None and now >= self._gone_at(self._refused_since):
-                self._lose(Failure("scheduler_lost", text="nothing listens at the scheduler's address"))
-        if self.phase == "unopened" and self._hopes_until is not None and now >= self._hopes_until:
+        loss = self._patience.loss(now) if self.phase == "apart" else None
+        if loss is not None:
+            self._lose(loss)
+        if self.phase == "unopened" and self._patience.despairs(now):
             self._lose(self._loss)
         if self._outbox.is_held:
             self._outbox.resume(now)
@@ -227,7 +222,7 @@ class ClientState:
         if bundle is not None and bundle.bundle not in array.bundles:
             array.bundles += (bundle.bundle,)
             self._needs.use_bundle(bundle)
-        if self.phase == "closed" or (self.phase == "unopened" and self._hopes_until is None):
+        if self.phase == "closed" or (self.phase == "unopened" and self._patience.hopes_until is None):
             self._fail(counter, array, self._loss)
         elif array.over:
             self._forget(counter, array)
@@ -291,7 +286,7 @@ class ClientState:
             self._requests += 1
             self._send(protocol.ExplainWait(self._requests))
         elif self.phase == "apart":
-            text = f"the connection to the scheduler has been gone for {now - self._away_since:.0f} s"
+            text = f"the connection to the scheduler has been gone for {self._patience.away_s(now):.0f} s"
             self._effects.explanations.append(Explanation("apart", text))
 
     def close(self) -> None:
@@ -343,9 +338,9 @@ class ClientState:
     def _go_on(self, message: protocol.SessionOpened, known: dict[int, int]) -> list[int]:
         """The session stands: go on with every array; gives those that only the scheduler has."""
         restarted = self._resumes and message.epoch != self._epoch and not message.durable
-        self._durable = message.durable
+        self._patience.durable = message.durable
         self.phase, self._resumes, self._epoch = "open", True, message.epoch
-        self._grace_s = message.client_grace_s
+        self._patience.grace_s = message.client_grace_s
         self._effects.opened = True
         if self._lends:
             self._send(protocol.LendSlot(lent=True))
@@ -374,13 +369,8 @@ class ClientState:
         """The scheduler will not go on with this connection."""
         self._effects.refused = message
         if message.code in ("expired", "unknown"):
-            away_s = now - self._away_since
-            if away_s >= self._grace_s:
-                self._lose(Failure("expired", text=f"the client was away for {away_s:.0f} s"))
-            else:
-                text = "the scheduler does not know this session: it started anew"
-                self._lose(Failure("scheduler_lost", text=text))
-            self._hopes_until = now + self.settings.lost_after_s
+            self._lose(self._patience.forgotten(now))
+            self._patience.hope_again(now)
         elif message.code not in _HEALING:
             self._lose(Failure("refused", text=f"the scheduler refused this client: {message.text}"))
 
@@ -537,7 +527,7 @@ class ClientState:
     def _lose(self, failure: Failure) -> None:
         """The session is gone: everything open ends, and the next connection opens another one."""
         self._loss = failure
-        self._hopes_until = None
+        self._patience.hopes_until = None
         self.phase = "unopened"
         self._resumes = False
         if self._run is None:
@@ -550,7 +540,7 @@ class ClientState:
     def _drop_connection(self) -> None:
         self._peer = _NOBODY
         self._report = None
-        self._refused_since = None
+        self._patience.dialled()
         self._outbox.disconnect()
         if self._run is not None:
             self._run.disconnect()
@@ -561,17 +551,8 @@ class ClientState:
         self._effects.closes.append(Close(self._peer, reason))
         self._effects.log("warning", "the scheduler sent nonsense", reason=reason)
 
-    def _gone_at(self, refused_since: float) -> float:
-        return refused_since + self.settings.lost_after_s
-
     def _wake_at(self) -> float | None:
-        times = self._outbox.pauses()
-        if self.phase == "unopened" and self._hopes_until is not None:
-            times.append(self._hopes_until)
-        if self.phase == "apart" and not self._durable:
-            times.append(self._away_since + self._grace_s)
-            if self._refused_since is not None:
-                times.append(self._gone_at(self._refused_since))
+        times = self._outbox.pauses() + self._patience.wake_times(self.phase)
         return min(times, default=None)
 
 

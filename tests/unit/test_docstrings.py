@@ -27,6 +27,7 @@ from distcomp.settings_file import surroundings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 INNER = re.compile(r"^    # --- (inside|what (?!users\b))", re.MULTILINE)
 """The heading in a class below which methods are for other modules of ours."""
@@ -116,7 +117,8 @@ def modules() -> list[str]:
 
 
 @pytest.mark.parametrize("name", modules())
-def test_the_examples_of_a_module_run(name: str) -> None:
+def test_the_examples_of_a_module_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     module = import_module(name)
     tests = [each for each in doctest.DocTestFinder(exclude_empty=True).find(module) if each.examples]
     if not tests:

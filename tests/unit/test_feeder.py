@@ -59,6 +59,7 @@ class ClientInPlay:
         self.sinks: dict[int, Sink] = {}
         self.shares_path = True
         self.patience_s = 10.0
+        self.is_run = False
         self.stay = None
         self.inline: Any = None
         self.max_payload_bytes = max_payload_bytes

@@ -36,6 +36,7 @@ class PlainHost:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.patience_s = 0.05
+        self.is_run = False
         self.stay = None
         self.inline: Any = None
         self.cancelled: list[tuple[Any, tuple[tuple[int, int], ...]]] = []

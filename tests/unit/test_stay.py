@@ -161,6 +161,7 @@ class WaitingHost:
         self.stay = stay
         self.lock = threading.Lock()
         self.patience_s = 10.0
+        self.is_run = False
 
     def check_may_wait(self) -> None:
         self.stay.check()

@@ -31,6 +31,7 @@ class LoneHost:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.patience_s = 10.0
+        self.is_run = False
         self.stay = None
         self.inline: Any = None
         self.cancelled: list[tuple[Any, tuple[tuple[int, int], ...]]] = []

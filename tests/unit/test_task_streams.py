@@ -42,6 +42,7 @@ class EchoingCluster:
         self.settings = ClientSettings(**settings)  # type: ignore[arg-type]  # all of them are numbers
         self.shares_path = True
         self.patience_s = 10.0
+        self.is_run = False
         self.inline: Any = None
         self.stay = None
         self.stay = None

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import sys
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from distcomp import transport
@@ -14,6 +13,7 @@ from distcomp.access import Access, SchedulerAccess, saved, write_private
 from distcomp.cli import logs
 from distcomp.cli.embedded import watch_owner
 from distcomp.cli.flags import EXIT_ENDED, EXIT_FAILED, Flags, run, secret_text
+from distcomp.cli.gateway_extra import check_extra
 from distcomp.cli.reach import find_running, owner_of
 from distcomp.cli.settings_flags import add_settings, settings_from
 from distcomp.cli.stopping import Stops
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from distcomp.gateway.serving import Serving
 
 JOIN_VARIABLE = "DISTCOMP_JOIN"
-NEEDED = ("starlette", "uvicorn", "httptools")
 PREFIX = "gateway_"
 EXAMPLES = """\
   distcomp-gateway                       on the scheduler's host, as the same user
@@ -66,9 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(flags: argparse.Namespace) -> int:
-    missing = [name for name in NEEDED if find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"a gateway needs {', '.join(missing)}: pip install 'distcomp[gateway]'")
+    check_extra()
     settings = settings_from(flags, GatewaySettings, PREFIX, behind_proxy=flags.behind_proxy)
     _check_exposure(settings)
     doors = _doors(flags)
@@ -104,7 +101,7 @@ async def _run(flags: argparse.Namespace, settings: GatewaySettings, doors: Door
 
 def _make(settings: GatewaySettings, doors: Doors) -> tuple[Serving, str, str]:
     """Everything that is served, where, and a token for this user."""
-    from distcomp.gateway.app import Gateway  # noqa: PLC0415 - needs the extra, which `_serve` looked for
+    from distcomp.gateway.app import Gateway  # noqa: PLC0415 - needs the extra, see `check_extra`
     from distcomp.gateway.serving import Serving  # noqa: PLC0415 - the same
     from distcomp.gateway.shelf import TaskShelf  # noqa: PLC0415 - the same
     from distcomp.gateway.tokens import TokenFile  # noqa: PLC0415 - the same
@@ -133,7 +130,7 @@ def _url(settings: GatewaySettings, host: str, port: int) -> str:
 
 
 def _check_exposure(settings: GatewaySettings) -> None:
-    from distcomp.gateway.guard import is_exposed  # noqa: PLC0415 - needs the extra, which `_serve` looked for
+    from distcomp.gateway.guard import is_exposed  # noqa: PLC0415 - needs the extra, see `check_extra`
 
     if bool(settings.tls_certificate) != bool(settings.tls_key):
         raise ConfigError("TLS needs both --tls-certificate and --tls-key")
@@ -146,7 +143,7 @@ def _check_exposure(settings: GatewaySettings) -> None:
 
 def _doors(flags: argparse.Namespace) -> Doors:
     """The ways to the scheduler: what was handed over, else what this user's folder has."""
-    from distcomp.gateway.doors import Doors  # noqa: PLC0415 - needs the extra, which `_serve` looked for
+    from distcomp.gateway.doors import Doors  # noqa: PLC0415 - needs the extra, see `check_extra`
 
     if flags.join == "-":
         texts = [line for line in map(str.strip, sys.stdin) if line]

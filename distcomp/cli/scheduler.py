@@ -12,6 +12,8 @@ from distcomp.access import Access, SchedulerAccess
 from distcomp.cli import logs
 from distcomp.cli.embedded import watch_owner
 from distcomp.cli.flags import EXIT_ENDED, EXIT_FAILED, Flags, run, whole
+from distcomp.cli.gateway_extra import check_extra
+from distcomp.cli.local_gateway import LocalGateway
 from distcomp.cli.local_worker import LocalWorker
 from distcomp.cli.reach import is_running
 from distcomp.cli.scheduler_journal import open_journal, told_of
@@ -30,7 +32,9 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
   distcomp-scheduler                                 for programs of this host
-  distcomp-scheduler --local-slots auto              the same, with a worker: all in one
+  distcomp-scheduler --local-slots auto              the same, with a worker
+  distcomp-scheduler --local-slots auto --gateway 8077
+                                                     the same, and over HTTP: all in one
   distcomp-scheduler --host 0.0.0.0 --advertise a.example --allow-plaintext
                                                      for other hosts, on a network that you trust
 """
@@ -55,6 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="N|auto",
     )
     parser.value(
+        "--gateway",
+        "offer the cluster over HTTP at this port too, by a program of its own",
+        parse=whole(0, 65535),
+        metavar="PORT",
+    )
+    parser.value(
         "--journal",
         "where to write down what must outlive the scheduler: a file, or off; one by --name if not given",
         metavar="PATH|off",
@@ -76,6 +86,8 @@ def _serve(flags: argparse.Namespace) -> int:
     settings = settings_from(
         flags, SchedulerSettings, auth=not flags.no_auth, allow_plaintext=flags.allow_plaintext
     )
+    if flags.gateway is not None:
+        check_extra()
     loop = transport.new_event_loop()
     try:
         return loop.run_until_complete(_run(flags, settings))
@@ -97,7 +109,7 @@ async def _run(flags: argparse.Namespace, settings: SchedulerSettings) -> int:
     stops = Stops()
     if flags.owned:
         watch_owner(os.getppid(), stops.ask_now)
-    worker = None
+    worker = gateway = None
     await program.start(sockets)
     try:
         access.publish(program.addresses, auth=settings.auth)
@@ -107,9 +119,14 @@ async def _run(flags: argparse.Namespace, settings: SchedulerSettings) -> int:
             worker = await LocalWorker.start(
                 _issue(access, "worker", auth=settings.auth).to_join(), flags.local_slots, _log_flags(flags)
             )
+        if flags.gateway is not None:
+            gateway = LocalGateway(access.cluster_name, flags.gateway, _gateway_flags(flags))
+            gateway.start()
         return await _until_stopped(stops, worker, program)
     finally:
         access.withdraw()
+        if gateway is not None:
+            await gateway.stop()
         if worker is not None:
             await worker.stop(WorkerSettings.from_environment(surroundings()).grace_s, stops.asked_twice)
         await _stop(stops, program)
@@ -157,6 +174,11 @@ async def _stop(stops: Stops, program: SchedulerProgram) -> None:
     if not closing.done():
         program.request_stop(at_once=True)
     await closing
+
+
+def _gateway_flags(flags: argparse.Namespace) -> list[str]:
+    """The flags of a gateway of ours; what else it has to know comes by variables and files."""
+    return [*_log_flags(flags), *(["--no-auth"] if flags.no_auth else [])]
 
 
 async def _until_stopped(stops: Stops, worker: LocalWorker | None, program: SchedulerProgram) -> int:

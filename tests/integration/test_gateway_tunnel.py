@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import http.client
+import json
+import os
 import signal
 import socket
 from typing import TYPE_CHECKING
 
 import pytest
 from clusters import until
-from gateways import ask, make_token, start_gateway
+from gateways import ask, listening_port, make_token, start_gateway
 from http_bridge import bridged
 
 from distcomp import Client
-from distcomp.access import SchedulerAccess
+from distcomp.access import SchedulerAccess, this_user
+from distcomp.gateway_settings import gateway_file
 from distcomp.protocol import PROTOCOL
 
 if TYPE_CHECKING:
@@ -126,3 +129,21 @@ def test_a_head_without_end_is_not_kept(cluster_of_alice: Programs) -> None:
 def _ask_with(connection: http.client.HTTPConnection, headers: dict[str, str]) -> None:
     connection.request("GET", "/healthz", headers=headers)
     connection.getresponse()
+
+
+def test_one_command_is_a_whole_cluster_whose_gateway_is_started_again(cluster: Programs) -> None:
+    scheduler = cluster.start(
+        "scheduler", "--port", "0", "--name", "test", "--quiet", "--local-slots", "1", "--gateway", "0"
+    )
+    port = listening_port(cluster, scheduler)
+    token = make_token(cluster, owner=this_user())
+    until(lambda: ask(port, token, "GET", "/v1/workers")[2].get("items"), "the worker is there")
+    own = gateway_file("test", cluster.home)
+    first = json.loads(own.read_text())
+    os.kill(first["pid"], signal.SIGKILL)
+    until(lambda: json.loads(own.read_text())["pid"] != first["pid"], "it was started again")
+    port = int(json.loads(own.read_text())["address"].rpartition(":")[2])
+    assert ask(port, token, "GET", "/healthz")[0] == 200
+    scheduler.send_signal(signal.SIGTERM)
+    assert scheduler.wait(20) == 0
+    assert not own.exists()

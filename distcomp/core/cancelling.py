@@ -122,7 +122,11 @@ def _cut_pending(array: TaskArrayState, wanted: list[Span]) -> list[Span]:
 
 
 def _cut_lease(books: Books, lease: OpenLease, wanted: list[Span]) -> list[Span]:
-    """Cancel what of a lease is open; its slot stays busy until the worker says that it is gone."""
+    """Cancel what of a lease is open; its slot stays busy until the worker says that it is gone.
+
+    The worker hears of it once that is durable: a scheduler that was killed before would take the task for
+    one that had not begun, and have it begin again.
+    """
     if not lease.open:
         return []
     low, high = lease.open[0][0], lease.open[-1][1]
@@ -133,7 +137,7 @@ def _cut_lease(books: Books, lease: OpenLease, wanted: list[Span]) -> list[Span]
         position += 1
     if taken:
         lease.worker.pool.queue.correct(lease.array, -count(taken) * lease.pace_s)
-        books.follow(lease, CancelLease(lease.token, tuple(taken)))
+        books.tell(lease.worker.peer, CancelLease(lease.token, tuple(taken)))
     return taken
 
 

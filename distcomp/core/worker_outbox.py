@@ -1,10 +1,9 @@
 """What a worker has to tell of its leases, kept until the scheduler says that it has it.
 
-Law: every message has a number; it is held from the moment it is made until `ack` or `forget`. Of what
-is held, all before the first that waits is on its way over the present connection: at most
-`settle_window_bytes` are on their way, so that a worker that comes back with a great backlog neither
-fills a connection's buffer nor starves its heartbeat. A lost connection puts everything back to
-waiting, in the order in which it was made.
+Law: every message has a number; it is held from the moment it is made until `ack`. Of what is held, all
+before the first that waits is on its way over the present connection: at most `settle_window_bytes` are on
+their way, so that a worker that comes back with a great backlog neither fills a connection's buffer nor
+starves its heartbeat. A lost connection puts everything back to waiting, in the order in which it was made.
 """
 
 from __future__ import annotations
@@ -96,10 +95,6 @@ class Outbox:
                 self.held_bytes -= held[1]
                 if not self.waiting or seq < self.waiting[0]:
                     self._sent_bytes -= held[1]
-
-    def forget(self, tokens: frozenset[Token]) -> None:
-        """Let go of all that concerns these leases: nobody wants to know."""
-        self.ack([seq for seq, (message, _) in self._held.items() if message.token in tokens])
 
     def rewind(self) -> None:
         """The connection is gone: what was on its way has to leave once more."""

@@ -136,14 +136,16 @@ class WorkerState:
         return held_leases((self._book.spans(), self._outbox.leases()))
 
     def on_worker_registered(self, message: WorkerRegistered, now: float) -> None:
-        """The scheduler knows us; leases that it does not know end."""
+        """The scheduler knows us; leases that it does not know end.
+
+        What is held of them is told all the same, until that is acknowledged: the scheduler may have it, but
+        not on its disk yet.
+        """
         del now
         for token in message.stale:
             lease = self._book.get(token)
             if lease is not None:
                 self._runs.cancel(lease, list(lease.open))
-        if message.stale:
-            self._outbox.forget(frozenset(message.stale))
         for function, bundle in {(lease.grant.function, lease.grant.bundle) for lease in self._book.queue}:
             self._ask_for(function, bundle)
         self._effects.registered = True

@@ -93,9 +93,9 @@ class Run:
         path.write_text(json.dumps(asdict(made)))
         return self.cluster.script(FOLDER / "load.py", str(path), **self._variables)
 
-    def start_scheduler_again(self) -> float:
+    def start_scheduler_again(self, *more: str) -> float:
         """Start a scheduler where one was; gives when it listens, in monotonic seconds."""
-        flags = ("--quiet", "--name", "test", "--port", str(self.port))
+        flags = ("--quiet", "--name", "test", "--port", str(self.port), *more)
         if "CHAOS_DISK_S" in self._variables:
             self.scheduler = self.cluster.script(FOLDER / "slow_scheduler.py", *flags, **self._variables)
         else:
@@ -138,6 +138,26 @@ class Run:
         except ProcessLookupError:
             return
         self.faults.append(Fault("kill slot", at, at, frozenset([pid])))
+
+    def kill_everything(self, client: subprocess.Popen[str]) -> None:
+        """Kill client, scheduler and workers, with all that runs in them."""
+        at, programs = time.monotonic(), [client, *self.workers]
+        if self.scheduler is not None:
+            programs.append(self.scheduler)
+        pids = {pid for process in programs for pid in family(process.pid)}
+        for process in programs:
+            process.kill()
+        for process in programs:
+            process.wait()
+        until(lambda: not any(map(alive, pids)), "all processes end")
+        self.faults.append(Fault("kill everything", at, time.monotonic(), frozenset(pids)))
+
+    def start_everything_again(self, *flags: str) -> None:
+        """Start a scheduler and as many workers as there were."""
+        self.start_scheduler_again(*flags)
+        for _ in range(len(self.workers)):
+            self.workers.pop(0)
+            self.add_worker()
 
     def slots(self) -> list[int]:
         """The processes that have begun a task lately and still run."""

@@ -14,7 +14,6 @@ import os
 import subprocess
 import sys
 import time
-from itertools import count
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,14 +24,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=sys.maxsize, help="how many")
+    parser.add_argument("--rounds", type=int, default=1 << 30, help="how many")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="none begins after that")
     parser.add_argument("tests", nargs="+", metavar="TEST")
     wanted = parser.parse_args()
-    begun = time.monotonic()
-    for seed in count(int(os.environ.get("CHAOS_SEED", "1"))):
-        done = seed - int(os.environ.get("CHAOS_SEED", "1"))
-        if done >= wanted.rounds or time.monotonic() - begun > 60 * wanted.minutes:
+    begun, first = time.monotonic(), int(os.environ.get("CHAOS_SEED", "1"))
+    for seed in range(first, first + wanted.rounds):
+        if time.monotonic() - begun > 60 * wanted.minutes:
             break
         command = [sys.executable, "-m", "pytest", "-q", "-x", *wanted.tests]
         environment = {**os.environ, "CHAOS_SEED": str(seed)}
@@ -40,9 +38,9 @@ def main() -> int:
             command, cwd=ROOT, env=environment, check=False, capture_output=True, text=True
         )
         if ended.returncode:
-            sys.stdout.write(f"{ended.stdout}\nround {done + 1} failed: CHAOS_SEED={seed}\n")
+            sys.stdout.write(f"{ended.stdout}\nround {seed - first + 1} failed: CHAOS_SEED={seed}\n")
             return ended.returncode
-        sys.stdout.write(f"round {done + 1}, seed {seed}: {ended.stdout.splitlines()[-1]}\n")
+        sys.stdout.write(f"round {seed - first + 1}, seed {seed}: {ended.stdout.splitlines()[-1]}\n")
         sys.stdout.flush()
     return 0
 

@@ -32,7 +32,7 @@ class SimChild(SimClient):
             ClientPlan("in a task", slot.worker.python, [plan], "close", 0.0),
         )
         self.grounds = True
-        world.homes[self.state.session] = world.homes.get(grant.array[0], grant.array[0])
+        world.homes[self.state.session[:8]] = world.home_of(grant.array[0])
 
     def _submit(self, plan: Plan) -> None:
         super()._submit(plan)

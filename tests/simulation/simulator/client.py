@@ -145,7 +145,7 @@ class SimClient(Host):
     def _check_empty(self) -> None:
         demand(not self.state.arrays, "a closed client has arrays", self.name)
         demand(not self.state._needs, "a closed client holds functions or bundles", self.name)
-        demand(self.state._under_way_bytes == 0, "a closed client counts bytes under way", self.name)
+        demand(self.state._outbox._under_way_bytes == 0, "a closed client counts bytes under way", self.name)
 
     # --- the connection ---
 

@@ -207,6 +207,16 @@ class Ledger:
         book.ends[index, "untold"] += 1
         book.reasons[index] += 1
 
+    def grant_forgotten(self, array: ArrayId, start: int, stop: int) -> None:
+        """A scheduler was killed before it had written down a grant that had left."""
+        book = self.books[array]
+        demand(
+            not book.plan.options.max_attempts, "a grant left before it was written down", book.name, start
+        )
+        for index in range(start, stop):
+            book.ends[index, "untold"] += 1
+            book.reasons[index] += 1
+
     def worker_lost(self, book: Book, start: int, stop: int) -> None:
         for index in range(start, stop):
             book.ends[index, "lost"] += 1

@@ -87,7 +87,7 @@ class SimSlot:
     def start_run(self, command: StartRun) -> None:
         demand(len(self.runs) < LANES, "too many runs in one slot process", self.worker.name)
         session = command.grant.array[0]
-        home = self.worker.world.homes.get(session, session)
+        home = self.worker.world.home_of(session)
         demand(home == self.session, "a task of another session", self.worker.name)
         book = self.ledger.books[command.grant.array]
         start, stop = command.start, command.stop

@@ -78,6 +78,11 @@ class Storm:
             for client in self.world.clients:
                 client.grounds = True
             self.world.scheduler.restart(min(fault.seconds, 14.0))
+        elif fault.kind in ("kill scheduler", "end scheduler"):
+            if self.world.scheduler.down or self.world.scheduler.frozen:
+                return False
+            in_order = fault.kind == "end scheduler"
+            self.world.scheduler.restart(min(fault.seconds, 14.0), in_order=in_order, heard=fault.pick < 0.5)
         elif fault.kind == "stop scheduler":
             self.world.scheduler.freeze(min(fault.seconds, 14.0))
             for end in self.world.scheduler.ends.values():

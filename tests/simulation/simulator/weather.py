@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import NamedTuple
 
@@ -28,6 +28,8 @@ FAULTS = (
     "client away",
     "no processes",
     "restart scheduler",
+    "kill scheduler",
+    "end scheduler",
 )
 RARE = frozenset({"restart scheduler", "stop scheduler", "no processes"})
 PYTHONS = ("3.11.4", "3.12.1")
@@ -68,6 +70,9 @@ class Weather:
     border_s: float = 0.0
     turn_s: float = 0.0
     checks: bool = True
+    journalled: bool = False
+    disk_s: float = 0.0
+    compact_turns: int = 0
     workers: list[tuple[int, str]] = field(default_factory=list)
     clients: list[ClientPlan] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
@@ -87,6 +92,7 @@ def draw(seed: int) -> Weather:
     mood = rng.choice(MOODS)
     scheduler = SchedulerSettings(
         client_grace_s=rng.choice((20.0, 60.0)),
+        result_retention_s=30.0,
         max_held_bytes=rng.choice((1 << 20, 8 << 30, 8 << 30)),
         max_unread_bytes=rng.choice((1 << 12, 256 << 20, 256 << 20)),
     )
@@ -106,7 +112,23 @@ def draw(seed: int) -> Weather:
     ]
     if mood != "calm":
         weather.faults = _draw_faults(rng, weather.tasks, {"gusty": 2, "stormy": 6}[mood])
+    _draw_journal(rng, weather)
     return weather
+
+
+def _draw_journal(rng: Random, weather: Weather) -> None:
+    """Half of all worlds have a journal; there a scheduler that starts anew knows all that it should."""
+    weather.journalled = rng.random() < 0.5
+    weather.disk_s = rng.choice((0.0, 0.0002, 0.02, 0.02 if weather.calm else 0.5))
+    weather.compact_turns = rng.choice((0, 1, 7, 50))
+    weather.scheduler = replace(weather.scheduler, restate_objects=rng.choice((1, 4, 100)))
+    restarts = ("kill scheduler", "kill scheduler", "end scheduler")
+    weather.faults = [
+        fault._replace(kind=rng.choice(restarts))
+        if weather.journalled and (fault.kind == "restart scheduler" or rng.random() < 0.4)
+        else fault
+        for fault in weather.faults
+    ]
 
 
 def _draw_client(rng: Random, mood: str, python: str, place: int) -> ClientPlan:
@@ -178,7 +200,7 @@ def _draw_cancels(rng: Random, tasks: int) -> tuple[tuple[float, int, int, bool]
 
 
 def _draw_faults(rng: Random, tasks: int, most: int) -> list[Fault]:
-    kinds = [kind for kind in FAULTS if kind not in RARE or rng.random() < 0.15]
+    kinds = [kind for kind in FAULTS[:-2] if kind not in RARE or rng.random() < 0.15]
     return sorted(
         Fault(
             rng.randint(0, max(1, int(tasks * 0.8))),

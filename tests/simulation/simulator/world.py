@@ -45,7 +45,7 @@ class World:
         self.storm.set_alarm()
         self.users = len(weather.clients)
         self.children = 0
-        self.homes: dict[SessionId, SessionId] = {}
+        self.homes: dict[bytes, SessionId] = {}
         self.scheduler = SimScheduler(self)
         self.workers: list[SimWorker] = []
         self._joined = 0
@@ -60,6 +60,10 @@ class World:
     def join(self, slots: int, python: str) -> None:
         self._joined += 1
         self.workers.append(SimWorker(self, self._joined, slots, python))
+
+    def home_of(self, session: SessionId) -> SessionId:
+        """The session whose slot processes a session uses, whichever life of its client it is."""
+        return self.homes.get(session[:8], session)
 
     def worker_left(self, worker: SimWorker) -> None:
         if worker.state.held_leases():

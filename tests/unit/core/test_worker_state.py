@@ -800,12 +800,14 @@ def test_leases_that_the_scheduler_does_not_know_end() -> None:
     assert world.state.held_leases() == (HeldLease(other, ((0, 1),)),)
 
 
-def test_settles_of_stale_leases_are_forgotten() -> None:
+def test_settles_of_stale_leases_are_held_until_the_scheduler_has_written_down_what_it_knows() -> None:
     world = World()
     token = world.grant(1)
     world.tell()
     world.disconnect()
     world.connect(stale=(token,), defined=False)
+    assert world.state.held_leases() == (HeldLease(token, ((0, 1),)),)
+    world.ack_all()
     assert world.state.held_leases() == ()
 
 

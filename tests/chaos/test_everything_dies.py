@@ -1,0 +1,98 @@
+"""Script, scheduler and workers are killed at once; the same script, run again, computes what is missing."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from chaos_work import value_of
+from clusters import until
+from faults import FaultsMissedError
+from harness import FOLDER, SCALE, Run
+from ledger import read_ledger
+from notes import read_notes
+
+from distcomp.store import Store
+
+if TYPE_CHECKING:
+    import subprocess
+    from pathlib import Path
+
+    from clusters import Programs
+
+NAME = "everything"
+TASKS = 240
+SECONDS = 0.1
+LIVES = 1 + math.ceil(2 * SCALE)
+
+
+class Script:
+    """A script that is run again and again, and what is known of it.
+
+    Args:
+        run: where its programs are.
+        folder: for its store.
+    """
+
+    def __init__(self, run: Run, folder: Path) -> None:
+        self._run = run
+        self._store = folder / "results.db"
+        self._notes = folder / "script-notes"
+        self._plan = folder / "script-plan.json"
+        plan = {"store": self._store, "run": NAME, "ledger": run.ledger, "notes": self._notes}
+        self._plan.write_text(json.dumps({**plan, "tasks": TASKS, "seconds": SECONDS}, default=str))
+
+    def start(self) -> subprocess.Popen[str]:
+        """Run it, without what an earlier run of it has noted."""
+        self._notes.unlink(missing_ok=True)
+        return self._run.cluster.script(FOLDER / "rerun.py", str(self._plan))
+
+    def await_results(self, count: int) -> None:
+        """Wait until it has so many."""
+        until(lambda: len(read_notes(self._notes).got) >= count, f"{count} results")
+
+    def stored(self) -> int:
+        """How many results are on its disk."""
+        with Store(self._store) as store:
+            return store.run(NAME).done
+
+    def check(self) -> None:
+        """Demand that it came to its end with a result for each task, each the right one."""
+        notes = read_notes(self._notes)
+        assert notes.done
+        assert {got.number: got.value for got in notes.got} == {
+            number: value_of(number) for number in range(0, 2 * TASKS, 2)
+        }
+
+
+def begun_since(run: Run, at: float) -> set[int]:
+    """The tasks that have begun after a moment."""
+    return {number for number, some in read_ledger(run.ledger).items() if some[-1].began_at > at}
+
+
+@pytest.mark.parametrize("is_fresh", [False, True], ids=["journal left", "store only"])
+def test_what_is_missing_is_computed_and_nothing_else(
+    cluster: Programs, tmp_path: Path, *, is_fresh: bool
+) -> None:
+    run = Run(cluster, tmp_path)
+    run.begin(workers=2, DISTCOMP_RESTART_GRACE_S="0.5")
+    script = Script(run, tmp_path)
+    for life in range(LIVES - 1):
+        process = script.start()
+        script.await_results((life + 1) * TASKS // (LIVES + 1))
+        run.kill_everything(process)
+        died_at, stored = time.monotonic(), script.stored()
+        if not 0 < stored < TASKS:
+            raise FaultsMissedError(f"{stored} of {TASKS} results were on the disk")
+        run.start_everything_again(*["--fresh"] * is_fresh)
+    process = script.start()
+    assert process.wait(60) == 0, cluster.said(process)
+    script.check()
+    computed = len(begun_since(run, died_at))
+    print(f"{stored} on the disk, {computed} computed after that")  # noqa: T201 - figures for people
+    assert computed <= TASKS - stored
+    if is_fresh:
+        assert computed == TASKS - stored

@@ -140,10 +140,10 @@ class Store:
 
         Args:
             function: as it is now.
-            keys: of some tasks that are to be computed, to see whether they have failed before.
+            keys: of a few tasks that are to be computed, to see whether they have failed or never ended.
 
         Returns:
-            `recomputed because …`; None if it is new, or was said before by this object.
+            `recomputed because …`; None if they were never computed, or it was said before by this object.
 
         Raises:
             StoreError: the store cannot be read.
@@ -153,8 +153,9 @@ class Store:
             if named not in self._earlier:
                 self._earlier[named] = reader.known_versions(function.name)
             outcomes, _ = reader.outcomes(keys)
+            is_open = not outcomes and reader.was_submitted(keys)
         has_failed = any(outcome.failure is not None for outcome in outcomes.values())
-        text = reason_for(function, self._earlier[named], has_failed=has_failed)
+        text = reason_for(function, self._earlier[named], has_failed=has_failed, is_open=is_open)
         if not text or (*named, text) in self._said:
             return None
         self._said.add((*named, text))

@@ -38,6 +38,9 @@ APPLICATION = 0x64635331
 """Marks a SQLite file as a store of distcomp."""
 
 FORMAT = 1
+CACHE_KIBIBYTES = 32 << 10
+"""How much of the file SQLite keeps in memory: keys have no order, so each is looked for somewhere else."""
+
 _PAUSE_S = 0.01
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _FULL = "no room for the store {}: free some on that disk"
@@ -119,6 +122,7 @@ def _prepare(connection: sqlite3.Connection, path: Path, settings: StoreSettings
                 for statement in _TABLES.split("\n\n"):
                     connection.execute(statement)
     connection.execute("PRAGMA synchronous=FULL")
+    connection.execute(f"PRAGMA cache_size=-{CACHE_KIBIBYTES}")
 
 
 def _use_log(connection: sqlite3.Connection, path: Path, settings: StoreSettings) -> None:

@@ -209,6 +209,15 @@ class StoreReader:
                 if task.cluster and function is not None:
                     yield function, task, key
 
+    def was_submitted(self, keys: Sequence[bytes]) -> bool:
+        """Whether any run has handed in one of these tasks; for a few keys."""
+        marks = ",".join("?" * len(keys))
+        ((found,),) = self._connection.execute(
+            f"SELECT EXISTS (SELECT 1 FROM runs JOIN places ON run = runs.id WHERE key IN ({marks}))",  # noqa: S608 - marks only
+            keys,
+        ).fetchall()
+        return bool(found)
+
     def _run_number(self, run: str) -> int | None:
         rows = self._connection.execute("SELECT id FROM runs WHERE name = ?", (run,)).fetchall()
         return rows[0][0] if rows else None

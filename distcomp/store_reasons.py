@@ -12,25 +12,32 @@ if TYPE_CHECKING:
 MOST_NAMED = 3
 
 
-def reason_for(function: StoredFunction, earlier: Sequence[StoredFunction], *, has_failed: bool) -> str:
+def reason_for(
+    function: StoredFunction,
+    earlier: Sequence[StoredFunction],
+    *,
+    has_failed: bool = False,
+    is_open: bool = False,
+) -> str:
     """Say why tasks of a function are computed.
 
     Args:
         function: as it is now.
         earlier: what the store knows under its name, the latest used first.
         has_failed: whether one of the tasks has failed before.
+        is_open: whether one was handed in before and has not ended.
 
     Returns:
-        `recomputed because …`; empty if the function is new.
+        `recomputed because …`; empty if there is nothing to say.
 
     Example:
         >>> from distcomp.store_rows import StoredFunction
         >>> was = StoredFunction("fit", b"1", "", {"code of helper": b"1"})
         >>> now = StoredFunction("fit", b"2", "", {"code of helper": b"2"})
-        >>> reason_for(now, [was], has_failed=False)
+        >>> reason_for(now, [was])
         'recomputed because the code of helper changed'
     """
-    if not earlier:
+    if not earlier or is_open:
         return ""
     same = any(was.digest == function.digest and was.version == function.version for was in earlier)
     if has_failed:

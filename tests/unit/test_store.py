@@ -279,6 +279,14 @@ def test_why_something_is_computed_again_is_said_once(store: Store, path: Path) 
     assert reason(path, reached._replace(digest=b"i")) == "recomputed because its code changed"
 
 
+def test_what_never_ended_is_not_computed_again(store: Store, path: Path) -> None:
+    store_results(store, 1, run="fit")
+    store.submitted("fit", FIT, CLUSTER, SESSION, 2, 0, [key(5)])
+    store_results(store, 2, first=1)
+    assert reason(path, FIT, key(5)) is None
+    assert reason(path, FIT, key(6)) == "recomputed because arguments changed"
+
+
 # --- what goes wrong ------------------------------------------------------------------------------
 
 

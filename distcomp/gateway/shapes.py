@@ -171,6 +171,7 @@ TUNNEL = thing(
         "protocol": whole(),
         "owner": text(),
         "cluster": text(),
+        "cluster_id": text(64),
         "window_bytes": whole(),
         "max_frame_bytes": whole(),
         "idle_s": _SECONDS,

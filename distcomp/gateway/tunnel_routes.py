@@ -56,7 +56,6 @@ class TunnelRoutes:
             "owner": call.user.owner,
             "cluster": self._doors.cluster_name,
             "cluster_id": self._doors.cluster_id.hex(),
-            "cluster_id": self._doors.cluster_id.hex(),
             "window_bytes": settings.tunnel_window_bytes,
             "max_frame_bytes": MAX_FRAME_BYTES,
             "idle_s": settings.tunnel_idle_s,

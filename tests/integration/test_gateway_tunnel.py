@@ -67,6 +67,7 @@ def test_a_tunnel_belongs_to_its_token_and_counts_its_bytes(cluster_of_alice: Pr
     status, _, opened = ask(port, token, "POST", "/v1/tunnel", {"protocol": PROTOCOL})
     assert status == 201
     assert opened["owner"] == "alice"
+    assert bytes.fromhex(opened["cluster_id"]) == cluster_of_alice.access().cluster_id
     path = f"/v1/tunnel/{opened['tunnel']}"
     assert ask(port, other, "POST", f"{path}/up?offset=0", b"")[0] == 404
     assert ask(port, token, "POST", f"{path}/up?offset=0", b"\0\0")[2] == {"offset": 2}

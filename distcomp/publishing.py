@@ -128,6 +128,8 @@ def find_gateway(address: str | None = None, token: str | None = None) -> Gatewa
     """
     told = surroundings()
     address = address or told.get(ADDRESS_VARIABLE) or None
+    if address is None and told.get("DISTCOMP_ADDRESS", "").startswith(("http://", "https://")):
+        address = told["DISTCOMP_ADDRESS"]
     token = token or os.environ.get(TOKEN_VARIABLE) or None
     if address is not None and token is not None:
         return GatewayAccess(_checked(address), token)

@@ -307,7 +307,7 @@ class ClientSession:
         """The function as the store knows it; None if its results are not to be found there."""
         if self.keeper is None or bound.options_given.cache is False:
             return None
-        return self._recogniser.function(function, dumped, bound.options_given)
+        return self._recogniser.function(function, dumped, bound.options_given, self._project.latest)
 
     def _feeder(
         self,

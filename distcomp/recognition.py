@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from distcomp.ids import FunctionId
     from distcomp.options import Options
+    from distcomp.protocol import DefineBundle
 
     Dumped = tuple[FunctionId, bytes]
 
@@ -31,11 +32,15 @@ class Recogniser:
     """
 
     def __init__(self) -> None:
-        self._known: OrderedDict[tuple[int, str], tuple[Dumped, StoredFunction | None]] = OrderedDict()
+        self._known: OrderedDict[tuple[int, str, bytes], tuple[Dumped, StoredFunction | None]] = OrderedDict()
         self._said: set[str] = set()
 
     def function(
-        self, function: Callable[..., Any], dumped: Dumped, options: Options
+        self,
+        function: Callable[..., Any],
+        dumped: Dumped,
+        options: Options,
+        bundle: DefineBundle | None = None,
     ) -> StoredFunction | None:
         """A function as the store knows it; None if it cannot be known again.
 
@@ -43,9 +48,10 @@ class Recogniser:
             function: any callable.
             dumped: what it was pickled to: the same object as long as it is what it was.
             options: with the user's version.
+            bundle: the local modules that it finds: where one was edited, another.
         """
         version = "" if options.version is None else str(options.version)
-        key = id(dumped), version
+        key = id(dumped), version, b"" if bundle is None else bundle[0]
         known = self._known.get(key)
         if known is None:
             known = self._known[key] = dumped, self._recognise(function, version)

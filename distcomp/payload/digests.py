@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distcomp.errors import UnstableArgumentError
 from distcomp.payload.canonical import Encoder
+from distcomp.payload.edited import edited_source
 from distcomp.payload.modules import INSTALLED, home, is_local, places_of
 from distcomp.payload.pickler import as_task, stands_under_its_name
 from distcomp.payload.reading import ModuleRead, NameRead, encode_code, read_by
@@ -256,6 +257,9 @@ class _Trace:
         reached = [self._read(function, read, label) for read in dict.fromkeys(read_by(function.__code__))]
         code = encode_code(function.__code__, self._encoder.encode)
         self._add(f"code of {label}", code + b"".join(reached))
+        edited = edited_source(function, self._encoder.encode)
+        if edited:
+            self._add(f"file of {label}", edited)
         if function.__defaults__ or function.__kwdefaults__:
             defaults = (function.__defaults__, function.__kwdefaults__)
             self._add(f"defaults of {label}", at(f"the defaults of {label}", defaults))

@@ -217,6 +217,17 @@ def test_what_is_used_of_a_local_module_counts(helpers: pathlib.Path) -> None:
     assert difference(now, then) == ["global LIMIT"]
 
 
+def test_a_file_that_was_edited_since_its_import_counts(helpers: pathlib.Path) -> None:
+    function = made("def task(n): return h.scale(n)", h=reloaded(helpers, "", ""))
+    was = function_digest(function)
+    helpers.write_text(helpers.read_text().replace("return n\n", "return -n\n"))
+    assert function_digest(function) == was
+    helpers.write_text(helpers.read_text().replace("n * LIMIT", "n / LIMIT"))
+    assert difference(was, function_digest(function)) == ["file of scale"]
+    helpers.unlink()
+    assert function_digest(function) == was
+
+
 @pytest.mark.parametrize("statement", ["from helpers_of_ours import scale", "import helpers_of_ours"])
 @pytest.mark.parametrize("is_loaded", [True, False])
 def test_what_a_body_imports_counts(helpers: pathlib.Path, statement: str, is_loaded: bool) -> None:  # noqa: FBT001 - a parameter of the test

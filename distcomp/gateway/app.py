@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 
 from distcomp.errors import ConfigError, ConnectError
 from distcomp.gateway import bodies, table
@@ -22,8 +23,6 @@ from distcomp.gateway.tunnel_routes import TunnelRoutes
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-    from starlette.responses import Response
-
     from distcomp.gateway.doors import Doors
     from distcomp.gateway.shelf import TaskShelf
     from distcomp.gateway.table import Operation
@@ -35,6 +34,27 @@ _HEADERS = [
     (name.lower().encode(), words.replace("{style}", STYLE_DIGEST).encode())
     for name, words in SECURITY_HEADERS.items()
 ]
+
+
+class Preflight(Exception):  # noqa: N818 - it is a question, not an accident
+    """A browser asks what a page of an allowed origin may do. It has no token to ask with.
+
+    Args:
+        methods: that there are at the path.
+    """
+
+    def __init__(self, methods: tuple[str, ...]) -> None:
+        super().__init__()
+        self._methods = methods
+
+    def response(self) -> Response:
+        """The answer."""
+        headers = {
+            "Access-Control-Allow-Methods": ", ".join(sorted(self._methods)),
+            "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key",
+            "Access-Control-Max-Age": "600",
+        }
+        return Response(status_code=204, headers=headers)
 
 
 class Gateway:
@@ -94,12 +114,14 @@ class Gateway:
             await send({"type": "websocket.close", "code": 1000})
             return
 
+        request = Request(scope, receive)
+        more = _headers_for(self._names.foreign_origin(request))
+
         async def send_secured(message: Any) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *_HEADERS]
+                message["headers"] = [*message["headers"], *more]
             await send(message)
 
-        request = Request(scope, receive)
         try:
             await self._answer(request, send_secured)
         except ClientDisconnect:
@@ -114,6 +136,8 @@ class Gateway:
                     entered = self._guard.enter(call.token, operation)
                 call = await self._read(call, operation)
                 response = await self._handlers[operation.name](call)
+            except Preflight as asked:
+                response = asked.response()
             except Problem as problem:
                 response = problem.response()
             except ConnectError as error:
@@ -131,6 +155,8 @@ class Gateway:
         if self._root and path.startswith(f"{self._root}/"):
             path = path[len(self._root) :]
         found = table.find(request.method, path)
+        if found is not None and request.method == "OPTIONS" and self._names.foreign_origin(request):
+            raise Preflight(found.methods)
         operation = None if found is None else found.operation
         token = None
         if operation is None or operation.scope is not None:
@@ -164,6 +190,19 @@ class Gateway:
             await send({"type": f"{message['type']}.complete"})
             if message["type"] == "lifespan.shutdown":
                 return
+
+
+def _headers_for(origin: str | None) -> list[tuple[bytes, bytes]]:
+    """The headers of every answer; a page of an allowed origin may read it."""
+    if origin is None:
+        return _HEADERS
+    named = (b"access-control-allow-origin", origin.encode("latin-1", "replace"))
+    return [
+        *_HEADERS,
+        named,
+        (b"vary", b"Origin"),
+        (b"access-control-expose-headers", b"Location, Retry-After"),
+    ]
 
 
 def _parameters(request: Request, operation: Operation, path: Mapping[str, str]) -> dict[str, Any]:

@@ -53,6 +53,11 @@ class Names:
         self._hosts = {host.lower().strip("[]") for host in hosts}
         self._origins = {origin.lower().rstrip("/") for origin in _listed(settings.gateway_origins)}
 
+    def foreign_origin(self, request: Request) -> str | None:
+        """The origin of a page elsewhere that may ask, if this request is one's; for after `check`."""
+        origin = request.headers.get("origin")
+        return origin if origin is not None and origin.lower() in self._origins else None
+
     def check(self, request: Request) -> None:
         """Refuse a request that names another host, or that a foreign page makes.
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 FORMAT_VERSION = 1
-BUSY_S = 5.0
+BUSY_S = 1.0
 
 _TABLES = """
 CREATE TABLE functions (

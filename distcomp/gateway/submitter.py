@@ -313,8 +313,11 @@ class Submitter:
             heals = lost and isinstance(outcome, Failed) and outcome.failure.kind in _HEALS
             if submitted is not None and not heals:
                 outcomes.append((submitted, outcome))
-            for place in range(outcome.start, min(outcome.stop, outcome.start + len(self._running))):
-                self._running.discard((outcome.array, place))
+            self._running -= {
+                (array, place)
+                for array, place in self._running
+                if array == outcome.array and outcome.start <= place < outcome.stop
+            }
         logs: dict[tuple[str, int], str] = {}
         for message in effects.news:
             if isinstance(message, TasksLogged):

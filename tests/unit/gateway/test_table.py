@@ -96,6 +96,18 @@ def test_what_is_not_there_is_said_to_those_with_a_token(gateway: World) -> None
     assert gateway.ask("OPTIONS", "/v1/status").status == 405
 
 
+def test_a_page_of_an_allowed_origin_can_ask_and_read(gateway: World) -> None:
+    page = {"Origin": "https://page.example", "Access-Control-Request-Method": "POST"}
+    asked_first = gateway.ask("OPTIONS", "/v1/functions/x/tasks", scope=None, headers=page)
+    assert (asked_first.status, asked_first.headers["access-control-allow-methods"]) == (204, "POST")
+    assert "Authorization" in asked_first.headers["access-control-allow-headers"]
+    for reply in (gateway.ask("GET", "/v1/functions", headers=page), asked_first):
+        assert reply.headers["access-control-allow-origin"] == "https://page.example"
+    foreign = gateway.ask("OPTIONS", "/v1/functions", scope=None, headers={"Origin": "https://evil.example"})
+    assert (foreign.status, foreign.headers["access-control-allow-origin"]) == (403, None)
+    assert gateway.ask("GET", "/v1/functions").headers["access-control-allow-origin"] is None
+
+
 def test_a_browser_can_read_the_docs_with_its_token_as_password(gateway: World) -> None:
     import base64  # noqa: PLC0415 - here only
 

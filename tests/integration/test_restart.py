@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from clusters import Programs, until
+from clusters import DEADLINE_S, Programs, until
 
 from distcomp import Client, SchedulerLostError, TaskLostError
 from distcomp.config import parse_address
@@ -133,18 +133,20 @@ def rolling(
 ) -> None:
     """Stop each worker, then the scheduler, in order, and start another in its place."""
     port = port_of(cluster)
-    for worker in workers:
+    for number, worker in enumerate(workers, len(workers) + 1):
         cluster.worker()
+        until(lambda n=number: cluster.said(scheduler).count("registered") == n, "another worker")  # type: ignore[misc]
         worker.send_signal(signal.SIGTERM)
-        worker.wait()
+        worker.wait(DEADLINE_S)
     scheduler.send_signal(signal.SIGTERM)
-    assert scheduler.wait() == 0, cluster.said(scheduler)
+    assert scheduler.wait(DEADLINE_S) == 0, cluster.said(scheduler)
     cluster.scheduler(port=port)
 
 
 def test_a_rolling_restart_loses_and_repeats_nothing(cluster: Programs, tmp_path: Path) -> None:
     scheduler = cluster.scheduler()
     workers = [cluster.worker(), cluster.worker()]
+    until(lambda: cluster.said(scheduler).count("registered") == len(workers), "both workers")
     with Client() as client:
         array = client.map(noted, [tmp_path] * 300, range(300), [0.01] * 300)
         until(lambda: len(begun(tmp_path)) > 20, "work is under way")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distcomp import transport
 from distcomp.access import SchedulerAccess
-from distcomp.config import SchedulerSettings
+from distcomp.config import SchedulerSettings, parse_address
 from distcomp.gateway.app import Gateway
 from distcomp.gateway.doors import Doors
 from distcomp.gateway.serving import Serving
@@ -57,10 +57,7 @@ class World:
         self._loop.close()
 
     async def _start(self) -> None:
-        settings = SchedulerSettings(port=0)
-        self._scheduler = SchedulerProgram(settings, self.access, log=lambda *_, **__: None)
-        await self._scheduler.start()
-        self.access.addresses = self._scheduler.addresses
+        await self._start_scheduler(0)
         sockets = transport.bind("127.0.0.1", 0)
         self.port = sockets[0].getsockname()[1]
         shelf = TaskShelf(self._folder / "gateway.db", self.settings.max_kept_bytes)
@@ -68,10 +65,29 @@ class World:
         self._serving = Serving(gateway, self.settings, sockets)
         await self._serving.start()
 
+    async def _start_scheduler(self, port: int) -> None:
+        settings = SchedulerSettings(port=port)
+        self.scheduler = SchedulerProgram(settings, self.access, log=lambda *_, **__: None)
+        await self.scheduler.start()
+        self.access.addresses = self.scheduler.addresses
+
+    async def _stop_scheduler(self) -> None:
+        self.scheduler.request_stop(at_once=True)
+        await self.scheduler.wait_closed()
+
+    def forget(self) -> None:
+        """Have the scheduler forget everything: another one takes its place."""
+
+        async def replace() -> None:
+            port = parse_address(self.scheduler.addresses[0]).port
+            await self._stop_scheduler()
+            await self._start_scheduler(port)
+
+        asyncio.run_coroutine_threadsafe(replace(), self._loop).result(30)
+
     async def _stop(self) -> None:
         await self._serving.stop()
-        self._scheduler.request_stop(at_once=True)
-        await self._scheduler.wait_closed()
+        await self._stop_scheduler()
 
     def ask(
         self,

@@ -293,6 +293,7 @@ class AsyncClient:
 
     Args:
         address: as for `Client`.
+        token: as for `Client`.
         slots: as for `Client`.
         settings: as for `Client`.
         project: as for `Client`.
@@ -313,13 +314,14 @@ class AsyncClient:
         self,
         address: str | Access | None = None,
         *,
+        token: str | None = None,
         slots: int | None = None,
         settings: ClientSettings | None = None,
         project: str | os.PathLike[str] | bool | None = None,
         store: str | os.PathLike[str] | None = None,
     ) -> None:
         self._make: Callable[[], Client] = lambda: Client(
-            address, slots=slots, settings=settings, project=project, store=store
+            address, token=token, slots=slots, settings=settings, project=project, store=store
         )
         self._client: Client | None = None
         self._plain: AsyncBoundClient | None = None

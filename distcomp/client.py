@@ -56,10 +56,13 @@ class Client(ClientSession):
     """Hands functions to a cluster and gives handles on what comes of them.
 
     Args:
-        address: `tcp://host:port` of a scheduler, or an `Access`; `inline:` runs the tasks in this
-            process, in the threads that wait for them, where a debugger sees them. None leaves the choice
-            to the surroundings: `DISTCOMP_ADDRESS`, `address` in `distcomp.toml`, the one running
-            scheduler that this user has access to, or an embedded cluster that is gone with this client.
+        address: `tcp://host:port` of a scheduler, `http://host:port` or `https://...` of a gateway, or an
+            `Access`; `inline:` runs the tasks in this process, in the threads that wait for them, where a
+            debugger sees them. None leaves the choice to the surroundings: `DISTCOMP_ADDRESS`, `address` in
+            `distcomp.toml`, the one running scheduler that this user has access to, or an embedded cluster
+            that is gone with this client.
+        token: for a gateway; `DISTCOMP_TOKEN`, `token` in the user's own `distcomp.toml`, or that of this
+            user's own gateway, if left out.
         slots: how many tasks at a time an embedded cluster runs, if it comes to one; as many as there
             are cores if left out.
         settings: the client's settings; from `DISTCOMP_...` variables and `distcomp.toml` if left out.
@@ -89,6 +92,7 @@ class Client(ClientSession):
         self,
         address: str | Access | None = None,
         *,
+        token: str | None = None,
         slots: int | None = None,
         settings: ClientSettings | None = None,
         project: str | os.PathLike[str] | bool | None = None,
@@ -96,7 +100,7 @@ class Client(ClientSession):
     ) -> None:
         settings = settings or ClientSettings.from_environment(surroundings())
         mine = open_project(project, settings)
-        target = discovery.find(address, slots)
+        target = discovery.find(address, slots, token)
         _log.info("using %s", target.how)
         if target.shares_path:
             mine.share_path()

@@ -22,7 +22,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from distcomp import config, transport
+from distcomp import config, http_link, transport
 from distcomp.auth import ClientHandshake
 from distcomp.core.client_effects import Introduction
 from distcomp.core.client_state import ClientState
@@ -111,7 +111,7 @@ class ClientProgram:
         self._peers = itertools.count(1)
         self._connection: Connection | None = None
         self._main: asyncio.Task[None]
-        self._over: asyncio.Future[None]
+        self._over: asyncio.Future[Exception | None]
         self._taken_until = 0.0
         self._alarm = transport.Alarm(self._turn)
         self._opened: concurrent.futures.Future[None] = concurrent.futures.Future()
@@ -231,14 +231,16 @@ class ClientProgram:
             try:
                 await self._dial()
                 begun_at = self._loop.time()
-                await self._over
+                ended = await self._over
+                if isinstance(ended, ConnectError) and not self._opened.done():
+                    raise ended
                 if self._loop.time() - begun_at > self.settings.backoff_most_s:
                     backoff_s = self.settings.backoff_first_s
             except ConnectError as error:
                 if not self._opened.done() and (not error.heals or self._loop.time() > give_up_at):
                     self._opened.set_exception(error)
                     return
-                self._state.dial_failed(self._loop.time(), refused=_is_refusal(error))
+                self._state.dial_failed(self._loop.time(), refused=self._is_refusal(error))
             if self._stopping:
                 return
             self._turn()
@@ -251,6 +253,9 @@ class ClientProgram:
             await transport.take_up(
                 self.target.connect(), self._new_connection, timeout_s=self.settings.connect_timeout_s
             )
+            return
+        if self.target.road is not None:
+            await http_link.dial(self.target.road, self._new_connection, self.settings)
             return
         words = self.target.failure()
         if words is not None:
@@ -268,6 +273,11 @@ class ClientProgram:
             else:
                 return
 
+    def _is_refusal(self, error: ConnectError) -> bool:
+        """Whether what answered says that the scheduler cannot be there; a gateway's host does not."""
+        refused = getattr(error.__context__, "errno", None) == errno.ECONNREFUSED
+        return not error.heals or (refused and self.target.road is None)
+
     def _new_connection(self) -> Connection:
         return transport.Connection(
             self.target.handshake(),
@@ -280,10 +290,13 @@ class ClientProgram:
     def _on_ready(self, connection: Connection) -> None:
         connection.peer = Peer(next(self._peers))
         self._connection = connection
-        if isinstance(connection.handshake, ClientHandshake):
-            self.cluster_id = connection.handshake.met_cluster_id
+        shaken, owner = connection.handshake, self.target.owner
+        if isinstance(shaken, ClientHandshake | http_link.TunnelHandshake):
+            self.cluster_id = shaken.met_cluster_id
+        if isinstance(shaken, http_link.TunnelHandshake):
+            owner = shaken.owner
         if self._run_name:
-            self._state.session = run_session(self.cluster_id, self.target.owner, self._run_name)
+            self._state.session = run_session(self.cluster_id, owner, self._run_name)
         self._state.connect(connection.peer, self._loop.time())
         self._turn()
 
@@ -300,7 +313,7 @@ class ClientProgram:
         if isinstance(error, ProtocolError):
             self._state.misread(str(error))
         self._state.disconnect(connection.peer, self._loop.time())
-        self._over.set_result(None)
+        self._over.set_result(error)
         self._turn()
 
     # --- one turn ---------------------------------------------------------------------------------
@@ -368,11 +381,6 @@ def introduce(environment: bytes) -> Introduction:
     versions = Versions(*installed_versions())
     program = os.path.basename(sys.argv[0])[:256] if sys.argv else ""  # noqa: PTH119 - no path is needed
     return Introduction(versions, socket.gethostname(), os.getpid(), program, environment)
-
-
-def _is_refusal(error: ConnectError) -> bool:
-    """Whether the scheduler's host answered, and so that the scheduler cannot be there."""
-    return not error.heals or getattr(error.__context__, "errno", None) == errno.ECONNREFUSED
 
 
 def run_session(cluster_id: bytes, owner: str, name: str) -> SessionId:

@@ -453,6 +453,11 @@ class ClientSettings(Settings):
     max_unprinted_lines: int = setting(
         10_000, "lines of tasks that wait until what they are printed to takes them", low=1
     )
+    http_body_bytes: int = setting(
+        512 << 10,
+        "bytes of one request to a gateway; fewer where something on the way takes fewer",
+        low=16 << 10,
+    )
     close_s: float = setting(5.0, "seconds that closing a client may take once its tasks have ended")
     max_runs: int = setting(16, "runs that a client has open, each by a connection of its own", low=1)
     run_taken_s: float = setting(
@@ -491,7 +496,7 @@ def parse_address(text: str) -> Address:
     except ValueError as error:
         raise ConfigError(f"{wanted}: {error}") from None
     if parts.scheme != "tcp":
-        raise ConfigError(f"{wanted}: only tcp:// and inline: are known")
+        raise ConfigError(f"{wanted}: a scheduler is named by tcp://; only clients know others")
     host = parts.hostname or ""
     if (
         len(host.split()) != 1

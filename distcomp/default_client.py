@@ -22,6 +22,7 @@ _lock = threading.RLock()
 def connect(
     address: str | Access | None = None,
     *,
+    token: str | None = None,
     project: str | os.PathLike[str] | bool | None = None,
     store: str | os.PathLike[str] | None = None,
 ) -> Client:
@@ -29,6 +30,7 @@ def connect(
 
     Args:
         address: as for `Client`.
+        token: as for `Client`.
         project: as for `Client`.
         store: as for `Client`.
 
@@ -41,7 +43,7 @@ def connect(
     """
     global _default  # noqa: PLW0603 - there is one default client in a process
     with _lock:
-        _default = Client(address, project=project, store=store)
+        _default = Client(address, token=token, project=project, store=store)
         return _default
 
 

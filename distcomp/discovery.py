@@ -1,9 +1,10 @@
 """Which cluster a client uses.
 
-In this order: the address it was given; in a task, the cluster that runs it; `DISTCOMP_ADDRESS`; `address`
-in the project's or the user's `distcomp.toml`; the one running scheduler whose access file is in the user's
-folder; an embedded cluster of its own. What was named is never replaced by something else: an address that
-nobody answers at is an error.
+An address names a scheduler (`tcp://`), a gateway (`http://`, `https://`, with a token) or this process
+(`inline:`). In this order: the address it was given; in a task, the cluster that runs it;
+`DISTCOMP_ADDRESS`; `address` in the project's or the user's `distcomp.toml`; the one running scheduler whose
+access file is in the user's folder; an embedded cluster of its own. What was named is never replaced by
+something else: an address that nobody answers at is an error.
 """
 
 from __future__ import annotations
@@ -17,8 +18,12 @@ from distcomp import auth, config, inside, open_clients
 from distcomp.access import Access, saved
 from distcomp.cluster import EmbeddedCluster, user_name
 from distcomp.errors import AmbiguousClusterError, ConfigError, ConnectError, UnreachableError, UsageError
+from distcomp.gateway_token import token_for
+from distcomp.http_link import TunnelHandshake
+from distcomp.http_roads import Road
 from distcomp.relay import RelayHandshake
 from distcomp.settings_file import ADDRESS, surroundings
+from distcomp.web_address import is_web, parse_web_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,6 +50,7 @@ class Target(NamedTuple):
         door: the way out of the slot process in which this is a task; None elsewhere.
         task: the run and index of that task.
         inline: there is none; the client's own threads run the tasks.
+        road: the way to a gateway, which speaks with the scheduler in the client's place; None elsewhere.
     """
 
     how: str
@@ -56,14 +62,17 @@ class Target(NamedTuple):
     door: Door | None = None
     task: tuple[int, int] = (0, -1)
     inline: bool = False
+    road: Road | None = None
 
     @property
     def shares_path(self) -> bool:
         """Whether slots can import this process's local modules."""
         return self.inline or self.cluster is not None or (self.door is not None and self.door.shares_path)
 
-    def handshake(self) -> auth.ClientHandshake | RelayHandshake:
+    def handshake(self) -> auth.ClientHandshake | RelayHandshake | TunnelHandshake:
         """A new handshake for a connection to it."""
+        if self.road is not None:
+            return TunnelHandshake()
         if self.door is not None:
             return RelayHandshake()
         return auth.ClientHandshake("client", self.owner, self.cluster_id, self.secret)
@@ -86,12 +95,14 @@ class Target(NamedTuple):
         return None if self.cluster is None else self.cluster.failure()
 
 
-def find(address: str | Access | None = None, slots: int | None = None) -> Target:
+def find(address: str | Access | None = None, slots: int | None = None, token: str | None = None) -> Target:
     """Decide which cluster to use; starts an embedded one if there is no other.
 
     Args:
-        address: `tcp://host:port`, `inline:`, or an access; None leaves the choice to the surroundings.
+        address: `tcp://host:port`, `http://host:port`, `inline:`, or an access; None leaves the choice to
+            the surroundings.
         slots: how many slots an embedded cluster gets; as many as cores may be used if None.
+        token: for a gateway; None looks for one in the surroundings.
 
     Raises:
         TypeError: it is neither, or `slots` is no number.
@@ -103,19 +114,21 @@ def find(address: str | Access | None = None, slots: int | None = None) -> Targe
     """
     if slots is not None and slots < 1:
         raise ValueError(f"an embedded cluster needs 1 or more slots, not {slots}")
+    if token is not None and (isinstance(address, Access) or (address is None and inside.door is not None)):
+        raise ConfigError("a token is for a gateway, and no gateway is meant here")
     if isinstance(address, Access):
         return _from_access(address, "as its access says")
     if address is not None:
         if not isinstance(address, str):
             raise TypeError(f"a cluster is named by text like 'tcp://host:7077', not by {address!r:.80}")
-        return at(address, "as told")
+        return at(address, "as told", token)
     if inside.door is not None:
         return around(inside.door)
     if open_clients.around.client is not None:
         return at(config.INLINE, "around this task")
     told = surroundings()
     if told.get(ADDRESS.variable):
-        return at(told[ADDRESS.variable], f"as {told.origin(ADDRESS.variable)} says")
+        return at(told[ADDRESS.variable], f"as {told.origin(ADDRESS.variable)} says", token)
     if os.environ.get(config.SLOT_VARIABLE):
         raise UsageError(
             "this program was started by a task, or forked from it: submit tasks in the task itself, "
@@ -124,8 +137,14 @@ def find(address: str | Access | None = None, slots: int | None = None) -> Targe
     return running() or embedded(slots)
 
 
-def at(address: str, why: str) -> Target:
-    """What is at an address: this process, or a scheduler, with the access file that names it, if any."""
+def at(address: str, why: str, token: str | None = None) -> Target:
+    """What is at an address: this process, a gateway, or a scheduler, with the access file that names it."""
+    if is_web(address):
+        web = parse_web_address(address)
+        road = Road(web, token_for(web, token))
+        return Target(f"the cluster behind {road}, {why}", (str(web),), "", road=road)
+    if token is not None:
+        raise ConfigError(f"a token is for a gateway, like http://host:8077; {address!r:.80} is none")
     if address.strip() == config.INLINE:
         return Target(f"this process for its tasks, {why}", (), config.as_name(user_name()), inline=True)
     wanted = config.parse_address(address)

@@ -71,6 +71,12 @@ class RunTakenError(ConnectError):
     """Another process has the run open: one at a time may."""
 
 
+class TunnelLostError(ConnectError):
+    """A gateway has ended a client's tunnel, or was started anew; the client opens another one."""
+
+    heals = True
+
+
 class EmbeddedClusterError(ConnectError):
     """The scheduler or worker of this process's own did not start, or ended by itself."""
 

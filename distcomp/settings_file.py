@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import sys
 from collections import ChainMap
 from difflib import get_close_matches
@@ -33,6 +34,7 @@ from distcomp.config import (
 )
 from distcomp.errors import ConfigError
 from distcomp.gateway_settings import GatewaySettings
+from distcomp.web_address import is_web, parse_web_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, MutableMapping
@@ -40,7 +42,14 @@ if TYPE_CHECKING:
 FILE_NAME = "distcomp.toml"
 MAX_FILE_BYTES = 1 << 20
 ADDRESS = Described(
-    "address", PREFIX + "ADDRESS", str, "", "the cluster of clients that are given no other: tcp://host:port"
+    "address",
+    PREFIX + "ADDRESS",
+    str,
+    "",
+    "the cluster of clients that are given no other: tcp://host:port, or http://host:port of a gateway",
+)
+TOKEN = Described(
+    "token", PREFIX + "TOKEN", str, "", "what gateways are asked with; only in the user's own file"
 )
 PROGRAMS: dict[str, type[Settings]] = {
     "client": ClientSettings,
@@ -54,11 +63,13 @@ NOT_HERE = {
     "auth": "only the flag --no-auth of distcomp-scheduler lets everybody in",
     "join": "a join string is a secret: save it by `distcomp join -`",
     "secret": "secrets lie in access files: `distcomp join -` saves one",
+    "token": "it is a secret: set DISTCOMP_TOKEN, or write it into distcomp.toml in your user folder",
 }
 """Keys that somebody may try, and what to do instead."""
 
 _READER = "tomllib" if sys.version_info >= (3, 11) else "tomli"
 
+_OTHERS_ANY = stat.S_IRWXG | stat.S_IRWXO
 _log = logging.getLogger("distcomp")
 
 
@@ -111,7 +122,7 @@ def _files(environ: Mapping[str, str], folder: Path | None) -> Iterator[Settings
     if of_project is not None and of_project.path != of_user:
         yield of_project
     if of_user.is_file():
-        yield SettingsFile(of_user, _variables(of_user, _contents(of_user)))
+        yield SettingsFile(of_user, _variables(of_user, _contents(of_user), may_be_secret=True))
 
 
 def _project_file(folder: Path | None) -> SettingsFile | None:
@@ -170,9 +181,13 @@ def described() -> dict[str, list[Described]]:
     return found
 
 
-def _variables(path: Path, values: Mapping[str, Any] | None) -> dict[str, str]:
+def _variables(
+    path: Path, values: Mapping[str, Any] | None, *, may_be_secret: bool = False
+) -> dict[str, str]:
     """The values of a file as variables, checked."""
     known = described()
+    if may_be_secret:
+        known[TOKEN.name] = [TOKEN]
     found = {}
     for key, value in (values or {}).items():
         if key not in known:
@@ -192,10 +207,12 @@ def _unknown(key: str, known: Iterable[str]) -> str:
 
 
 def _check(path: Path, setting: Described, value: Any) -> None:
+    if setting is TOKEN and path.stat().st_mode & _OTHERS_ANY:
+        raise ConfigError(f"{path} has a token, and others can read it: chmod 600 {path}")
     if not setting.takes(value):
         raise ConfigError(f"{path}: {setting.name} must be {setting.allowed()}, not {value!r:.80}")
     if setting is ADDRESS and value and value.strip() != INLINE:
         try:
-            parse_address(value)
+            parse_web_address(value) if is_web(value) else parse_address(value)
         except ConfigError as error:
             raise ConfigError(f"{path}: address: {error}") from None

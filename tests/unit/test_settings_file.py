@@ -46,6 +46,16 @@ def test_a_variable_is_over_the_project_over_the_user_over_the_default(folders: 
     assert origins == ["DISTCOMP_CLOSE_S", str(folders.project), str(folders.user), "default"]
 
 
+def test_a_token_stands_in_the_users_own_file_which_nobody_else_can_read(folders: Folders) -> None:
+    folders.user.write_text('address = "https://a/b"\ntoken = "dct_1"\n')
+    folders.user.chmod(0o640)
+    with pytest.raises(ConfigError, match="others can read it: chmod 600"):
+        surroundings(folders.environ, folders.below)
+    folders.user.chmod(0o600)
+    told = surroundings(folders.environ, folders.below)
+    assert (told["DISTCOMP_ADDRESS"], told["DISTCOMP_TOKEN"]) == ("https://a/b", "dct_1")
+
+
 def test_the_nearest_file_is_the_projects(folders: Folders) -> None:
     folders.project.write_text("port = 1\n")
     folders.pyproject.write_text("[tool.distcomp]\nport = 2\n")
@@ -92,7 +102,9 @@ def test_a_pyproject_of_others_need_not_even_be_readable(folders: Folders) -> No
         ("allow_plaintext = 1", "allow_plaintext must be true or false, not 1"),
         ("host = 7", "host must be text, not 7"),
         ("output_bytes = 9", "output_bytes must be a whole number from 1,024 to 1,048,576, not 9"),
-        ('address = "http://a"', "address: 'http://a' is not an address like tcp://"),
+        ('address = "ftp://a"', "address: 'ftp://a' is not an address like tcp://"),
+        ('address = "http://a/?b"', "address: 'http://a/?b' is not the address of a gateway"),
+        ('token = "dct_1"', "token cannot be set in a file; it is a secret: set DISTCOMP_TOKEN"),
         ("auth = false", "auth cannot be set in a file; only the flag --no-auth"),
         ('join = "distcomp-join-1"', "join cannot be set in a file; a join string is a secret"),
         ("port = ", "cannot be read: "),

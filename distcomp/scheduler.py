@@ -113,21 +113,21 @@ class SchedulerProgram:
         """
         self._loop = asyncio.get_running_loop()
         self._files.start(self._loop.call_soon_threadsafe, self._on_file_news)
+        settings = self._settings
         if sockets is None:
-            check_exposure(self._settings, [self._settings.host])
-            sockets = transport.bind(self._settings.host, self._settings.port)
+            check_exposure(settings, [settings.host])
+            sockets = transport.bind(settings.host, settings.port, backlog=settings.listen_backlog)
         try:
-            check_exposure(self._settings, [str(each.getsockname()[0]) for each in sockets])
+            check_exposure(settings, [str(each.getsockname()[0]) for each in sockets])
         except ConfigError:
             for each in sockets:
                 each.close()
             raise
         if self.memory is not None:
             await self._begin_to_write(self.memory, sockets)
-        self._max_open = min(self._settings.max_connections, _file_limit() - _SPARE_FILES)
-        backlog = self._settings.listen_backlog
-        self._listener = await transport.listen(sockets, self._take_in, backlog=backlog)
-        self.addresses = reachable_at(self._settings.advertise, self._listener.addresses)
+        self._max_open = min(settings.max_connections, _file_limit() - _SPARE_FILES)
+        self._listener = await transport.listen(sockets, self._take_in, backlog=settings.listen_backlog)
+        self.addresses = reachable_at(settings.advertise, self._listener.addresses)
         self._plan_turn()
 
     def request_stop(self, *, at_once: bool = False) -> None:

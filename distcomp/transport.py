@@ -42,6 +42,9 @@ _HEARTBEAT = codec.frame([codec.pack(Heartbeat())])
 _PAUSE_AT_BYTES = 512 << 10
 """More pieces wait while so much is unsent, so that a small message never has much before it."""
 
+BACKLOG = 1024
+"""Peers that may wait to be taken in, unless a setting says otherwise."""
+
 
 class Handshake(Protocol):
     """What `distcomp.auth` offers for both sides."""
@@ -484,8 +487,16 @@ async def _open(
         opened.cancel()
 
 
-def bind(host: str, port: int) -> list[socket.socket]:
+def bind(host: str, port: int, *, backlog: int = BACKLOG) -> list[socket.socket]:
     """Sockets bound to `port` at every address that `host` stands for; 0 takes one free port for all.
+
+    Peers may come from now on, and wait until they are taken in.
+
+    Args:
+        host: a name or an address; empty for all addresses.
+        port: 0 takes a free one.
+        backlog: how many may wait. The kernel drops what comes beyond that, and its peer tries again after a
+            second at the earliest.
 
     Raises:
         AddressTakenError: another program has that port.
@@ -498,7 +509,7 @@ def bind(host: str, port: int) -> list[socket.socket]:
     bound: list[socket.socket] = []
     try:
         for family, _, _, _, where in dict.fromkeys(found):
-            bound.append(_bind_one(family, where, bound))
+            bound.append(_bind_one(family, where, bound, backlog))
     except OSError as error:
         for each in bound:
             each.close()
@@ -510,7 +521,7 @@ def bind(host: str, port: int) -> list[socket.socket]:
     return bound
 
 
-def _bind_one(family: int, where: Any, before: Sequence[socket.socket]) -> socket.socket:
+def _bind_one(family: int, where: Any, before: Sequence[socket.socket], backlog: int) -> socket.socket:
     if before:
         where = (where[0], before[0].getsockname()[1], *where[2:])
     made = socket.socket(family, socket.SOCK_STREAM)
@@ -519,7 +530,7 @@ def _bind_one(family: int, where: Any, before: Sequence[socket.socket]) -> socke
         if family == socket.AF_INET6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         made.bind(where)
-        made.listen(1)
+        made.listen(backlog)
     except OSError:
         made.close()
         raise
@@ -540,7 +551,7 @@ class Listener:
 
 
 async def listen(
-    sockets: Sequence[socket.socket], make: Callable[[], Connection], *, backlog: int = 1024
+    sockets: Sequence[socket.socket], make: Callable[[], Connection], *, backlog: int = BACKLOG
 ) -> Listener:
     """Take in connections at bound sockets, which belong to the listener from now on.
 

@@ -97,7 +97,7 @@ def _serve(flags: argparse.Namespace) -> int:
 
 async def _run(flags: argparse.Namespace, settings: SchedulerSettings) -> int:
     check_exposure(settings, [settings.host])
-    sockets = transport.bind(settings.host, settings.port)
+    sockets = transport.bind(settings.host, settings.port, backlog=settings.listen_backlog)
     try:
         access = _open_access(flags, sockets[0].getsockname()[1])
         journal = open_journal(flags.journal, access, fresh=flags.fresh)

@@ -4,7 +4,7 @@ import asyncio
 import socket
 import struct
 import time
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -612,6 +612,14 @@ def test_a_taken_port_is_told_as_such() -> None:
     (first,) = transport.bind("127.0.0.1", 0)
     with first, pytest.raises(AddressTakenError, match="another program listens at port"):
         transport.bind("127.0.0.1", first.getsockname()[1])
+
+
+def test_peers_may_come_before_they_are_taken_in() -> None:
+    (listening,) = transport.bind("127.0.0.1", 0)
+    with ExitStack() as stack:
+        stack.enter_context(listening)
+        for _ in range(16):  # the kernel drops what does not fit, and tries again a second later
+            stack.enter_context(socket.create_connection(listening.getsockname(), timeout=0.9))
 
 
 def test_addresses_that_cannot_be_listened_at() -> None:

@@ -152,10 +152,10 @@ class Restating:
             for outcome in some:
                 while outcome.message is None and not outcome.gone:
                     yield None
-                outcome.wanted = False
-                if not outcome.gone and outcome.message is not None:
-                    yield _restated_outcome(outcome.message)
-                    release(outcome)
+                message, outcome.wanted = outcome.message, False
+                release(outcome)
+                if message is not None and not outcome.gone:
+                    yield _restated_outcome(message)
 
     def _array(self, array: TaskArrayState) -> Iterator[Record]:
         chunks = list(array.chunks)

@@ -674,6 +674,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.register(self.workers[-1])
         for _ in range(2000):
             self.now += 0.5
+            self.read_all()
             self.turn()
             if not self.open_arrays():
                 break
@@ -692,13 +693,17 @@ class SchedulerMachine(RuleBasedStateMachine):
             return
         if client.peer is None:
             self.open(client)
+            self.turn()
         for counter, tasks in client.arrays.items():
             tasks.closed = True
             name = (client.session, counter)
             self.say(client.peer, Submit(name, FUNCTION, tasks.options, tasks.accepted, 0, b"", True))
 
+    def read_all(self) -> None:
+        """Nobody has to read for others to go on."""
+
     def settle_everything(self) -> None:
-        """Whoever has a connection gets all outcomes there are."""
+        """Whoever has a connection has all outcomes there are."""
 
     def finish_lease(self, worker: Worker, token: Any) -> None:
         _, tasks = worker.arrays[token]

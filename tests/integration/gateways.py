@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from clusters import until
+import pytest
+from clusters import programs, until
 
 from distcomp.gateway import table
 from distcomp.gateway.openapi import problems_of
@@ -18,6 +20,8 @@ from distcomp.gateway.tokens import TokenFile
 
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Iterator
+    from pathlib import Path
 
     from clusters import Programs
 
@@ -28,6 +32,35 @@ def start_gateway(cluster: Programs, *flags: str, port: int = 0) -> tuple[subpro
     """Start a gateway and wait until it listens; returns its port, too."""
     process = cluster.start("gateway", "--port", str(port), *flags)
     return process, listening_port(cluster, process)
+
+
+@contextlib.contextmanager
+def alices_cluster(home: Path, *flags: str) -> Iterator[Gatewayed]:
+    """A scheduler, a worker and a gateway of `alice`."""
+    with pytest.MonkeyPatch.context() as patch, programs(home) as cluster:
+        patch.setenv("DISTCOMP_HOME", str(home))
+        patch.delenv("DISTCOMP_ADDRESS", raising=False)
+        cluster.scheduler("test", "--owner", "alice")
+        cluster.worker()
+        yield Gatewayed(cluster, *start_gateway(cluster, *flags))
+
+
+class Gatewayed:
+    """A cluster with a gateway, which can be killed."""
+
+    def __init__(self, cluster: Programs, process: subprocess.Popen[str], port: int) -> None:
+        self.cluster, self.port = cluster, port
+        self._process = process
+
+    def kill(self) -> None:
+        """End the gateway as abruptly as can be, and start another one in its place."""
+        self._process.kill()
+        self._process.wait()
+        self._process, _ = start_gateway(self.cluster, port=self.port)
+
+    def token(self, scope: str = "submit", owner: str = "alice") -> str:
+        """A token for the gateway."""
+        return make_token(self.cluster, scope, owner)
 
 
 def listening_port(cluster: Programs, process: subprocess.Popen[str]) -> int:

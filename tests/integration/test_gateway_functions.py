@@ -5,22 +5,20 @@ from __future__ import annotations
 import http.client
 import json
 import pickle
-import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from clusters import until
-from gateways import ask, make_token, start_gateway
+from gateways import Gatewayed, alices_cluster, ask
 
 from distcomp.errors import AuthenticationError, ConfigError, PublishError
 from distcomp.publishing import publish
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
-
-    from clusters import Programs
 
 MODULE = '''
 """Functions to be published."""
@@ -35,17 +33,14 @@ def area(width, height=1):
 '''
 
 
-@pytest.fixture
-def cluster_of_alice(cluster: Programs) -> Programs:
-    cluster.scheduler("test", "--owner", "alice")
-    cluster.worker()
-    return cluster
+@pytest.fixture(scope="module")
+def alice(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gatewayed]:
+    with alices_cluster(tmp_path_factory.mktemp("home")) as made:
+        yield made
 
 
-def test_functions_are_published_by_command_and_called_with_json(
-    cluster_of_alice: Programs, tmp_path: Path
-) -> None:
-    _, port = start_gateway(cluster_of_alice)
+def test_functions_are_published_by_command_and_called_with_json(alice: Gatewayed, tmp_path: Path) -> None:
+    port = alice.port
     (tmp_path / "shapes.py").write_text(MODULE)
     (tmp_path / "helper_of_shapes.py").write_text("def product(a, b): return a * b")
 
@@ -53,7 +48,7 @@ def test_functions_are_published_by_command_and_called_with_json(
         done = subprocess.run(
             [sys.executable, "-m", "distcomp.cli.main", *words],
             cwd=tmp_path,
-            env=cluster_of_alice.environment(),
+            env=alice.cluster.environment(),
             capture_output=True,
             text=True,
             check=True,
@@ -62,7 +57,7 @@ def test_functions_are_published_by_command_and_called_with_json(
 
     assert "area version 1 is published" in command("publish", "shapes:area")
     assert "(width, height)" in command("functions", "list")
-    token = make_token(cluster_of_alice, "submit-named", owner="alice")
+    token = alice.token("submit-named")
     status, headers, task = ask(
         port,
         token,
@@ -82,11 +77,11 @@ def test_functions_are_published_by_command_and_called_with_json(
     assert ask(port, token, "POST", "/v1/functions/area/tasks", {"args": [1]})[0] == 404
 
 
-def test_failures_arrays_and_what_json_cannot_carry(cluster_of_alice: Programs) -> None:
-    _, port = start_gateway(cluster_of_alice)
+def test_failures_arrays_and_what_json_cannot_carry(alice: Gatewayed) -> None:
+    port = alice.port
     publish(lambda number: 1 / number, "inverse")
     publish(lambda: {1, 2}, "odd")
-    token = make_token(cluster_of_alice)
+    token = alice.token()
     _, _, failed = ask(port, token, "POST", "/v1/functions/inverse/tasks?wait=30", {"args": [0]})
     assert (failed["state"], failed["failure"]["type"]) == ("failed", "ZeroDivisionError")
     assert "1 / number" in failed["failure"]["traceback"]
@@ -99,16 +94,22 @@ def test_failures_arrays_and_what_json_cannot_carry(cluster_of_alice: Programs) 
     _, _, odd = ask(port, token, "POST", "/v1/functions/odd/tasks?wait=30", {})
     assert "set" in odd["elsewhere"]
     assert pickle.loads(ask(port, token, "GET", f"/v1/tasks/{odd['id']}/result")[2]) == {1, 2}  # noqa: S301 - ours
-    other = make_token(cluster_of_alice, "observe", owner="bob")
+    other = alice.token("observe", owner="bob")
     assert ask(port, other, "GET", f"/v1/tasks/{odd['id']}")[0] == 404
     assert ask(port, other, "GET", "/v1/tasks")[2] == {"items": []}
-    assert len(ask(port, token, "GET", "/v1/tasks")[2]["items"]) == 3
+    listed = ask(port, token, "GET", "/v1/tasks")[2]["items"]
+    assert [each["id"] for each in listed[:3]] == [odd["id"], array["id"], failed["id"]]
 
 
-def test_a_killed_gateway_goes_on_where_it_was(cluster_of_alice: Programs, tmp_path: Path) -> None:
-    gateway, port = start_gateway(cluster_of_alice)
+def test_a_killed_gateway_goes_on_where_it_was(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     runs.mkdir()
+    with alices_cluster(tmp_path / "home") as alice:
+        check_a_killed_gateway(alice, runs)
+
+
+def check_a_killed_gateway(alice: Gatewayed, runs: Path) -> None:
+    port = alice.port
 
     def once(number: int) -> int:
         import os  # noqa: PLC0415 - for the slot
@@ -119,14 +120,12 @@ def test_a_killed_gateway_goes_on_where_it_was(cluster_of_alice: Programs, tmp_p
         return number
 
     publish(once, "once")
-    token = make_token(cluster_of_alice)
+    token = alice.token()
     path, body = "/v1/functions/once/tasks", {"map": [[number] for number in range(200)]}
     _, _, array = ask(port, token, "POST", path, body, Idempotency_Key="k1")
     task = f"/v1/tasks/{array['id']}"
     until(lambda: ask(port, token, "GET", task)[2]["done"] > 20, "some are done")
-    gateway.send_signal(signal.SIGKILL)
-    gateway.wait()
-    start_gateway(cluster_of_alice, port=port)
+    alice.kill()
     assert ask(port, token, "POST", path, body, Idempotency_Key="k1")[2]["id"] == array["id"]
     assert ask(port, token, "POST", path, {"args": [1]}, Idempotency_Key="k1")[0] == 409
     _, _, array = ask(port, token, "GET", f"{task}?wait=60")
@@ -136,10 +135,10 @@ def test_a_killed_gateway_goes_on_where_it_was(cluster_of_alice: Programs, tmp_p
     assert len(list(runs.iterdir())) == 200, "none ran twice"
 
 
-def test_tasks_can_be_cancelled_and_watched(cluster_of_alice: Programs) -> None:
-    _, port = start_gateway(cluster_of_alice)
+def test_tasks_can_be_cancelled_and_watched(alice: Gatewayed) -> None:
+    port = alice.port
     publish(lambda seconds: __import__("time").sleep(seconds), "sleep")
-    token = make_token(cluster_of_alice)
+    token = alice.token()
     events = Events(port, token)
     _, _, array = ask(port, token, "POST", "/v1/functions/sleep/tasks", {"map": [[60]] * 5})
     task = f"/v1/tasks/{array['id']}"
@@ -153,10 +152,14 @@ def test_tasks_can_be_cancelled_and_watched(cluster_of_alice: Programs) -> None:
     events.close()
 
 
-def test_publishing_needs_a_gateway_a_token_and_a_fresh_version(cluster_of_alice: Programs) -> None:
-    with pytest.raises(ConfigError, match="no gateway runs here"):
-        publish(abs, "absolute")
-    _, port = start_gateway(cluster_of_alice)
+def test_publishing_needs_a_gateway_a_token_and_a_fresh_version(
+    alice: Gatewayed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("DISTCOMP_HOME", str(tmp_path))
+        with pytest.raises(ConfigError, match="no gateway runs here"):
+            publish(abs, "absolute")
+    port = alice.port
     assert publish(abs, "absolute")["version"] == "1"
     assert publish(abs, "absolute")["version"] == "1"
     with pytest.raises(PublishError, match="another function"):
@@ -165,10 +168,10 @@ def test_publishing_needs_a_gateway_a_token_and_a_fresh_version(cluster_of_alice
     address = f"http://127.0.0.1:{port}"
     with pytest.raises(AuthenticationError, match="token"):
         publish(abs, "absolute", gateway=address, token="dct_wrong")  # noqa: S106 - it is none
-    named = make_token(cluster_of_alice, "submit-named")
+    named = alice.token("submit-named")
     with pytest.raises(PublishError, match="scope submit"):
         publish(abs, "absolute", gateway=address, token=named)
-    bob = make_token(cluster_of_alice, "submit", owner="bob")
+    bob = alice.token("submit", owner="bob")
     with pytest.raises(PublishError, match="alice's"):
         publish(abs, "absolute", version="3", gateway=address, token=bob)
 

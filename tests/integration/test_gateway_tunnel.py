@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from clusters import until
-from gateways import ask, listening_port, make_token, start_gateway
+from gateways import Gatewayed, alices_cluster, ask, listening_port, make_token, start_gateway
 from http_bridge import bridged
 
 from distcomp import Client
@@ -20,19 +20,22 @@ from distcomp.gateway_settings import gateway_file
 from distcomp.protocol import PROTOCOL
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from clusters import Programs
 
 
-@pytest.fixture
-def cluster_of_alice(cluster: Programs) -> Programs:
-    cluster.scheduler("test", "--owner", "alice")
-    cluster.worker()
-    return cluster
+@pytest.fixture(scope="module")
+def alice(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gatewayed]:
+    flags = ("--head-s", "0.5", "--max-http-connections", "200")
+    with alices_cluster(tmp_path_factory.mktemp("home"), *flags) as made:
+        yield made
 
 
-def test_a_client_works_through_a_tunnel_that_breaks(cluster_of_alice: Programs) -> None:
-    _, port = start_gateway(cluster_of_alice)
-    with bridged(port, make_token(cluster_of_alice)) as (address, bridge), Client(address) as client:
+def test_a_client_works_through_a_tunnel_that_breaks(alice: Gatewayed) -> None:
+    port = alice.port
+    with bridged(port, alice.token()) as (address, bridge), Client(address) as client:
         assert client.submit(pow, 2, 10).result() == 1024
         array = client.map(abs, range(-200_000, 0))
         results = iter(array)
@@ -49,25 +52,25 @@ def test_a_client_works_through_a_tunnel_that_breaks(cluster_of_alice: Programs)
         assert client.status().cluster == "test"
 
 
-def test_a_client_goes_on_after_its_gateway_was_killed(cluster_of_alice: Programs) -> None:
-    gateway, port = start_gateway(cluster_of_alice)
-    token = make_token(cluster_of_alice)
-    with bridged(port, token) as (address, _), Client(address) as client:
+def test_a_client_goes_on_after_its_gateway_was_killed(tmp_path: Path) -> None:
+    with (
+        alices_cluster(tmp_path / "home") as alice,
+        bridged(alice.port, alice.token()) as (address, _),
+        Client(address) as client,
+    ):
         results = iter(client.map(abs, range(-300_000, 0)))
         seen = [next(results) for _ in range(1000)]
-        gateway.send_signal(signal.SIGKILL)
-        gateway.wait()
-        start_gateway(cluster_of_alice, port=port)
+        alice.kill()
         assert [*seen, *results] == list(range(300_000, 0, -1))
 
 
-def test_a_tunnel_belongs_to_its_token_and_counts_its_bytes(cluster_of_alice: Programs) -> None:
-    _, port = start_gateway(cluster_of_alice)
-    token, other = (make_token(cluster_of_alice) for _ in range(2))
+def test_a_tunnel_belongs_to_its_token_and_counts_its_bytes(alice: Gatewayed) -> None:
+    port = alice.port
+    token, other = (alice.token() for _ in range(2))
     status, _, opened = ask(port, token, "POST", "/v1/tunnel", {"protocol": PROTOCOL})
     assert status == 201
     assert opened["owner"] == "alice"
-    assert bytes.fromhex(opened["cluster_id"]) == cluster_of_alice.access().cluster_id
+    assert bytes.fromhex(opened["cluster_id"]) == alice.cluster.access().cluster_id
     path = f"/v1/tunnel/{opened['tunnel']}"
     assert ask(port, other, "POST", f"{path}/up?offset=0", b"")[0] == 404
     assert ask(port, token, "POST", f"{path}/up?offset=0", b"\0\0")[2] == {"offset": 2}
@@ -83,29 +86,30 @@ def test_a_tunnel_belongs_to_its_token_and_counts_its_bytes(cluster_of_alice: Pr
     assert ask(port, token, "POST", "/v1/tunnel", {"protocol": PROTOCOL + 1})[0] == 409
 
 
-def test_a_tunnel_is_opened_for_owners_that_the_scheduler_knows(cluster_of_alice: Programs) -> None:
-    _, port = start_gateway(cluster_of_alice)
-    token = make_token(cluster_of_alice, owner="bob")
+def test_a_tunnel_is_opened_for_owners_that_the_scheduler_knows(alice: Gatewayed) -> None:
+    port = alice.port
+    token = alice.token(owner="bob")
     status, _, problem = ask(port, token, "POST", "/v1/tunnel", {"protocol": PROTOCOL})
     assert (status, "bob" in problem["detail"]) == (403, True)
-    SchedulerAccess.open("test", cluster_of_alice.home).add_owner("bob")
+    SchedulerAccess.open("test", alice.cluster.home).add_owner("bob")
     assert ask(port, token, "POST", "/v1/tunnel", {"protocol": PROTOCOL})[2]["owner"] == "bob"
 
 
-def test_without_scheduler_a_gateway_says_so(cluster_of_alice: Programs) -> None:
-    _, port = start_gateway(cluster_of_alice)
-    token = make_token(cluster_of_alice)
+def test_without_scheduler_a_gateway_says_so(cluster: Programs) -> None:
+    cluster.scheduler("test", "--owner", "alice")
+    _, port = start_gateway(cluster)
+    token = make_token(cluster)
     until(lambda: ask(port, token, "GET", "/readyz")[0] == 200, "the gateway is ready")
-    cluster_of_alice.running[0].send_signal(signal.SIGKILL)
-    cluster_of_alice.running[0].wait()
+    cluster.running[0].send_signal(signal.SIGKILL)
+    cluster.running[0].wait()
     until(lambda: ask(port, token, "GET", "/readyz")[0] == 503, "the gateway has noticed")
     status, headers, _ = ask(port, token, "POST", "/v1/tunnel", {"protocol": PROTOCOL})
     assert (status, headers["retry-after"]) == (503, "1")
 
 
-def test_requests_that_never_come_end_and_change_nothing_for_others(cluster_of_alice: Programs) -> None:
-    _, port = start_gateway(cluster_of_alice, "--head-s", "0.5", "--max-http-connections", "200")
-    token = make_token(cluster_of_alice)
+def test_requests_that_never_come_end_and_change_nothing_for_others(alice: Gatewayed) -> None:
+    port = alice.port
+    token = alice.token()
     slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(100)]
     try:
         for each in slow:
@@ -118,8 +122,8 @@ def test_requests_that_never_come_end_and_change_nothing_for_others(cluster_of_a
     assert ask(port, token, "GET", "/healthz")[0] == 200
 
 
-def test_a_head_without_end_is_not_kept(cluster_of_alice: Programs) -> None:
-    _, port = start_gateway(cluster_of_alice)
+def test_a_head_without_end_is_not_kept(alice: Gatewayed) -> None:
+    port = alice.port
     connection = http.client.HTTPConnection("127.0.0.1", port)
     headers = {f"X-{number}": "x" * 10_000 for number in range(100)}
     with pytest.raises((http.client.HTTPException, ConnectionError)):

@@ -16,7 +16,7 @@ from distcomp.gateway.table import OPERATIONS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-EXAMPLES = 10
+EXAMPLES = 6
 STREAMS = {"/v1/events", "/v1/tunnel/{tunnel}/down"}
 
 

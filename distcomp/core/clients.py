@@ -168,10 +168,10 @@ def on_forget_run(books: Books, link: Link, message: ForgetRun, now: float) -> N
     """End a run for good, unless a process has it open."""
     if link.phase == "new":
         link.phase = "watch"
-    owner = message.owner or link.owner
-    session = books.runs.get((owner, message.run)) if link.role == "admin" or owner == link.owner else None
+    owner = message.owner if message.owner and link.role == "admin" else link.owner
+    session = books.runs.get((owner, message.run)) if message.owner in ("", owner) else None
     if session is None:
-        code, text = "unknown", runs.unknown(books, link.owner, message.run, now)
+        code, text = "unknown", runs.unknown(books, owner, message.run, now)
     elif session.peer is not None:
         code, text = "taken", f"{runs.holder(session)} has it open: end that first"
     else:

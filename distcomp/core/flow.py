@@ -165,7 +165,8 @@ def _is_flooded(books: Books, session: Session) -> bool:
         return True
     if box.stored_bytes and books.spilled_bytes > settings.max_spill_bytes // parts:
         return True
-    return box.here_bytes > settings.session_outcome_bytes * UNWRITTEN_SHARES // parts
+    share_bytes = max(settings.session_outcome_bytes, settings.least_outcome_bytes)
+    return box.here_bytes > share_bytes * UNWRITTEN_SHARES // parts
 
 
 def pause(books: Books, session: Session) -> None:

@@ -305,7 +305,7 @@ class Client(ClientSession):
 
     def _repr_html_(self) -> str:
         told = None if self.closed or self.forked else self._news.glance()
-        return client_html(repr(self).strip("<>"), told)
+        return client_html(repr(self).strip("<>"), told, is_embedded=self.is_embedded)
 
     def __reduce__(self) -> NoReturn:
         """A client is of use only in its process."""

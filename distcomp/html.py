@@ -37,6 +37,11 @@ def line(text: str) -> str:
     return f'<div style="margin-top:.3em">{escape(_cut(text))}</div>'
 
 
+def warning(text: str) -> str:
+    """A line of text that should not be overlooked."""
+    return f'<div style="margin-top:.3em;color:{_FAILED}">{escape(_cut(text))}</div>'
+
+
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table of texts; nothing if there are no rows."""
     every = list(rows)
@@ -91,8 +96,8 @@ def failures_html(failures: Iterable[tuple[int, BaseException]]) -> str:
     )
 
 
-def client_html(title: str, report: StatusReported | None) -> str:
-    """A client, with its cluster if that could be asked."""
+def client_html(title: str, report: StatusReported | None, *, is_embedded: bool = False) -> str:
+    """A client, with its cluster if that could be asked; an embedded one is gone with it in any case."""
     if report is None:
         return card(title)
     totals = report.totals
@@ -102,7 +107,14 @@ def client_html(title: str, report: StatusReported | None) -> str:
         f"{totals.pending:,} tasks wait, {totals.settled:,} are done"
     )
     rows = [(w.name, w.host, w.python, f"{w.busy} of {w.slots}", w.unfit or w.state) for w in report.workers]
-    return card(title, line(words), table(("worker", "host", "Python", "busy", "state"), rows))
+    said = [line(words)]
+    if is_embedded:
+        said.append(line("without a journal: an embedded cluster and its tasks end with this program"))
+    elif report.journal == "off":
+        said.append(warning("journal off: a restart of the scheduler forgets all tasks"))
+    if report.shut:
+        said.append(warning(f"nothing new is accepted: {report.shut}"))
+    return card(title, *said, table(("worker", "host", "Python", "busy", "state"), rows))
 
 
 def _row(tag: str, cells: Iterable[object]) -> str:

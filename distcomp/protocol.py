@@ -329,7 +329,9 @@ class StatusReported(NamedTuple):
     """A snapshot (`whole`) or what changed since the last one: rows to replace, rows to remove.
 
     A long report comes in several parts; all but the last say that `more` follows. `journal` says where what
-    must survive is written down, or `off`; empty if that is not told.
+    must survive is written down, or `off`; empty if that is not told. It takes `journal_bytes`, and
+    `committed_ago_s` has passed since something was written there. `shut` says why nothing new is accepted;
+    empty if it is.
     """
 
     whole: Switch
@@ -343,6 +345,9 @@ class StatusReported(NamedTuple):
     arrays_gone: Arrays
     more: Switch = False
     journal: Words = ""
+    journal_bytes: Count = 0
+    committed_ago_s: Seconds = 0.0
+    shut: Words = ""
 
     def joined(self, part: StatusReported) -> StatusReported:
         """This part of a report and the next one as one."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from distcomp.protocol import Message
 
 LOOK_S = 1.0
-"""Seconds between two looks whether the journal is worth a compaction."""
+"""Seconds between two looks at how large the journal is, and whether it is worth a compaction."""
 
 FULL = "the scheduler's disk is full: free some room at {path} on its host, and it goes on by itself"
 BEHIND = "the scheduler's disk does not keep up with what is submitted"
@@ -56,6 +56,8 @@ class SchedulerMemory:
         self._log = log
         self._held: deque[tuple[int, dict[Peer, list[Message]]]] = deque()
         self._committed = 0
+        self._committed_at = 0.0
+        self._size_bytes = 0
         self._looks = self._begins = self._compacts = self._closing = False
         self._image = Image(compacted=journal.recovered.compacted, files=files)
 
@@ -118,7 +120,7 @@ class SchedulerMemory:
         )
         self.keep(self._state.take_records())
         await self._begun
-        self._look_soon()
+        self._measure()
 
     def keep(self, effects: Effects) -> None:
         """Write down what a turn recorded; its acks leave with its sends if they need not wait."""
@@ -151,25 +153,36 @@ class SchedulerMemory:
     # --- compaction ---
 
     def _look_soon(self) -> None:
-        """Look in a while whether a compaction is worth its while; while nothing is recorded, no more."""
+        """Look in a while whether a compaction is worth its while; while nothing changes, no more."""
         if not self._looks and self._begun.done():
             self._looks = True
             asyncio.get_running_loop().call_later(LOOK_S, self._look)
 
     def _look(self) -> None:
         self._looks = False
-        if self._compacts or self._closing:
+        if self._closing:
+            return
+        self._measure()
+        if self._compacts:
             return
         if not self._journal.wants_compaction(self._state.live_bytes()):
             return
         self._begins = True
         self._turn()
 
+    def _measure(self) -> None:
+        """Have observers told how large the journal is; what is let go of in the background shrinks it."""
+        size_bytes = self._journal.size_bytes()
+        if size_bytes != self._size_bytes:
+            self._size_bytes = size_bytes
+            self._look_soon()
+        self._state.journal_measured(size_bytes, self._committed_at)
+
     def _begin_compaction(self) -> None:
         """Begin, right after records were written down: the next ones begin with the compaction."""
         self._begins = False
         self._compacts = True
-        self._size_bytes = self._journal.size_bytes()
+        self._before_bytes = self._journal.size_bytes()
         self._journal.begin_compaction()
         self._state.begin_compaction(time.monotonic())
         self._turn()
@@ -178,13 +191,15 @@ class SchedulerMemory:
         """All is said again: what stands before can go once that is durable."""
         self._compacts = False
         self._journal.end_compaction()
-        self._log("info", "the journal is compacted", journal=self.path, was_bytes=self._size_bytes)
+        self._log("info", "the journal is compacted", journal=self.path, was_bytes=self._before_bytes)
 
     # --- what the journal says ---
 
     def _on_committed(self, batch: int) -> None:
         self._committed = batch
+        self._committed_at = time.monotonic()
         self._state.committed(batch)
+        self._state.journal_measured(self._size_bytes, self._committed_at)
         while self._held and self._held[0][0] <= batch:
             self._release(self._held.popleft()[1])
         if self._state.is_shut and not self._journal.is_full:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distcomp.cli.flags import EXIT_ENDED, EXIT_FAILED, Flags, run
-from distcomp.cli.runs_page import run_as_json, run_screen, runs_screen, size
-from distcomp.cli.table import count, is_coloured
+from distcomp.cli.runs_page import run_as_json, run_screen, runs_screen
+from distcomp.cli.table import count, is_coloured, size
 from distcomp.config import StoreSettings
 from distcomp.errors import ConfigError
 from distcomp.settings_file import surroundings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from distcomp.cli.table import BOLD, Column, count, duration, paint, table
+from distcomp.cli.table import BOLD, Column, count, duration, paint, size, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,8 +28,6 @@ FUNCTION_COLUMNS = (
     Column("BEGAN", words=True, spare=True),
     Column("LAST CHANGE", words=True),
 )
-_STEP = 1024
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def runs_screen(
@@ -82,19 +80,6 @@ def run_as_json(run: RunSummary) -> dict[str, Any]:
         "size_bytes": run.size_bytes,
         "functions": functions,
     }
-
-
-def size(number_bytes: int) -> str:
-    """A number of bytes as people say it.
-
-    Example:
-        >>> size(5 << 20)
-        '5 MiB'
-    """
-    number, unit = float(number_bytes), 0
-    while number >= _STEP and unit < len(_UNITS) - 1:
-        number, unit = number / _STEP, unit + 1
-    return f"{count(round(number, 1))} {_UNITS[unit]}"
 
 
 def _titled(columns: tuple[Column, ...], rows: list[list[str]], width: int, *, coloured: bool) -> list[str]:

@@ -37,7 +37,7 @@ EXAMPLES = """\
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = Flags("distcomp status", "Show workers, slots, queue and rates of a cluster.", EXAMPLES)
+    parser = Flags("distcomp status", "Show workers, slots, queue, rates and journal of a cluster.", EXAMPLES)
     parser.value("--address", "the scheduler's; the one running scheduler of this user if not given")
     parser.switch("--json", "print everything as JSON")
     parser.common()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from distcomp.cli.table import BOLD, RED, Column, count, duration, paint, table
+from distcomp.cli.table import BOLD, RED, Column, count, cut_left, duration, paint, printable, size, table
 
 if TYPE_CHECKING:
     from distcomp.ids import WorkerId
     from distcomp.protocol import StatusReported
     from distcomp.rows import ArrayRow, Totals, WorkerRow
 
-FIXED_LINES = 11
-"""Lines of the screen that are neither a worker nor an array."""
+FIXED_LINES = 7
+"""Lines of the screen that are neither of its head, nor a worker, nor an array."""
+
+OFF = "off"
+"""What a scheduler without a journal tells of it."""
 
 WORKER_COLUMNS = (
     Column("WORKER", words=True),
@@ -79,19 +82,20 @@ def screen(seen: Observation, width: int, height: int, *, coloured: bool) -> str
         height: lines; workers and arrays share what the head leaves, and the rest is counted.
         coloured: whether to send colours.
     """
-    report, room = seen.last, max(2, height - FIXED_LINES)
+    report, head = seen.last, _head(seen, width, coloured=coloured)
+    room = max(2, height - FIXED_LINES - len(head))
     arrays_room = max(1, min(len(report.arrays), room // 2, room - len(report.workers)))
     rates = seen.worker_rates()
     workers = [_worker_cells(row, rates[row.worker]) for row in sorted(report.workers, key=_by_name)]
     arrays = [_array_cells(row) for row in sorted(report.arrays, key=lambda row: (-row.priority, -row.age_s))]
-    lines = [*_head(seen, coloured=coloured), ""]
+    lines = [*head, ""]
     lines += _limited(WORKER_COLUMNS, workers, width, max(1, room - arrays_room), coloured=coloured)
     if arrays:
         lines += ["", *_limited(ARRAY_COLUMNS, arrays, width, arrays_room, coloured=coloured)]
     return "\n".join(lines)
 
 
-def _head(seen: Observation, *, coloured: bool) -> list[str]:
+def _head(seen: Observation, width: int, *, coloured: bool) -> list[str]:
     report, totals = seen.last, seen.last.totals
     title = f"cluster {report.cluster} at {seen.address}, up {duration(totals.uptime_s)}"
     warning = "" if report.auth else "  " + paint("AUTH OFF", RED, coloured=coloured)
@@ -99,6 +103,7 @@ def _head(seen: Observation, *, coloured: bool) -> list[str]:
     idle = totals.idle_while_queued_s / totals.slot_s if totals.slot_s else 0.0
     return [
         paint(title, BOLD, coloured=coloured) + warning,
+        *_journal(report, width, coloured=coloured),
         (
             f"workers {count(totals.workers)}   slots {count(totals.slots)}, {count(totals.busy)} busy   "
             f"sessions {count(totals.sessions)}{_bundles(totals)}"
@@ -112,7 +117,29 @@ def _head(seen: Observation, *, coloured: bool) -> list[str]:
             f"{count(totals.failed)} failed, {count(totals.retried)} retried, "
             f"{count(totals.cancelled)} cancelled, {count(totals.lost)} lost{nonsense}"
         ),
+        *_unread(totals),
     ]
+
+
+def _journal(report: StatusReported, width: int, *, coloured: bool) -> list[str]:
+    """Whether a restart of the scheduler costs tasks, and whether it takes any now."""
+    lines = []
+    if report.journal == OFF:
+        lines.append(paint("journal off: a restart forgets all tasks", RED, coloured=coloured))
+    elif report.journal:
+        told = f"journal {size(report.journal_bytes)}, last commit {duration(report.committed_ago_s)} ago: "
+        lines.append(told + cut_left(printable(report.journal), width - len(told)))
+    if report.shut:
+        lines.append(paint(f"nothing new is accepted: {printable(report.shut)}", RED, coloured=coloured))
+    return lines
+
+
+def _unread(totals: Totals) -> list[str]:
+    """Results that their clients have not fetched."""
+    if not totals.unread_bytes:
+        return []
+    in_files = f", {size(totals.spilled_bytes)} of it in files" if totals.spilled_bytes else ""
+    return [f"unread  {size(totals.unread_bytes)} of results wait for their clients{in_files}"]
 
 
 def _bundles(totals: Totals) -> str:
@@ -177,6 +204,10 @@ def as_json(seen: Observation) -> dict[str, Any]:
         "cluster": report.cluster,
         "epoch": report.epoch,
         "auth": report.auth,
+        "journal": report.journal,
+        "journal_bytes": report.journal_bytes,
+        "committed_ago_s": round(report.committed_ago_s, 3),
+        "shut": report.shut,
         "tasks_per_s": round(seen.rate(), 3),
         "totals": report.totals._asdict(),
         "workers": [_readable(row) | {"tasks_per_s": round(rates[row.worker], 3)} for row in report.workers],

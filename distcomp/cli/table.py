@@ -14,6 +14,9 @@ GAP = 2
 NARROWEST = 4
 """A column of words is cut to no fewer signs than this, however narrow the terminal is."""
 
+_STEP = 1024
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
 RED, BOLD, PLAIN = "\x1b[1;31m", "\x1b[1m", "\x1b[0m"
 
 
@@ -39,7 +42,7 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) 
         rows: the cells as text.
         width: signs in a line; columns of words are cut, the widest first, until the rows fit.
     """
-    plain = [[_printable(cell) for cell in row] for row in rows]
+    plain = [[printable(cell) for cell in row] for row in rows]
     shown = [[column.heading for column in columns], *plain]
     widths = [max(len(row[place]) for row in shown) for place in range(len(columns))]
     excess = sum(widths) + GAP * (len(columns) - 1) - width
@@ -69,7 +72,12 @@ def cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: max(0, width - 1)] + "…"
 
 
-def _printable(text: str) -> str:
+def cut_left(text: str, width: int) -> str:
+    """The end of `text` in at most `width` signs, which says most of a path."""
+    return text if len(text) <= width else "…" + text[len(text) - max(0, width - 1) :]
+
+
+def printable(text: str) -> str:
     """Text from other programs, without signs that could steer the terminal."""
     return "".join(sign if sign.isprintable() else "?" for sign in text)
 
@@ -77,6 +85,19 @@ def _printable(text: str) -> str:
 def count(number: float) -> str:
     """A number with its thousands apart; below 10 with a decimal unless it is whole."""
     return f"{number:,.1f}" if number != int(number) and abs(number) < 10 else f"{number:,.0f}"  # noqa: PLR2004 - said above
+
+
+def size(number_bytes: int) -> str:
+    """A number of bytes as people say it.
+
+    Example:
+        >>> size(5 << 20)
+        '5 MiB'
+    """
+    number, unit = float(number_bytes), 0
+    while number >= _STEP and unit < len(_UNITS) - 1:
+        number, unit = number / _STEP, unit + 1
+    return f"{count(round(number, 1))} {_UNITS[unit]}"
 
 
 def duration(time_s: float) -> str:

@@ -174,9 +174,10 @@ class Books:
     without if the next placement pass finds no place for them.
 
     Whether facts are recorded says `journalled`; see `recording`. Turns that recorded something are numbered
-    in batches: `batch` is the last one handed over, all up to `committed` are durable. `journal` is what
-    observers are told of it, and `shut` why it takes no submits for now; empty if it does. `began` is the
-    record of this start, and `wall_offset_s` what the wall clock was ahead of monotonic time then.
+    in batches: `batch` is the last one handed over, all up to `committed` are durable. `journal`,
+    `journal_bytes` and `committed_at` are what observers are told of it, and `shut` why it takes no submits
+    for now; empty if it does. `began` is the record of this start, and `wall_offset_s` what the wall clock
+    was ahead of monotonic time then.
 
     Of outcomes that no client has acknowledged, `unread_bytes` is the size of all, `outcome_bytes` of those
     in memory, `spilled_bytes` of those in files; `spilled` are these and those on their way there, by number,
@@ -205,6 +206,8 @@ class Books:
     effects: Effects = field(default_factory=Effects)
     journalled: bool = False
     journal: str = "off"
+    journal_bytes: int = 0
+    committed_at: float = 0.0
     shut: str = ""
     batch: int = 0
     committed: int = 0

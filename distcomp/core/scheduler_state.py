@@ -260,6 +260,10 @@ class SchedulerState:
         """All records up to those of a batch are durable; what waited for them may leave."""
         self.books.committed = batch
 
+    def journal_measured(self, size_bytes: int, committed_at: float) -> None:
+        """What the journal holds, and when it was last written to, for observers."""
+        self.books.journal_bytes, self.books.committed_at = size_bytes, committed_at
+
     def shut(self, why: str) -> None:
         """Take no submits from now on, and say why; an empty text takes them again."""
         self.books.shut = why

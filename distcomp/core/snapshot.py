@@ -80,6 +80,9 @@ def _messages(books: Books, watch: StatusWatch, now: float) -> Iterator[StatusRe
             arrays_gone if first else (),
             more=number < len(parts) - 1,
             journal=books.journal,
+            journal_bytes=books.journal_bytes,
+            committed_ago_s=max(0.0, now - books.committed_at) if books.journalled else 0.0,
+            shut=books.shut,
         )
 
 

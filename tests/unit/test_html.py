@@ -119,3 +119,16 @@ def test_a_client_shows_its_cluster_if_it_can_be_asked() -> None:
     page = Page(html.client_html("Client of x", report))
     assert page.texts[1] == "1 worker, 4 slots, 3 busy; 5 tasks wait, 0 are done"
     assert page.texts[-5:] == ["left", NASTY, "3.11.4", "3 of 4", "ready"]
+    assert not any("journal" in text for text in page.texts)
+
+
+def test_a_client_shows_whether_its_cluster_forgets() -> None:
+    numbers: dict[str, Any] = dict.fromkeys(Totals._fields, 0)
+    report = StatusReported(True, "c", 1, True, Totals(**numbers), (), (), (), (), journal="off")
+    assert "journal off" in Page(html.client_html("Client of x", report)).texts[2]
+    (_, _, text) = Page(html.client_html("Client of x", report, is_embedded=True)).texts
+    assert text == "without a journal: an embedded cluster and its tasks end with this program"
+    shut = report._replace(journal="/j", shut="its disk is full")
+    assert Page(html.client_html("Client of x", shut)).texts[2:] == [
+        "nothing new is accepted: its disk is full"
+    ]

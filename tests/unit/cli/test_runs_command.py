@@ -11,7 +11,8 @@ import pytest
 
 from distcomp.cli import runs
 from distcomp.cli.main import main
-from distcomp.cli.runs_page import run_screen, runs_screen, size
+from distcomp.cli.runs_page import run_screen, runs_screen
+from distcomp.cli.table import size
 from distcomp.payload import dump_result, pack_results
 from distcomp.rows import Failure
 from distcomp.store import OutcomeToStore, Store, StoredFunction

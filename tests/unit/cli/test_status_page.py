@@ -94,6 +94,45 @@ def test_peers_that_talked_nonsense_are_shown_if_there_were_any() -> None:
     assert "3 peers talked nonsense" in status_page.screen(seen._replace(last=last), 120, 40, coloured=False)
 
 
+def with_journal(seen: status_page.Observation, **fields: Any) -> status_page.Observation:
+    return seen._replace(last=seen.last._replace(**fields))
+
+
+def test_the_journal_is_shown_with_size_and_age() -> None:
+    seen = with_journal(
+        observation(), journal="/state/lab/journal.db", journal_bytes=5 << 20, committed_ago_s=2.0
+    )
+    shown = status_page.screen(seen, 100, 40, coloured=True)
+    assert "\njournal 5 MiB, last commit 2.0 s ago: /state/lab/journal.db\n" in shown
+    narrow = status_page.screen(seen, 50, 40, coloured=False)
+    assert "journal 5 MiB, last commit 2.0 s ago: …/journal.db\n" in narrow
+    assert "accepted:" not in shown
+
+
+def test_a_journal_that_is_off_is_red() -> None:
+    shown = status_page.screen(with_journal(observation(), journal="off"), 120, 40, coloured=True)
+    assert "\x1b[1;31mjournal off: a restart forgets all tasks\x1b[0m" in shown
+    assert "journal" not in status_page.screen(observation(), 120, 40, coloured=False)
+
+
+def test_a_scheduler_that_takes_nothing_says_why_in_red() -> None:
+    seen = with_journal(observation(), journal="/j", shut="its disk is full")
+    shown = status_page.screen(seen, 120, 40, coloured=True)
+    assert "\x1b[1;31mnothing new is accepted: its disk is full\x1b[0m" in shown
+    assert status_page.as_json(seen)["shut"] == "its disk is full"
+
+
+def test_results_that_nobody_fetches_are_shown_if_there_are_any() -> None:
+    seen = observation()
+    assert "unread" not in status_page.screen(seen, 100, 30, coloured=False)
+    totals = seen.last.totals._replace(unread_bytes=3 << 20)
+    shown = status_page.screen(with_journal(seen, totals=totals), 100, 30, coloured=False)
+    assert "unread  3 MiB of results wait for their clients\n" in shown
+    spilled = totals._replace(spilled_bytes=1 << 20)
+    shown = status_page.screen(with_journal(seen, totals=spilled), 100, 30, coloured=False)
+    assert "wait for their clients, 1 MiB of it in files" in shown
+
+
 def test_the_screen_fits_its_terminal() -> None:
     for width, height in [(80, 24), (60, 12), (200, 50)]:
         shown = status_page.screen(observation(workers=500, arrays=90), width, height, coloured=False)

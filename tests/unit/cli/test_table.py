@@ -27,6 +27,12 @@ def test_nothing_is_wider_than_the_terminal(width: int) -> None:
     assert all(len(line) <= width for line in lines)
 
 
+def test_of_a_path_the_end_is_kept() -> None:
+    assert table.cut_left("/a/long/path.db", 15) == "/a/long/path.db"
+    assert table.cut_left("/a/long/path.db", 9) == "…/path.db"
+    assert table.cut_left("/a/long/path.db", -3) == "…"
+
+
 def test_names_cannot_steer_the_terminal() -> None:
     assert table.table(COLUMNS, [["\x1b[2J\n", "1", "x"]], 80)[1].startswith("?[2J?")
 

@@ -115,6 +115,21 @@ def test_a_second_watch_takes_the_place_of_the_first_and_ends_with_the_link() ->
     assert len(world.books.timers) == 0
 
 
+def test_the_journal_is_reported_as_its_program_measures_it() -> None:
+    world = SchedulerWorld()
+    observer = watch(world, interval_s=0.0)
+    before = report(world, observer)
+    assert (before.journal, before.journal_bytes, before.committed_ago_s, before.shut) == ("off", 0, 0.0, "")
+    world.books.journal, world.books.journalled = "/j", True
+    world.state.journal_measured(1 << 20, world.now)
+    world.state.shut("its disk is full")
+    world.wait(2.0)
+    world.say(observer, WatchStatus(0.0))
+    after = report(world, observer)
+    assert (after.journal, after.journal_bytes, after.shut) == ("/j", 1 << 20, "its disk is full")
+    assert after.committed_ago_s == 2.0
+
+
 def test_large_pictures_come_in_parts_that_fit() -> None:
     world = SchedulerWorld()
     for _ in range(90):

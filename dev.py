@@ -28,7 +28,7 @@ GROUPS = {"demo": None, "test": "test", "lint": "lint", "bench": "test"}
 
 COMMANDS = {
     "demo": [[str(BIN / "distcomp"), "demo"]],
-    "test": [[str(BIN / "python"), "-m", "pytest"]],
+    "test": [[str(BIN / "python"), "-m", "pytest", "-n", "auto", "--dist", "loadfile"]],
     "lint": [
         [str(BIN / "ruff"), "check", "."],
         [str(BIN / "ruff"), "format", "--check", "."],

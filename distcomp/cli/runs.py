@@ -1,7 +1,6 @@
-"""`distcomp runs`: what a store on this machine has of runs. No cluster is needed.
+"""`distcomp runs`: what a store on this machine has of runs, without a cluster; or what a scheduler has.
 
-Each action is a function from a store and flags to an exit code. What a scheduler holds comes from elsewhere:
-actions that ask it belong into a module of their own, to be chosen in `_act`.
+Each action is a function from a store and flags to an exit code; for a scheduler see `cli.scheduler_runs`.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distcomp.cli import scheduler_runs
 from distcomp.cli.flags import EXIT_ENDED, EXIT_FAILED, Flags, run
 from distcomp.cli.runs_page import run_as_json, run_screen, runs_screen
 from distcomp.cli.table import count, is_coloured, size
@@ -31,6 +31,8 @@ EXAMPLES = """\
   distcomp runs show fit --store results.db
   distcomp runs export fit --to fit-results       results as pickles, with an index.json
   distcomp runs forget fit --yes
+  distcomp runs list --scheduler                  what the scheduler holds of runs
+  distcomp runs forget fit --scheduler
 """
 
 
@@ -47,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.value("--store", "the file that results are kept in, as Client(store=...) was given it")
     parser.add_argument("--to", metavar="FOLDER", help="where `export` writes; has to be new or empty")
     parser.add_argument("--yes", action="store_true", help="`forget` does not ask")
+    parser.switch("--scheduler", "`list` and `forget` mean what the scheduler holds, not a store")
+    parser.value("--address", "the scheduler's; the one running scheduler of this user if not given")
     parser.switch("--json", "print everything as JSON")
     parser.common()
     return run(parser, _act, argv)
@@ -55,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _act(flags: argparse.Namespace) -> int:
     if (flags.action == "list") != (flags.name is None):
         raise ConfigError(f"`runs {flags.action}` takes {'no' if flags.name else 'the'} name of a run")
+    if flags.scheduler:
+        return scheduler_runs.act(flags)
     if not flags.store:
         raise ConfigError("no store is named: give --store, DISTCOMP_STORE, or store in distcomp.toml")
     settings = StoreSettings.from_environment(surroundings())

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from distcomp.access import Access
     from distcomp.client import Client
-    from distcomp.pool_results import Outcome
+    from distcomp.pool_results import Awaited
 
 __all__ = ["Pool"]
 
@@ -283,7 +283,7 @@ class Pool:
         items = list(iterable)
         size = chunksize or self._executor.chunk_size(len(items))
         try:
-            outcome: Outcome = MapOutcome(self._executor.spread(func, [items], size))
+            outcome: Awaited = MapOutcome(self._executor.spread(func, [items], size))
         except (UnpicklableError, PayloadTooLargeError) as error:
             failed: HeldFuture[Any] = HeldFuture()
             failed.set_exception(as_standard(error))

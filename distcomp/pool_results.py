@@ -27,7 +27,7 @@ T = TypeVar("T")
 _log = logging.getLogger("distcomp")
 
 
-class Outcome(Protocol):
+class Awaited(Protocol):
     """What an `AsyncResult` waits for."""
 
     def done(self) -> bool:
@@ -110,7 +110,7 @@ class AsyncResult(Generic[T]):
 
     def __init__(
         self,
-        outcome: Outcome,
+        outcome: Awaited,
         callback: Callable[[T], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
     ) -> None:

@@ -29,10 +29,9 @@ if TYPE_CHECKING:
     from distcomp.core.functions import DefinitionBook
     from distcomp.core.leases import OpenLease
     from distcomp.core.nesting import NestingTask
-    from distcomp.core.outcomes import Outcome
+    from distcomp.core.outbox import Outcome
     from distcomp.core.roster import WorkerEntry
-    from distcomp.core.runs import EndedRun, RunKey
-    from distcomp.core.sessions import Owner, Session
+    from distcomp.core.sessions import EndedRun, Owner, RunKey, Session
     from distcomp.core.spans import Span
     from distcomp.ids import ArrayId, Peer, SessionId, Token, WorkerId
     from distcomp.protocol import DefineBundle, DefineFunction, Message

@@ -14,13 +14,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from distcomp import records
-from distcomp.core.arrays import Trial
 from distcomp.core.effects import Spill
 from distcomp.core.flow import alike_bytes, outcome_bytes
-from distcomp.core.outcomes import Outcome, spans_of
-from distcomp.core.ranges import RangeSet
-from distcomp.core.runs import EndedRun
-from distcomp.core.sessions import PastArray, add_received
+from distcomp.core.image_parts import ArrayImage, LeaseImage, SessionImage
+from distcomp.core.outbox import Outcome, spans_of
+from distcomp.core.sessions import EndedRun, PastArray, add_received
 from distcomp.core.spans import cut
 from distcomp.ids import FunctionId
 from distcomp.protocol import TasksFailed, TasksSettled
@@ -28,11 +26,10 @@ from distcomp.protocol import TasksFailed, TasksSettled
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from distcomp.core.runs import RunKey
+    from distcomp.core.sessions import RunKey
     from distcomp.core.spans import Span
     from distcomp.ids import ArrayId, SessionId, Token, WorkerId
     from distcomp.records import Record
-    from distcomp.rows import TaskOptions
 
 
 class OutcomeFiles(Protocol):
@@ -45,111 +42,6 @@ class OutcomeFiles(Protocol):
 
     def drop(self, number: int) -> None:
         """Let go of a message."""
-
-
-class LeaseImage:
-    """A lease with something open."""
-
-    __slots__ = ("array", "open", "token", "worker")
-
-    def __init__(self, token: Token, array: ArrayImage, worker: WorkerId, spans: list[Span]) -> None:
-        self.token = token
-        self.array = array
-        self.worker = worker
-        self.open = spans
-
-
-class ArrayImage:
-    """An array that is not over.
-
-    Attributes:
-        chunks: the records that brought them, by the first index that each brought.
-        cut: see `arrays.TaskArrayState`.
-        delays: seconds before the next try of an index, by index.
-        partial: not all of its chunks may have come yet.
-    """
-
-    __slots__ = (
-        "accepted",
-        "chunks",
-        "closed",
-        "cut",
-        "delays",
-        "failed",
-        "function",
-        "id",
-        "leases",
-        "options",
-        "partial",
-        "pending",
-        "retried",
-        "trials",
-    )
-
-    def __init__(self, array: ArrayId, function: bytes, options: TaskOptions) -> None:
-        self.id = array
-        self.function = function
-        self.options = options
-        self.accepted = 0
-        self.closed = self.partial = self.cut = False
-        self.failed = self.retried = 0
-        self.pending = RangeSet()
-        self.chunks: dict[int, records.TasksAccepted | records.ChunkRestated] = {}
-        self.leases: dict[Token, LeaseImage] = {}
-        self.trials: dict[int, Trial] = {}
-        self.delays: dict[int, float] = {}
-
-    def trial(self, index: int) -> Trial:
-        """The past of `index`, begun if it had none."""
-        trial = self.trials.get(index)
-        if trial is None:
-            trial = self.trials[index] = Trial()
-        return trial
-
-
-class SessionImage:
-    """A session that is not gone.
-
-    Attributes:
-        outbox: what its client has not acknowledged, by number.
-        past, received: see `sessions.Session`.
-        run: how it was last opened if it is a run.
-        left_at: since when it has been without client, on the wall clock; below 0 if it had one.
-        partial: not all of its arrays may have come yet.
-    """
-
-    __slots__ = (
-        "arrays",
-        "beginning",
-        "closed",
-        "finished",
-        "left_at",
-        "outbox",
-        "partial",
-        "past",
-        "received",
-        "run",
-        "seq",
-    )
-
-    def __init__(self, beginning: records.SessionBegan, *, partial: bool) -> None:
-        self.beginning = beginning
-        self.partial = partial
-        self.closed = False
-        self.seq = 0
-        self.arrays: dict[int, ArrayImage] = {}
-        self.finished = RangeSet()
-        self.past: dict[int, PastArray] = {}
-        self.received: dict[int, RangeSet] = {}
-        self.outbox: dict[int, Outcome] = {}
-        self.run: records.RunOpened | None = None
-        self.left_at = -1.0
-
-    def finish(self, counter: int) -> None:
-        """Note that the array with this counter is over."""
-        self.arrays.pop(counter, None)
-        if counter not in self.finished:
-            self.finished.add(counter, counter + 1)
 
 
 class Image:

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from distcomp.core.flow import can_run
-from distcomp.core.outcomes import AHEAD, FETCHED, UNDER_WAY
+from distcomp.core.outbox import AHEAD, FETCHED, UNDER_WAY
 from distcomp.core.spans import contains
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from distcomp.core.arrays import TaskArrayState
     from distcomp.core.books import Books, WorkerPool
     from distcomp.core.functions import Definition
-    from distcomp.core.outcomes import Outcome
+    from distcomp.core.outbox import Outcome
     from distcomp.core.roster import WorkerEntry
     from distcomp.core.scheduler_state import SchedulerState
     from distcomp.core.sessions import Session

@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from distcomp.core.books import Books
     from distcomp.core.leases import OpenLease
     from distcomp.core.roster import WorkerEntry
-    from distcomp.core.runs import EndedRun, RunKey
-    from distcomp.core.sessions import Session
+    from distcomp.core.sessions import EndedRun, RunKey, Session
     from distcomp.core.spans import Span
     from distcomp.ids import Token
     from distcomp.protocol import DefineBundle, DefineFunction, Submit

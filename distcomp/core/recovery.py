@@ -33,7 +33,8 @@ from distcomp.worker_protocol import RegisterWorker
 
 if TYPE_CHECKING:
     from distcomp.core.books import Books, WorkerPool
-    from distcomp.core.image import ArrayImage, Image, LeaseImage, SessionImage
+    from distcomp.core.image import Image
+    from distcomp.core.image_parts import ArrayImage, LeaseImage, SessionImage
     from distcomp.core.spans import Span
     from distcomp.ids import BundleId, Token, WorkerId
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from distcomp.core.arrays import HeldChunk, TaskArrayState
     from distcomp.core.books import Books
-    from distcomp.core.outcomes import Outcome
+    from distcomp.core.outbox import Outcome
     from distcomp.core.sessions import Session
     from distcomp.core.spans import Span
     from distcomp.protocol import TasksSettled

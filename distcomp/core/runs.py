@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING
 
 from distcomp.core import recording
 from distcomp.core.cancelling import close
 from distcomp.core.flow import finish
+from distcomp.core.sessions import EndedRun
 from distcomp.protocol import RunDescribed, RunsListed
 from distcomp.rows import RunArray, RunRow
 
@@ -20,12 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from distcomp.core.books import Books, Link
-    from distcomp.core.sessions import Session
+    from distcomp.core.sessions import RunKey, Session
     from distcomp.core.spans import Span
     from distcomp.protocol import ListRuns, OpenSession
-
-RunKey: TypeAlias = "tuple[str, str]"
-"""A run's owner and name."""
 
 DESCRIBED_SPANS = 4096
 """Spans in one part of a description; an array takes as much as `ARRAY_SPANS` besides its own."""
@@ -37,13 +35,6 @@ LISTED_RUNS = 64
 TOLD_FUNCTIONS = 8
 ALL_SEEN = frozenset({"observer", "admin"})
 """Roles that see the runs of all owners; a client sees those of its own."""
-
-
-class EndedRun(NamedTuple):
-    """What became of a run, `dropped` or `forgotten`, and when, on the wall clock."""
-
-    why: str
-    ended_at: float
 
 
 # --- opening --------------------------------------------------------------------------------------

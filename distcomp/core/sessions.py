@@ -11,9 +11,9 @@ as detached, and it remembers those that are finished.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from distcomp.core.outcomes import Outcomes
+from distcomp.core.outbox import Outcomes
 from distcomp.core.ranges import RangeSet
 
 if TYPE_CHECKING:
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from distcomp.core.spans import Span
     from distcomp.ids import FunctionId, Peer, SessionId, WorkerId
     from distcomp.protocol import OpenSession
+
+
+RunKey: TypeAlias = "tuple[str, str]"
+"""A run's owner and name."""
 
 
 class Owner:
@@ -51,6 +55,13 @@ class PastArray(NamedTuple):
     name: str
     tasks: int
     failed: int
+
+
+class EndedRun(NamedTuple):
+    """What became of a run, `dropped` or `forgotten`, and when, on the wall clock."""
+
+    why: str
+    ended_at: float
 
 
 class Session:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from distcomp.core.flow import balance
-from distcomp.core.outcomes import FETCHED, note_stored, pump, spill_all
+from distcomp.core.outbox import FETCHED
+from distcomp.core.outcomes import note_stored, pump, spill_all
 from distcomp.protocol import TasksFailed
 from distcomp.rows import Failure
 

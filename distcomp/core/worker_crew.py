@@ -27,7 +27,7 @@ MOST_RUNS = 6
 """Runs that a process may have at a time, those included of which everything was taken back."""
 
 
-class Run:
+class RunningRange:
     """A range of one lease at one process.
 
     Attributes:
@@ -93,14 +93,14 @@ class Process:
         self.realm = realm
         self.session = realm[0]
         self.slot = slot
-        self.runs: list[Run] = []
+        self.runs: list[RunningRange] = []
         self.sight = NOTHING
         self.ending: Ending | None = None
         self.lends: tuple[int, int] | None = None
         self.started = 0
         self.stalled = 0
 
-    def run(self, number: int) -> Run | None:
+    def run(self, number: int) -> RunningRange | None:
         """The run of that number, unless it has ended."""
         for run in self.runs:
             if run.number == number:
@@ -196,10 +196,10 @@ class Crew:
             self.vacancies -= 1
             self.lent -= 1
 
-    def start(self, process: Process, lease: Lease, start: int, stop: int) -> Run:
+    def start(self, process: Process, lease: Lease, start: int, stop: int) -> RunningRange:
         """Give a process one more run, behind those it has."""
         process.started += 1
-        run = Run(process, process.started, lease, start, stop)
+        run = RunningRange(process, process.started, lease, start, stop)
         if process.runs:
             self.behind += 1
         else:
@@ -208,7 +208,7 @@ class Crew:
         process.runs.append(run)
         return run
 
-    def ended(self, run: Run) -> None:
+    def ended(self, run: RunningRange) -> None:
         """A run has ended."""
         process = run.process
         process.runs.remove(run)
@@ -238,7 +238,7 @@ class Crew:
                     best, fewest = process, ahead
         return best
 
-    def fetched_ahead(self) -> Run | None:
+    def fetched_ahead(self) -> RunningRange | None:
         """A run that waits at a process behind another and was never taken back."""
         for process in self.busy.values():
             run = process.runs[-1]

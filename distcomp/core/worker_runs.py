@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from distcomp.core.escalation import Cause, Ending
 from distcomp.core.spans import Span, contains, cut, overlap
-from distcomp.core.worker_crew import Crew, Process, Run, Sight
+from distcomp.core.worker_crew import Crew, Process, RunningRange, Sight
 from distcomp.core.worker_effects import (
     Command,
     Discard,
@@ -215,7 +215,7 @@ class Runs:
         ):
             self._end_task(run, begun, "cancelled", now)
 
-    def _lower(self, run: Run, stop: int, reason: str) -> None:
+    def _lower(self, run: RunningRange, stop: int, reason: str) -> None:
         self.commands.append(LowerStop(run.process.number, run.number, stop, reason))
 
     def _lower_all(self, process: Process, reason: str) -> None:
@@ -242,7 +242,7 @@ class Runs:
             self._outbox.give_back(lease.grant.token, answered, reason)
         self._book.settle_place(lease)
 
-    def _runs_of(self, lease: Lease) -> list[Run]:
+    def _runs_of(self, lease: Lease) -> list[RunningRange]:
         return [run for process in self.crew.busy.values() for run in process.runs if run.lease is lease]
 
     # --- what slots tell --------------------------------------------------------------------------
@@ -278,7 +278,7 @@ class Runs:
         if self.crew.vacancies < 0:
             self._trim()
 
-    def _settle(self, run: Run, progress: RunProgressed) -> None:
+    def _settle(self, run: RunningRange, progress: RunProgressed) -> None:
         lease = run.lease
         failures = progress.failures
         if failures:
@@ -295,7 +295,7 @@ class Runs:
         if not lease.open:
             self._book.settle_place(lease)
 
-    def _completed(self, run: Run, failures: Failures) -> Failures:
+    def _completed(self, run: RunningRange, failures: Failures) -> Failures:
         """The failures with what only the worker knows; a cancelled task's is no failure."""
         completed = []
         ending = run.process.ending
@@ -335,7 +335,7 @@ class Runs:
                 self._count_death(run, spans[0][0], end)
             self._give_back(run.lease, spans, reason)
 
-    def _charge(self, run: Run, end: ProcessEnd) -> None:
+    def _charge(self, run: RunningRange, end: ProcessEnd) -> None:
         lease, index, ending = run.lease, end.task_index, run.process.ending
         if not contains(lease.open, index):
             return
@@ -354,7 +354,7 @@ class Runs:
         self._outbox.settle(lease.grant.token, (), failures, 0.0, run.process.slot)
         self._book.settle_place(lease)
 
-    def _count_death(self, run: Run, index: int, end: ProcessEnd) -> None:
+    def _count_death(self, run: RunningRange, index: int, end: ProcessEnd) -> None:
         """A process ended between tasks. Nobody is charged, unless that is how this function always ends.
 
         A task of an eager lease is, because it may have run, and might not be allowed to start again.
@@ -445,7 +445,7 @@ class Runs:
         steps = [ending.next_at for ending in self.ending.values()]
         return min((at for at in steps if at is not None), default=None)
 
-    def _end_task(self, run: Run, index: int, cause: Cause, now: float) -> None:
+    def _end_task(self, run: RunningRange, index: int, cause: Cause, now: float) -> None:
         process = run.process
         if process.ending is not None:
             return

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scheduler_world import SchedulerWorld
 
 from distcomp import records
 from distcomp.core import invariants
-from distcomp.core.image import ArrayImage, Image
+from distcomp.core.image import Image
 from distcomp.core.recovery import restore
 from distcomp.core.restating import SPANS_AT_ONCE, live_bytes
 from distcomp.core.scheduler_state import SchedulerState
 from distcomp.protocol import AckOutcomes, CloseSession
 from distcomp.rows import TaskOptions
+
+if TYPE_CHECKING:
+    from distcomp.core.image_parts import ArrayImage
 
 
 class CompactingWorld(SchedulerWorld):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from worker_world import SESSION, World
 
-from distcomp.core.worker_crew import Process, Run
+from distcomp.core.worker_crew import Process, RunningRange
 from distcomp.core.worker_leases import Lease
 from distcomp.worker_protocol import CancelLease, GrantLease
 
@@ -27,7 +27,7 @@ def test_what_lies_before_a_run_is_not_ahead_of_it() -> None:
     )  # type: ignore[arg-type]  # identities are bytes
     lease = Lease(grant, 1, 0.0)
     lease.answer(1, 5)
-    run = Run(Process(1, (SESSION, b""), 0), 1, lease, 5, 9)  # type: ignore[arg-type]
+    run = RunningRange(Process(1, (SESSION, b""), 0), 1, lease, 5, 9)  # type: ignore[arg-type]
     assert run.ahead() == 3
 
 

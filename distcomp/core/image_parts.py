@@ -1,0 +1,121 @@
+"""Leases, arrays and sessions as records leave them, in sets of ranges: the parts of an `image.Image`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from distcomp.core.arrays import Trial
+from distcomp.core.ranges import RangeSet
+
+if TYPE_CHECKING:
+    from distcomp import records
+    from distcomp.core.outbox import Outcome
+    from distcomp.core.sessions import PastArray
+    from distcomp.core.spans import Span
+    from distcomp.ids import ArrayId, Token, WorkerId
+    from distcomp.rows import TaskOptions
+
+
+class LeaseImage:
+    """A lease with something open."""
+
+    __slots__ = ("array", "open", "token", "worker")
+
+    def __init__(self, token: Token, array: ArrayImage, worker: WorkerId, spans: list[Span]) -> None:
+        self.token = token
+        self.array = array
+        self.worker = worker
+        self.open = spans
+
+
+class ArrayImage:
+    """An array that is not over.
+
+    Attributes:
+        chunks: the records that brought them, by the first index that each brought.
+        cut: see `arrays.TaskArrayState`.
+        delays: seconds before the next try of an index, by index.
+        partial: not all of its chunks may have come yet.
+    """
+
+    __slots__ = (
+        "accepted",
+        "chunks",
+        "closed",
+        "cut",
+        "delays",
+        "failed",
+        "function",
+        "id",
+        "leases",
+        "options",
+        "partial",
+        "pending",
+        "retried",
+        "trials",
+    )
+
+    def __init__(self, array: ArrayId, function: bytes, options: TaskOptions) -> None:
+        self.id = array
+        self.function = function
+        self.options = options
+        self.accepted = 0
+        self.closed = self.partial = self.cut = False
+        self.failed = self.retried = 0
+        self.pending = RangeSet()
+        self.chunks: dict[int, records.TasksAccepted | records.ChunkRestated] = {}
+        self.leases: dict[Token, LeaseImage] = {}
+        self.trials: dict[int, Trial] = {}
+        self.delays: dict[int, float] = {}
+
+    def trial(self, index: int) -> Trial:
+        """The past of `index`, begun if it had none."""
+        trial = self.trials.get(index)
+        if trial is None:
+            trial = self.trials[index] = Trial()
+        return trial
+
+
+class SessionImage:
+    """A session that is not gone.
+
+    Attributes:
+        outbox: what its client has not acknowledged, by number.
+        past, received: see `sessions.Session`.
+        run: how it was last opened if it is a run.
+        left_at: since when it has been without client, on the wall clock; below 0 if it had one.
+        partial: not all of its arrays may have come yet.
+    """
+
+    __slots__ = (
+        "arrays",
+        "beginning",
+        "closed",
+        "finished",
+        "left_at",
+        "outbox",
+        "partial",
+        "past",
+        "received",
+        "run",
+        "seq",
+    )
+
+    def __init__(self, beginning: records.SessionBegan, *, partial: bool) -> None:
+        self.beginning = beginning
+        self.partial = partial
+        self.closed = False
+        self.seq = 0
+        self.arrays: dict[int, ArrayImage] = {}
+        self.finished = RangeSet()
+        self.past: dict[int, PastArray] = {}
+        self.received: dict[int, RangeSet] = {}
+        self.outbox: dict[int, Outcome] = {}
+        self.run: records.RunOpened | None = None
+        self.left_at = -1.0
+
+    def finish(self, counter: int) -> None:
+        """Note that the array with this counter is over."""
+        self.arrays.pop(counter, None)
+        if counter not in self.finished:
+            self.finished.add(counter, counter + 1)

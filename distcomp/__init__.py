@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         InitializerError,
         NestedSubmitError,
         PayloadTooLargeError,
+        PublishError,
         RemoteTracebackError,
         RunTakenError,
         SchedulerLostError,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from distcomp.explanations import TaskExplanation
     from distcomp.futures import Future
     from distcomp.pool import Pool
+    from distcomp.publishing import publish
     from distcomp.run_handles import Run
     from distcomp.task_arrays import TaskArray
     from distcomp.task_streams import TaskStream
@@ -84,6 +86,7 @@ __all__ = [
     "NestedSubmitError",
     "PayloadTooLargeError",
     "Pool",
+    "PublishError",
     "RemoteTracebackError",
     "Run",
     "RunTakenError",
@@ -112,6 +115,7 @@ __all__ = [
     "connect",
     "gather",
     "progress",
+    "publish",
     "wait",
 ]
 
@@ -128,6 +132,7 @@ _HOMES = {
     "as_completed": "waiting",
     "gather": "waiting",
     "progress": "watching",
+    "publish": "publishing",
     "wait": "waiting",
     "Run": "run_handles",
     "TaskArray": "task_arrays",

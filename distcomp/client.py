@@ -106,6 +106,7 @@ class Client(ClientSession):
             mine.share_path()
         self._bound: dict[Options, BoundClient] = {}
         self._runs: dict[str, RunSession] = {}
+        self._token = token
         self._store: Store | None = None
         self.outlived = False
         try:
@@ -210,6 +211,32 @@ class Client(ClientSession):
         self.check_usable()
         self.check_may_wait()
         return attach(self, name)
+
+    def publish(
+        self, function: Callable[..., Any], name: str | None = None, *, version: str = "1"
+    ) -> dict[str, Any]:
+        """Give a function a name, under which whoever has a token can call it over HTTP, with JSON.
+
+        After `client.publish(square)`, `POST /v1/functions/square/tasks` runs it; see `docs/http.md`.
+        A client of a gateway publishes there, any other one at the gateway that `distcomp.publish` finds.
+
+        Args:
+            function: what to publish; it takes and gives what JSON can carry.
+            name: its name; the function's own if left out.
+            version: of the function. A version never changes: another function needs another one.
+
+        Returns:
+            What the gateway says of it: name, version, owner, parameters and more.
+
+        Raises:
+            UnpicklableError: it cannot be pickled.
+            PublishError: the gateway does not take it.
+        """
+        from distcomp.publishing import publish  # noqa: PLC0415 - few scripts need it, and it loads long
+
+        road = self._target.road
+        gateway = None if road is None else str(road.address)
+        return publish(function, name, version=version, gateway=gateway, token=self._token)
 
     def gather(self, futures: Iterable[Future[T]]) -> list[T]:
         """The results of futures, in order; see `distcomp.gather`."""

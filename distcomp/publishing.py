@@ -8,26 +8,27 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import ssl
 import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from distcomp.access import read_private
 from distcomp.config import ClientSettings, user_folder
 from distcomp.errors import AuthenticationError, ConfigError, PublishError, UnreachableError
+from distcomp.gateway_token import token_for
 from distcomp.payload import JsonCall, describe_call, dump_function, function_name, open_project
 from distcomp.published_calls import Publication
-from distcomp.settings_file import surroundings
+from distcomp.settings_file import ADDRESS, surroundings
 from distcomp.versions import installed_versions
+from distcomp.web_address import is_web, parse_web_address
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable
 
 ADDRESS_VARIABLE = "DISTCOMP_GATEWAY_ADDRESS"
-TOKEN_VARIABLE = "DISTCOMP_TOKEN"  # noqa: S105 - a variable's name
 TIMEOUT_S = 60.0
 UNAUTHORIZED = 401
 
@@ -50,6 +51,8 @@ def publish(
 ) -> dict[str, Any]:
     """Give a function a name, by which everybody with a token can call it over HTTP.
 
+    After `publish(square, "square")`, `POST /v1/functions/square/tasks` runs it; see `docs/http.md`.
+
     Args:
         function: what to publish; it takes and gives what JSON can carry.
         name: its name; the function's own if left out.
@@ -67,9 +70,6 @@ def publish(
         ConfigError: no gateway is known, or the name cannot be one.
         ConnectError: the gateway cannot be reached, or does not take the token.
         PublishError: it does not take the function.
-
-    Example:
-        `publish(square, "square")`, then `curl … -d '{"args": [7]}' …/v1/functions/square/tasks?wait=30`
     """
     publication = make_publication(function, name, version, project=project)
     access = find_gateway(gateway, token)
@@ -123,36 +123,36 @@ def _modules(bundle: Any) -> dict[str, Any]:
 def find_gateway(address: str | None = None, token: str | None = None) -> GatewayAccess:
     """Which gateway is meant, and the token for it.
 
+    Args:
+        address: `http://host:port`; without one `DISTCOMP_GATEWAY_ADDRESS` says it, or `DISTCOMP_ADDRESS` if
+            that is a gateway's, or it is the one that this user runs on this host.
+        token: for it; see `distcomp.gateway_token`.
+
     Raises:
         ConfigError: none is known, or several are.
     """
     told = surroundings()
     address = address or told.get(ADDRESS_VARIABLE) or None
-    if address is None and told.get("DISTCOMP_ADDRESS", "").startswith(("http://", "https://")):
-        address = told["DISTCOMP_ADDRESS"]
-    token = token or os.environ.get(TOKEN_VARIABLE) or None
-    if address is not None and token is not None:
-        return GatewayAccess(_checked(address), token)
+    if address is None and is_web(told.get(ADDRESS.variable, "")):
+        address = told[ADDRESS.variable]
+    if address is None:
+        address = _running_here()
+    web = parse_web_address(address)
+    return GatewayAccess(str(web), token_for(web, token))
+
+
+def _running_here() -> str:
+    """The address of the one gateway that this user runs on this host."""
     files = sorted((user_folder() / "gateways").glob("*/gateway.json"))
-    running = [json.loads(read_private(path)) for path in files]
-    fits = [each for each in running if address is None or each["address"] == _checked(address)]
-    if len(fits) == 1:
-        return GatewayAccess(fits[0]["address"], token or fits[0]["token"])
-    if address is not None:
-        raise ConfigError(f"there is no token for {address}: set {TOKEN_VARIABLE}, or hand it over as token")
-    if fits:
-        listed = ", ".join(each["address"] for each in fits)
+    running = [str(json.loads(read_private(path))["address"]) for path in files]
+    if len(running) == 1:
+        return running[0]
+    if running:
+        listed = ", ".join(running)
         raise ConfigError(f"several gateways run here, say which by {ADDRESS_VARIABLE}: {listed}")
     raise ConfigError(
-        f"no gateway runs here: start distcomp-gateway, or set {ADDRESS_VARIABLE} and {TOKEN_VARIABLE}"
+        f"no gateway runs here: start distcomp-gateway, or say by {ADDRESS_VARIABLE} where one is"
     )
-
-
-def _checked(address: str) -> str:
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ConfigError(f"{address!r} is not the address of a gateway, like http://host:8077")
-    return address.rstrip("/")
 
 
 def ask(access: GatewayAccess, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:

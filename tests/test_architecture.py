@@ -203,6 +203,7 @@ FAMILIES: list[set[str]] = [
         "inline_engine",
         "inline_program",
         "open_clients",
+        "publishing",
         "remembered_calls",
         "stay",
         "task_arrays",

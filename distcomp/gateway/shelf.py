@@ -74,7 +74,7 @@ class Published(NamedTuple):
     uses: int
 
 
-class Submitted(NamedTuple):
+class HandedIn(NamedTuple):
     """A task or a task array that was handed in."""
 
     id: str
@@ -107,7 +107,7 @@ class TaskOutcome(NamedTuple):
 
 
 _FUNCTION = "name, version, owner, digest, header, size_bytes, published_at, used_at, uses"
-_SUBMISSION = ", ".join(Submitted._fields)
+_SUBMISSION = ", ".join(HandedIn._fields)
 
 
 class TaskShelf:
@@ -253,15 +253,15 @@ class TaskShelf:
     # --- submissions ---
 
     async def submit(
-        self, made: Submitted, chunks: Sequence[tuple[int, int, bytes]], most_open: int
-    ) -> Submitted:
+        self, made: HandedIn, chunks: Sequence[tuple[int, int, bytes]], most_open: int
+    ) -> HandedIn:
         """Keep a submission; gives the one that has its idempotency key, if there is one already.
 
         Raises:
             Problem: there is no room, or its owner has too many tasks that have not ended.
         """
 
-        def act(db: sqlite3.Connection) -> Submitted:
+        def act(db: sqlite3.Connection) -> HandedIn:
             if made.idempotency is not None:
                 query = f"SELECT {_SUBMISSION} FROM submissions WHERE owner=? AND idempotency=?"  # noqa: S608 - ours
                 row = db.execute(query, (made.owner, made.idempotency)).fetchone()
@@ -286,20 +286,20 @@ class TaskShelf:
 
         return await self._write(act)
 
-    async def find(self, number: str) -> Submitted | None:
+    async def find(self, number: str) -> HandedIn | None:
         """A submission by its id."""
 
-        def act(db: sqlite3.Connection) -> Submitted | None:
+        def act(db: sqlite3.Connection) -> HandedIn | None:
             query = f"SELECT {_SUBMISSION} FROM submissions WHERE id=?"  # noqa: S608 - ours
             row = db.execute(query, (number,)).fetchone()
             return None if row is None else _submitted(row)
 
         return await self._do(act)
 
-    async def of_owner(self, owner: str | None, limit: int, before: tuple[float, str]) -> list[Submitted]:
+    async def of_owner(self, owner: str | None, limit: int, before: tuple[float, str]) -> list[HandedIn]:
         """Submissions of an owner, or of all, the newest first, from before a time and id on."""
 
-        def act(db: sqlite3.Connection) -> list[Submitted]:
+        def act(db: sqlite3.Connection) -> list[HandedIn]:
             where, values = ("owner=? AND", (owner,)) if owner is not None else ("", ())
             query = (
                 f"SELECT {_SUBMISSION} FROM submissions WHERE {where} (submitted_at, id) < (?, ?) "  # noqa: S608 - ours
@@ -309,10 +309,10 @@ class TaskShelf:
 
         return await self._do(act)
 
-    async def open_ones(self, owner: str, python: str) -> list[Submitted]:
+    async def open_ones(self, owner: str, python: str) -> list[HandedIn]:
         """Open submissions of one owner and Python version, in the order of their session."""
 
-        def act(db: sqlite3.Connection) -> list[Submitted]:
+        def act(db: sqlite3.Connection) -> list[HandedIn]:
             query = (
                 f"SELECT {_SUBMISSION} FROM submissions WHERE is_open AND owner=? AND python=? "  # noqa: S608 - ours
                 "ORDER BY counter"
@@ -349,10 +349,10 @@ class TaskShelf:
 
         return await self._do(act)
 
-    async def enter(self, owner: str, python: str, session: bytes) -> list[Submitted]:
+    async def enter(self, owner: str, python: str, session: bytes) -> list[HandedIn]:
         """Give every open submission a place in a session; gives those that were in another one before."""
 
-        def act(db: sqlite3.Connection) -> list[Submitted]:
+        def act(db: sqlite3.Connection) -> list[HandedIn]:
             query = "SELECT session, counter FROM sessions WHERE owner=? AND python=?"
             row = db.execute(query, (owner, python)).fetchone()
             counter = row[1] if row is not None and row[0] == session else 0
@@ -453,7 +453,7 @@ def _is_there(db: sqlite3.Connection, owner: str, publication: Publication) -> b
     return False
 
 
-def _number(db: sqlite3.Connection, submitted: Submitted, session: bytes, counter: int) -> Submitted:
+def _number(db: sqlite3.Connection, submitted: HandedIn, session: bytes, counter: int) -> HandedIn:
     """Give a submission the next number of a session."""
     numbered = submitted._replace(session=session, counter=counter + 1)
     change = "UPDATE submissions SET session=?, counter=? WHERE id=?"
@@ -480,7 +480,7 @@ def _published(row: Any) -> Published:
     return Published(*row)._replace(header=json.loads(row[4]))
 
 
-def _submitted(row: Any) -> Submitted:
-    values = dict(zip(Submitted._fields, row, strict=True))
+def _submitted(row: Any) -> HandedIn:
+    values = dict(zip(HandedIn._fields, row, strict=True))
     flags = {name: bool(values[name]) for name in ("is_array", "is_open")}
-    return Submitted(**{**values, **flags, "options": json.loads(values["options"])})
+    return HandedIn(**{**values, **flags, "options": json.loads(values["options"])})

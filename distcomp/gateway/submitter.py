@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from distcomp.auth import ClientHandshake
     from distcomp.core.client_effects import ClientEffects, KeptOutcomes
     from distcomp.gateway.doors import Doors
-    from distcomp.gateway.shelf import Submitted, TaskShelf
+    from distcomp.gateway.shelf import HandedIn, TaskShelf
     from distcomp.gateway_settings import GatewaySettings
     from distcomp.protocol import Message
     from distcomp.rows import Failure
@@ -58,7 +58,7 @@ class _News(NamedTuple):
     """What a turn has brought, to be kept."""
 
     state: ClientState
-    outcomes: list[tuple[Submitted, Returned | Failed]]
+    outcomes: list[tuple[HandedIn, Returned | Failed]]
     logs: dict[tuple[str, int], str]
     kept: list[KeptOutcomes]
 
@@ -88,7 +88,7 @@ class Submitter:
         self._settings, self._doors, self._shelf, self._told = settings, doors, shelf, told
         self._state: ClientState | None = None
         self._counters: dict[str, int] = {}
-        self._open: dict[int, Submitted] = {}
+        self._open: dict[int, HandedIn] = {}
         self._printed: dict[tuple[str, int], str] = {}
         self._running: set[tuple[int, int]] = set()
         self._known: OrderedDict[tuple[str, str], Publication] = OrderedDict()
@@ -112,7 +112,7 @@ class Submitter:
 
     # --- what requests do ---
 
-    async def hand_in(self, submitted: Submitted) -> None:
+    async def hand_in(self, submitted: HandedIn) -> None:
         """Hand in what is on the shelf; without a connection that is done with the next one."""
         state = self._state
         if state is not None and state.phase in ("open", "opening", "apart"):
@@ -120,7 +120,7 @@ class Submitter:
                 await self._enter(state, submitted)
             self._turn()
 
-    async def cancel(self, submitted: Submitted, spans: tuple[tuple[int, int], ...]) -> None:
+    async def cancel(self, submitted: HandedIn, spans: tuple[tuple[int, int], ...]) -> None:
         """Cancel places of a submission, wherever they are; returns when that is on the shelf."""
         counter = self._counters.get(submitted.id)
         if counter is not None and self._state is not None:
@@ -136,7 +136,7 @@ class Submitter:
         )
         self._settled(submitted)
 
-    def is_running(self, submitted: Submitted, place: int) -> bool:
+    def is_running(self, submitted: HandedIn, place: int) -> bool:
         """Whether a worker said that it runs a task."""
         counter = self._counters.get(submitted.id)
         return counter is not None and (counter, place) in self._running
@@ -228,7 +228,7 @@ class Submitter:
                 await self._enter(state, submitted)
         self._turn()
 
-    async def _enter(self, state: ClientState, submitted: Submitted) -> None:
+    async def _enter(self, state: ClientState, submitted: HandedIn) -> None:
         """Hand in one submission, but for what has an outcome; nothing, if it is in another session."""
         chunks, settled = await self._shelf.arguments(submitted.id)
         publication = await self._publication(submitted)
@@ -254,7 +254,7 @@ class Submitter:
             if array is not None:
                 array.settle(place, place + 1)
 
-    async def _lose(self, submitted: Submitted, text: str) -> None:
+    async def _lose(self, submitted: HandedIn, text: str) -> None:
         """End what is left of a submission that cannot be handed in."""
         now, failure = time.time(), _whole({"kind": "lost", "text": text})
         _, settled = await self._shelf.arguments(submitted.id)
@@ -264,7 +264,7 @@ class Submitter:
         )
         self._settled(submitted)
 
-    async def _publication(self, submitted: Submitted) -> Publication | None:
+    async def _publication(self, submitted: HandedIn) -> Publication | None:
         key = (submitted.name, submitted.version)
         known = self._known.get(key)
         if known is None:
@@ -307,7 +307,7 @@ class Submitter:
     def _gathered(self, state: ClientState, effects: ClientEffects) -> _News:
         """What is to be kept of a turn's effects; who settles is found now, as numbers mean others later."""
         lost = state.phase == "unopened"
-        outcomes: list[tuple[Submitted, Returned | Failed]] = []
+        outcomes: list[tuple[HandedIn, Returned | Failed]] = []
         for outcome in effects.outcomes:
             submitted = self._open.get(outcome.array)
             heals = lost and isinstance(outcome, Failed) and outcome.failure.kind in _HEALS
@@ -341,7 +341,7 @@ class Submitter:
                     self._settled(submitted)
             self._turn()
 
-    def _settled(self, submitted: Submitted) -> None:
+    def _settled(self, submitted: HandedIn) -> None:
         """Outcomes of a submission are on the shelf."""
         self._told(submitted.owner, submitted.id)
         counter = self._counters.get(submitted.id)
@@ -379,7 +379,7 @@ def _bundle(publication: Publication) -> DefineBundle | None:
     )
 
 
-def _rows(submitted: Submitted, outcome: Returned | Failed) -> Iterator[TaskOutcome]:
+def _rows(submitted: HandedIn, outcome: Returned | Failed) -> Iterator[TaskOutcome]:
     """The outcomes of single tasks, as they are kept."""
     now, stop = time.time(), min(outcome.stop, submitted.tasks)
     if isinstance(outcome, Failed):

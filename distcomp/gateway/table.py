@@ -334,7 +334,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], dict[str, Operation]], ...] = tuple(
 )
 
 
-class Found(NamedTuple):
+class Matched(NamedTuple):
     """What a method and a path mean. `operation` is None if the path takes other `methods` only."""
 
     operation: Operation | None
@@ -342,10 +342,10 @@ class Found(NamedTuple):
     values: dict[str, Any]
 
 
-def find(method: str, path: str) -> Found | None:
+def find(method: str, path: str) -> Matched | None:
     """The operation behind a method and a path; None if there is nothing at that path."""
     for pattern, operations in _PATTERNS:
         fits = pattern.fullmatch(path)
         if fits:
-            return Found(operations.get(method), tuple(operations), fits.groupdict())
+            return Matched(operations.get(method), tuple(operations), fits.groupdict())
     return None

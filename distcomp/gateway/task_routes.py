@@ -17,7 +17,7 @@ from distcomp.gateway import bodies
 from distcomp.gateway.paging import PAGE_ITEMS, cut
 from distcomp.gateway.problems import Problem
 from distcomp.gateway.shapes import JSON, OCTETS
-from distcomp.gateway.shelf import Submitted
+from distcomp.gateway.shelf import HandedIn
 from distcomp.gateway.submitter import Submitter
 from distcomp.published_calls import Publication, read_result
 
@@ -132,7 +132,7 @@ class TaskRoutes:
         submitter = self._submitter(user.owner, _minor(published))
         key = call.values["Idempotency-Key"]
         asked = sha256(json.dumps([published.name, version, body], sort_keys=True).encode()).digest()
-        made = Submitted(
+        made = HandedIn(
             id=secrets.token_hex(12),
             owner=user.owner,
             name=published.name,
@@ -223,7 +223,7 @@ class TaskRoutes:
 
     # --- within ---
 
-    async def _find(self, call: Call) -> tuple[Submitted, int | None]:
+    async def _find(self, call: Call) -> tuple[HandedIn, int | None]:
         """The submission, and the place in its array, that a task's id names."""
         number, dot, place = call.values["task"].partition(".")
         submitted = await self._shelf.find(number)
@@ -236,12 +236,12 @@ class TaskRoutes:
         return submitted, int(place) if dot else None
 
     async def _shown_in_time(
-        self, submitted: Submitted, wait_s: float | None, place: int | None = None
+        self, submitted: HandedIn, wait_s: float | None, place: int | None = None
     ) -> dict[str, Any]:
         await self._wait(submitted, wait_s, place)
         return await self._shown(submitted, place)
 
-    async def _wait(self, submitted: Submitted, wait_s: float | None, place: int | None) -> None:
+    async def _wait(self, submitted: HandedIn, wait_s: float | None, place: int | None) -> None:
         """Wait for the outcome, for so many seconds at most."""
         if not wait_s:
             return
@@ -261,7 +261,7 @@ class TaskRoutes:
             if not watchers:
                 self._waiting.pop(submitted.id, None)
 
-    async def _has_ended(self, submitted: Submitted, place: int | None) -> bool:
+    async def _has_ended(self, submitted: HandedIn, place: int | None) -> bool:
         if place is not None:
             return bool(await self._shelf.outcomes(submitted.id, place, place + 1))
         now = await self._shelf.find(submitted.id)
@@ -288,7 +288,7 @@ class TaskRoutes:
             if not dropped:
                 await asyncio.sleep(SWEEP_S)
 
-    async def _shown(self, submitted: Submitted, place: int | None = None) -> dict[str, Any]:
+    async def _shown(self, submitted: HandedIn, place: int | None = None) -> dict[str, Any]:
         """A task or an array as it is told."""
         if place is not None or not submitted.is_array:
             chosen = place or 0
@@ -310,7 +310,7 @@ class TaskRoutes:
         }
         return shown if now.settled_at is None else {**shown, "settled_at": now.settled_at}
 
-    async def _item(self, submitted: Submitted, place: int, outcome: TaskOutcome | None) -> dict[str, Any]:
+    async def _item(self, submitted: HandedIn, place: int, outcome: TaskOutcome | None) -> dict[str, Any]:
         """One task as it is told."""
         shown: dict[str, Any] = {
             "id": f"{submitted.id}.{place}" if submitted.is_array else submitted.id,

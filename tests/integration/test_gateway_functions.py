@@ -13,6 +13,7 @@ import pytest
 from clusters import until
 from gateways import Gatewayed, alices_cluster, ask
 
+from distcomp import Client
 from distcomp.errors import AuthenticationError, ConfigError, PublishError
 from distcomp.publishing import publish
 
@@ -161,7 +162,9 @@ def test_publishing_needs_a_gateway_a_token_and_a_fresh_version(
             publish(abs, "absolute")
     port = alice.port
     assert publish(abs, "absolute")["version"] == "1"
-    assert publish(abs, "absolute")["version"] == "1"
+    with Client(f"http://127.0.0.1:{port}", token=alice.token()) as client:
+        assert client.publish(abs, "absolute")["version"] == "1"
+        assert client.submit(abs, -2).result() == 2
     with pytest.raises(PublishError, match="another function"):
         publish(len, "absolute")
     assert publish(len, "absolute", version="2")["version"] == "2"

@@ -118,6 +118,12 @@ def debugging(future: Future[int]) -> int:
     return future.replay(debugger=print)
 
 
+def publishing() -> None:
+    with Client("http://127.0.0.1:8077", token="dct_…") as client:  # noqa: S106 - it is none
+        told: dict[str, object] = client.publish(square, "square", version="2")
+        print(told, distcomp.publish(square))
+
+
 async def in_asyncio() -> int:
     return await square.submit(3)
 

@@ -10,7 +10,7 @@ import pytest
 
 from distcomp.errors import ConfigError
 from distcomp.gateway.problems import Problem
-from distcomp.gateway.shelf import Submitted, TaskOutcome, TaskShelf
+from distcomp.gateway.shelf import HandedIn, TaskOutcome, TaskShelf
 from distcomp.published_calls import Publication
 
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ def publication(name: str = "f", version: str = "1", blob: bytes = b"x") -> Publ
     return Publication(name, version, ("0", "3.11.0", "3"), [], "", digest, blob)
 
 
-def submitted(number: str, tasks: int = 1, **more: Any) -> Submitted:
+def submitted(number: str, tasks: int = 1, **more: Any) -> HandedIn:
     values = {"owner": "alice", "name": "f", "version": "1", "digest": b"d", "python": PY, "options": {}}
     base = {"tasks": tasks, "is_array": tasks > 1, "submitted_at": time.time()}
-    return Submitted(id=number, **{**values, **base, **more})
+    return HandedIn(id=number, **{**values, **base, **more})
 
 
 def done(number: str, place: int = 0) -> TaskOutcome:

@@ -54,6 +54,17 @@ _NOBODYS_SECRET = os.urandom(SECRET_BYTES)
 
 _FINE, _VERSION, _CLUSTER, _AUTHENTICATION, _BUSY = range(5)
 
+_HTTP_BEGINNINGS = (b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PRI * HTTP/2")
+_HTTP_WORDS = (
+    b"This is a distcomp scheduler: its address begins with tcp://. Those that begin with http:// are of "
+    b"gateways, started by distcomp-gateway.\n"
+)
+_HTTP_FAREWELL = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n"
+    b"Content-Length: %d\r\n\r\n%b" % (len(_HTTP_WORDS), _HTTP_WORDS)
+)
+_GATEWAY_ADVICE = ": if this is a gateway, its address begins with http:// or https://"
+
 
 class Identity(NamedTuple):
     """Whom a connection has proved to be."""
@@ -127,8 +138,11 @@ class _Handshake:
         if self.done or not self._prelude_next:
             return
         if not _MAGIC.startswith(self.rest[: len(_MAGIC)]):
+            if self.serves and self.rest.startswith(_HTTP_BEGINNINGS):
+                self.farewell = _HTTP_FAREWELL
+            advice = "" if self.serves or not self.rest.startswith(b"HTTP/") else _GATEWAY_ADVICE
             raise ForeignProtocolError(
-                f"the peer does not speak distcomp's protocol; it sent {self.rest[:16]!r}"
+                f"the peer does not speak distcomp's protocol; it sent {self.rest[:16]!r}{advice}"
             )
         if len(self.rest) < _PRELUDE.size:
             return

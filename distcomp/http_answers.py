@@ -61,7 +61,10 @@ def _lasting(head: Head, said: str, road: Road) -> ConnectError:
 
 def said_by(head: Head, answer: bytes) -> str:
     """What a refusal says in words, or its number."""
-    return str(fields_of(answer).get("detail") or f"it answers {head.status}")[:1000]
+    kind = head.fields.get("content-type", "").partition(";")[0].strip()
+    text = " ".join(answer.decode("utf-8", "replace").split()) if kind == "text/plain" else ""
+    words = text if text.isprintable() else ""
+    return str(fields_of(answer).get("detail") or words or f"it answers {head.status}")[:1000]
 
 
 def fields_of(answer: bytes) -> Mapping[str, Any]:

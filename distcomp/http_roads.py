@@ -101,7 +101,7 @@ class Road:
             AuthenticationError: the proxy wants a login.
         """
         try:
-            return await asyncio.wait_for(self._open(), timeout_s)
+            return await self._open_within(timeout_s)
         except ConnectError:
             raise
         except asyncio.TimeoutError:
@@ -120,6 +120,21 @@ class Road:
             raise UnreachableError(f"{self}: the name is unknown here ({error.strerror})") from None
         except OSError as error:
             raise UnreachableError(f"{self} cannot be reached: {error.strerror or error}") from None
+
+    async def _open_within(self, timeout_s: float) -> HttpWire:
+        """Connect; `asyncio.wait_for` may pass over that it is cancelled, or lose what was opened."""
+        opening = asyncio.ensure_future(self._open())
+        try:
+            await asyncio.wait([opening], timeout=timeout_s)
+            if not opening.done():
+                raise asyncio.TimeoutError  # noqa: TRY301 - as if it were given up from without
+            return opening.result()
+        except BaseException:
+            opening.cancel()
+            await asyncio.wait([opening])
+            if not opening.cancelled() and opening.exception() is None:
+                opening.result().abort()
+            raise
 
     async def _open(self) -> HttpWire:
         if self.proxy is not None and self._tls is not None:

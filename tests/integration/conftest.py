@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 from clusters import Programs, programs
+from gateways import make_token, start_gateway
 from leftovers import nothing_left_behind
 from processes import adopt_orphans
 
 from distcomp import transport
+from distcomp.access import this_user
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-WAYS = {"tcp": None, "embedded": "", "inline": "inline:"}
+WAYS = {"tcp": None, "http": None, "embedded": "", "inline": "inline:"}
 """Ways to connect, and the addresses that need no programs."""
 
 
@@ -48,9 +50,14 @@ def way(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     with pytest.MonkeyPatch.context() as patch, programs(tmp_path_factory.mktemp("home")) as cluster:
         patch.setenv("DISTCOMP_HOME", str(cluster.home))
         patch.delenv("DISTCOMP_ADDRESS", raising=False)
+        patch.delenv("DISTCOMP_TOKEN", raising=False)
         address = WAYS[request.param]
         if address is None:
             cluster.scheduler()
             cluster.worker()
             address = cluster.access().addresses[0]
+        if request.param == "http":
+            _, port = start_gateway(cluster)
+            address = f"http://127.0.0.1:{port}"
+            patch.setenv("DISTCOMP_TOKEN", make_token(cluster, owner=this_user()))
         yield address

@@ -181,6 +181,18 @@ def test_other_protocols_are_known_at_their_first_byte() -> None:
         server().receive(b"G")
 
 
+def test_who_mistakes_a_scheduler_for_a_gateway_or_the_other_way_round_is_told() -> None:
+    far = server()
+    with pytest.raises(ForeignProtocolError):
+        far.receive(b"POST /v1/tunnel HTTP/1.1\r\nHost: a\r\n")
+    head, _, words = far.farewell.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"Content-Length: %d" % len(words) in head
+    assert b"tcp://" in words
+    with pytest.raises(ForeignProtocolError, match="begins with http://"):
+        client().receive(b"HTTP/1.1 400 Bad Request\r\n")
+
+
 def test_impossible_roles_and_names() -> None:
     hello = client().greeting()
     at = auth._PRELUDE.size

@@ -196,7 +196,8 @@ class Connection(asyncio.Protocol):
     def let_go(self) -> None:
         """Close this process's copy of the socket, in a forked child whose parent goes on with it."""
         self.closed = True
-        os.close(self._transport.get_extra_info("socket").fileno())
+        for each in self._transport.get_extra_info("sockets") or [self._transport.get_extra_info("socket")]:
+            os.close(each.fileno())
 
     def hand_over(self, protocol: Relayed) -> bytes:
         """Leave a ready connection's socket to another protocol; gives the bytes that came and were not read.

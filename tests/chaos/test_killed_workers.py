@@ -67,7 +67,9 @@ def test_stopping_every_program_in_turn_repeats_nothing(cluster: Programs, tmp_p
     for _ in range(ROUNDS):
         for worker in run.workers.copy():
             run.await_progress(100)
+            registered = run.said().count("worker registered")
             run.add_worker()
+            run.await_workers(registered + 1)
             stop(run, worker, "stop worker")
             run.workers.remove(worker)
         run.await_progress(100)

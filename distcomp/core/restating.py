@@ -10,7 +10,8 @@ something stands in comes before it:
     its arrays              those that it had then, each without chunks
     their chunks            those that it had then, with what of them is not settled
     leases, then pasts      those that it has when its chunks are said: those of unsaid chunks were not known
-    outcomes, and the rest  when all arrays are said; some may have finished meanwhile
+    outcomes, and the rest  when all arrays are said: outcomes that it had when it began to be said, and
+                            what is over by then
 
 A turn says at most `restate_objects` records, and at most `restate_bytes` but for its last record. The next
 turn that says something is one after its commit, so compaction is as fast as the disk, and no faster.
@@ -108,7 +109,7 @@ class Restating:
 
     def _session(self, session: Session) -> Iterator[Record | None]:
         books = self._books
-        arrays = list(session.arrays.values())
+        arrays, last = list(session.arrays.values()), session.seq
         yield recording.beginning_of(books, session)
         yield records.SessionRestated(session.id, session.seq, (), session.closed)
         if session.run:
@@ -118,7 +119,7 @@ class Restating:
         for array in arrays:
             if not array.forgotten:
                 yield from self._array(array)
-        yield from self._outcomes(session)
+        yield from self._outcomes(session, last)
         yield from self._past(session)
         for spans in _portions(list(session.finished)):
             if not _is_known(books, session):
@@ -136,9 +137,12 @@ class Restating:
                 if _is_known(books, session):
                     yield records.ReceivedRestated((session.id, counter), spans)
 
-    def _outcomes(self, session: Session) -> Iterator[Record | None]:
-        """What the client has not acknowledged; a turn's worth of it is read from files at a time."""
-        rest = deque(session.outbox.by_seq.values())
+    def _outcomes(self, session: Session, last: int) -> Iterator[Record | None]:
+        """What the client has not acknowledged, up to the number `last`; later ones were recorded since.
+
+        A turn's worth of it is read from files at a time.
+        """
+        rest = deque(outcome for outcome in session.outbox.by_seq.values() if outcome.seq <= last)
         while rest:
             some: list[Outcome] = []
             size_bytes = 0

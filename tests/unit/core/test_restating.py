@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from scheduler_world import SchedulerWorld
+from scheduler_world import BLOB, FUNCTION, PLAIN, SchedulerWorld, versions
 
 from distcomp import records
 from distcomp.core import invariants
@@ -12,7 +13,16 @@ from distcomp.core.image import Image
 from distcomp.core.recovery import restore
 from distcomp.core.restating import SPANS_AT_ONCE, live_bytes
 from distcomp.core.scheduler_state import SchedulerState
-from distcomp.protocol import AckOutcomes, CloseSession
+from distcomp.protocol import (
+    AckOutcomes,
+    CloseSession,
+    DefineFunction,
+    OpenSession,
+    RunDescribed,
+    Submit,
+    TasksFailed,
+    TasksSettled,
+)
 from distcomp.rows import TaskOptions
 
 if TYPE_CHECKING:
@@ -213,3 +223,111 @@ def test_what_is_gone_before_its_turn_is_not_said() -> None:
     said = {type(record) for record in world.written}
     assert records.SessionBegan not in said
     assert not world.image().sessions
+
+
+RUN = sha256(b"distcomp run\0" + b"c" + b"ann" + b"fit").digest()[:16]
+
+
+class RunWorld(CompactingWorld):
+    """A world with a run, and a worker that does its tasks one by one."""
+
+    def open_run(self, nonce: bytes = b"1", *, resumes: bool = False) -> int:
+        peer = self.connect("client", "ann")
+        process = ("h", 1, "p", b"env", resumes)
+        self.say(peer, OpenSession(RUN, versions("3.11.4"), *process, run="fit", nonce=nonce))
+        return peer
+
+    def submit_to_run(self, peer: int, array: int, tasks: int) -> None:
+        self.say(peer, DefineFunction(FUNCTION, "f", BLOB))
+        self.say(peer, Submit((RUN, array), FUNCTION, PLAIN, 0, tasks, b"args", last=True))
+
+    def settle_next(self, worker: int) -> None:
+        (grant,) = self.grants(worker)
+        self.settle(worker, grant.token, (grant.start, grant.stop))
+
+    def restarted(self) -> RunWorld:
+        """A world whose scheduler was killed, and has only what was written since the compaction."""
+        image = Image(compacted=True)
+        image.replay(self.written)
+        image.end()
+        world = RunWorld()
+        world.now = self.now
+        restore(world.books, image, world.now)
+        invariants.check(world.state)
+        return world
+
+
+def test_a_run_is_there_with_all_that_was_of_it() -> None:
+    world = RunWorld(least_outcome_bytes=1 << 20)
+    worker, client = world.worker(), world.open_run()
+    for array in range(3):
+        world.submit_to_run(client, array, 1)
+        world.settle_next(worker)
+    (told,) = world.got(client, TasksSettled)
+    world.say(client, AckOutcomes((told.seq,)))
+    world.submit_to_run(client, 3, 2)
+    world.cut(client)
+    world.wait(50.0)
+    world.begin()
+    world.end()
+    again = world.restarted()
+    (left,) = again.books.runs.values()
+    assert again.books.sessions[RUN] is left
+    assert left.away_since == world.books.sessions[RUN].away_since
+    attached = again.open_run(b"2", resumes=True)
+    (described,) = again.got(attached, RunDescribed)
+    assert [(row.number, row.tasks, row.settled, row.closed) for row in described.arrays] == [
+        (0, 1, 1, True),
+        (1, 1, 1, True),
+        (2, 1, 1, True),
+        (3, 2, 0, True),
+    ]
+    assert [row.name for row in described.arrays] == ["f"] * 4
+    assert [list(row.received) for row in described.arrays] == [[], [], [(0, 1)], []]
+    assert {message.array[1] for message in again.got(attached, TasksSettled)} == {0, 1}
+
+
+def test_what_ends_while_a_run_is_said_is_told_and_written_once() -> None:
+    world = RunWorld()
+    worker, client = world.worker(), world.open_run()
+    for array in range(3):
+        world.submit_to_run(client, array, 1)
+    (token,) = world.books.leases
+    world.begin()
+    world.say_until(records.SessionBegan)
+    world.settle(worker, token, (0, 1))
+    world.end()
+    assert sum(type(record) is records.TasksEnded for record in world.written) == 1
+    assert not any(type(record) is records.OutcomeRestated for record in world.written)
+    again = world.restarted()
+    attached = again.open_run(b"2", resumes=True)
+    (described,) = again.got(attached, RunDescribed)
+    assert [row.settled for row in described.arrays] == [1, 0, 0]
+    assert {message.array[1] for message in again.got(attached, TasksSettled)} == {0}
+
+
+def test_ends_that_tasks_have_in_common_are_said_again() -> None:
+    world = CompactingWorld(client_grace_s=1.0)
+    client = world.client()
+    world.submit(client, 1, 5, last=False)
+    world.cut(client)
+    world.wait(2.0)
+    world.begin()
+    world.end()
+    (session,) = world.image().sessions.values()
+    (outcome,) = session.outbox.values()
+    assert type(outcome.message) is TasksFailed
+    assert outcome.message.spans == ((0, 5),)
+    assert session.past[1].failed == 5
+    assert session.left_at == world.books.sessions[session.beginning.session].away_since
+
+
+def test_it_is_said_again_which_runs_are_no_more() -> None:
+    world = RunWorld(client_grace_s=1.0, result_retention_s=5.0)
+    world.cut(world.open_run())
+    world.wait(1.0)
+    world.wait(5.0)
+    world.begin()
+    world.end()
+    again = world.restarted()
+    assert again.books.ended_runs == world.books.ended_runs != {}

@@ -112,7 +112,7 @@ class Client(ClientSession):
         try:
             self._store = self._open_store(store, target, settings)
             functions = FunctionCache(shares_path=target.shares_path or mine.is_on)
-            self._belongings = Belongings(settings, target, mine, functions, Recogniser(), self._store)
+            self._belongings = Belongings(settings, target, mine, functions, Recogniser(), self._store, {})
             super().__init__(self._belongings)
         except BaseException:
             self._let_go(target)
@@ -308,6 +308,8 @@ class Client(ClientSession):
         if self.forked or self.closed:
             return
         self.check_may_wait()
+        for session in (self, *self._runs.values()):
+            session.leave()
         try:
             for run in list(self._runs.values()):
                 run.close(cancel=cancel)

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from distcomp.payload import FunctionCache, Project
     from distcomp.protocol import TaskExplained
     from distcomp.recognition import Recogniser
-    from distcomp.store import Store, StoredFunction
+    from distcomp.store import Store, StoredFunction, StoredOutcome
     from distcomp.waits_here import RunsHere
 
     Named = tuple[FunctionId, str, bytes]
@@ -69,6 +69,7 @@ class Belongings(NamedTuple):
         functions: their bytes.
         recogniser: what the store knows them by.
         store: where results are kept, if anywhere.
+        fresh: what it was handed and cannot be asked for yet.
     """
 
     settings: ClientSettings
@@ -77,6 +78,7 @@ class Belongings(NamedTuple):
     functions: FunctionCache
     recogniser: Recogniser
     store: Store | None
+    fresh: dict[bytes, StoredOutcome]
 
 
 class ClientSession:
@@ -122,7 +124,9 @@ class ClientSession:
         self.keeper: Keeper | None = None
         if belongings.store is not None:
             named = "" if run is None else run.name
-            self.keeper = Keeper(belongings.store, belongings.recogniser, self._program, named)
+            self.keeper = Keeper(
+                belongings.store, belongings.recogniser, belongings.fresh, self._program, named
+            )
             self._desk = StoreDesk(self, self.window, self.keeper)
         self._enter(waits=waits)
 
@@ -224,6 +228,11 @@ class ClientSession:
         """Be of no use: this is a forked child of the process that made it."""
         self.forked = True
         self._program.let_go()
+
+    def leave(self) -> None:
+        """Say that the user leaves, and waits only a bounded time for a scheduler that is away."""
+        if self.inline is None:
+            self._program.post(lambda state: state.leave(self._program.now))
 
     def end(self) -> None:
         """End the session."""
@@ -384,7 +393,7 @@ class ClientSession:
         if self.stay is not None:
             self.stay.hear(effects.lend_refused, is_idle=not self.window.open_tasks)
         for code, text in effects.explanations:
-            if code != "running" and not self._explained:
+            if code != "running" and not self._explained and (code != "away" or self.window.is_awaited):
                 self._explained = True
                 print(f"distcomp: still waiting: {text}", file=sys.stderr)  # noqa: T201 - it is for the user
         if effects.reports or effects.news or effects.notices:

@@ -91,6 +91,9 @@ class DetourFeed:
         def extend(state: Any) -> None:
             for part in parts:
                 state.extend(tasks.counter, part.stop - part.start, part.blob, last=False)
+            unwanted = tasks.unwanted(start, start + len(keys))
+            if unwanted:  # cancelled while they were looked for
+                state.cancel(tasks.counter, unwanted)
             self._under_way -= 1
             self._close_if_through(state)
 

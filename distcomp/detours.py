@@ -11,6 +11,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from distcomp.core.client_effects import Failed, Returned
+from distcomp.future_groups import FutureGroup
 from distcomp.handles import SharedBlob
 from distcomp.remembered_calls import RememberedCall
 
@@ -109,6 +110,14 @@ class MissingTasks:
             if low < high:
                 found.append((low, high))
         return tuple(found)
+
+    def unwanted(self, start: int, stop: int) -> Spans:
+        """Which of these tasks have settled in the front before they were handed in."""
+        if not isinstance(self._front, FutureGroup):
+            return ()
+        futures, places = self._front.futures, self._front_places
+        gone = (at for at in range(start, stop) if not ((one := futures[places[at]]) and one.is_open()))
+        return tuple((at, at + 1) for at in gone)
 
     def settle(self, outcome: Returned | Failed, woken: list[Woken]) -> None:
         """Take in what came of some tasks, with the host's lock held."""

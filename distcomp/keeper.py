@@ -60,6 +60,7 @@ class Keeper:
     Args:
         store: where results are kept; several sessions may share it.
         recogniser: gives the keys of tasks.
+        fresh: what the store has been handed and cannot be asked for yet, of all sessions that share it.
         program: the session's.
         run: the run's name; empty if the session is no run's.
 
@@ -69,7 +70,12 @@ class Keeper:
     """
 
     def __init__(
-        self, store: Store, recogniser: Recogniser, program: ClientProgram | InlineProgram, run: str
+        self,
+        store: Store,
+        recogniser: Recogniser,
+        fresh: dict[bytes, StoredOutcome],
+        program: ClientProgram | InlineProgram,
+        run: str,
     ) -> None:
         self.store = store
         self.run = run
@@ -86,7 +92,7 @@ class Keeper:
         self._asked: Counter[str] = Counter()
         self._claimed: Counter[str] = Counter()
         self._reasoned: set[tuple[str, bytes, str]] = set()
-        self._fresh: dict[bytes, StoredOutcome] = {}
+        self._fresh = fresh
         self._failed = False
 
     # --- threads that hand in ---------------------------------------------------------------------

@@ -1,0 +1,279 @@
+"""Runs, with real programs: whoever dies, nothing that was received is computed again, and all is there."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from clusters import Programs, until
+
+from distcomp import Client, RunTakenError, SchedulerLostError, UnknownRunError, UsageError
+from distcomp.config import ClientSettings, parse_address
+from distcomp.store import Store
+
+if TYPE_CHECKING:
+    import subprocess
+
+TASKS = 120
+SQUARES = [number * number for number in range(TASKS)]
+FIT = f"""\
+import logging, os, sys, time
+from distcomp import Client
+
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+LEDGER = {{ledger!r}}
+
+def fit(number):
+    with open(LEDGER, "a") as file:
+        file.write(f"{{{{number}}}}\\n")
+    time.sleep(0.004)
+    return number * number
+
+store, die_at = sys.argv[1] or None, int(sys.argv[2])
+with Client(store=store) as client:
+    received = []
+    for each in client.options(run="fit").map(fit, range({TASKS})):
+        received.append(each)
+        if len(received) == die_at:
+            os.kill(os.getpid(), 9)
+    print("sum", sum(received))
+"""
+
+
+class Fits:
+    """The script of a run, its ledger and its store, in a folder."""
+
+    def __init__(self, cluster: Programs, folder: Path) -> None:
+        self.cluster = cluster
+        self.folder = folder
+        self.store = folder / "results.db"
+        self.script = folder / "fit.py"
+        self.script.write_text(FIT.format(ledger=str(folder / "ledger")))
+
+    def run(self, die_at: int = 0, *, store: bool = True) -> str:
+        """Run the script to its end, or its death; what it said."""
+        process = self.cluster.script(self.script, str(self.store) if store else "", str(die_at))
+        process.wait(60)
+        assert process.returncode == (-signal.SIGKILL if die_at else 0), self.cluster.said(process)
+        return self.cluster.said(process)
+
+    def begun(self) -> Counter[int]:
+        """How often each task has begun."""
+        path = self.folder / "ledger"
+        return Counter(int(line) for line in path.read_text().split()) if path.exists() else Counter()
+
+    def kept(self) -> int:
+        """How many results the store has."""
+        with Store(self.store) as store:
+            return store.run("fit").done
+
+
+@pytest.fixture
+def fits(cluster: Programs, tmp_path: Path) -> Fits:
+    return Fits(cluster, tmp_path)
+
+
+def kill(*processes: subprocess.Popen[str]) -> None:
+    for process in processes:
+        process.send_signal(signal.SIGKILL)
+    for process in processes:
+        process.wait()
+
+
+def begin(cluster: Programs, *flags: str, port: int = 0) -> list[subprocess.Popen[str]]:
+    scheduler = cluster.scheduler("test", *flags, port=port, DISTCOMP_RESTART_GRACE_S="0.5")
+    until(lambda: "journal" in cluster.said(scheduler), "the scheduler is up")
+    return [scheduler, cluster.worker()]
+
+
+# --- run again ------------------------------------------------------------------------------------
+
+
+def test_a_killed_script_run_again_computes_nothing_twice(fits: Fits) -> None:
+    begin(fits.cluster)
+    fits.run(die_at=20)
+    fits.run(die_at=70)
+    said = fits.run()
+    assert f"sum {sum(SQUARES)}" in said
+    assert f"already holds {TASKS} tasks" in said
+    assert fits.begun() == Counter(range(TASKS))
+    for path in fits.folder.glob("results.db*"):
+        path.unlink()
+    assert f"0 of {TASKS} from the store" in fits.run()
+    assert fits.begun() == Counter(dict.fromkeys(range(TASKS), 2))
+
+
+@pytest.mark.parametrize("flags", [(), ("--fresh",)], ids=["journal", "journal lost"])
+def test_after_everything_has_died_only_what_is_missing_is_computed(
+    fits: Fits, flags: tuple[str, ...]
+) -> None:
+    programs = begin(fits.cluster)
+    port = parse_address(fits.cluster.access().addresses[0]).port
+    fits.run(die_at=30)
+    kill(*programs)
+    kept, before = fits.kept(), fits.begun().total()
+    assert 0 < kept < TASKS
+    begin(fits.cluster, *flags, port=port)
+    assert f"sum {sum(SQUARES)}" in fits.run()
+    assert set(fits.begun()) == set(range(TASKS))
+    assert fits.begun().total() - before <= TASKS - kept
+
+
+# --- attach ---------------------------------------------------------------------------------------
+
+
+def test_without_a_store_another_process_collects_a_run_whose_script_has_died(fits: Fits) -> None:
+    begin(fits.cluster)
+    fits.run(die_at=10, store=False)
+    with Client() as client, client.attach("fit") as run:
+        assert (run.name, len(run), len(run.arrays)) == ("fit", TASKS, 1)
+        assert run.gather() == SQUARES
+        assert (run.done_count, run.failed_count, run.done()) == (TASKS, 0, True)
+        assert [future.result() for future in run.futures] == SQUARES
+    assert fits.begun() == Counter(range(TASKS))
+    said = fits.run(store=False)
+    assert f"the run 'fit' already holds {TASKS} tasks" in said
+    assert "with store= they would be recognised" in said
+    with Client() as client:  # nothing of it was acknowledged
+        assert list(client.attach("fit")) == SQUARES * 2
+
+
+def test_what_the_scheduler_let_go_of_comes_from_the_store(fits: Fits) -> None:
+    begin(fits.cluster)
+    fits.run(die_at=40)
+    with Client(store=fits.store) as client:
+        assert client.attach("fit").gather() == SQUARES
+    with Client(store=fits.store) as client:
+        assert client.attach("fit").gather() == SQUARES
+    with Client() as client:
+        run = client.attach("fit")
+        assert len(run) == TASKS
+        with pytest.raises(SchedulerLostError, match="another process has received this result"):
+            run.gather()
+
+
+def test_a_run_can_be_read_when_the_scheduler_has_forgotten_it(fits: Fits) -> None:
+    programs = begin(fits.cluster)
+    port = parse_address(fits.cluster.access().addresses[0]).port
+    fits.run()
+    kill(*programs)
+    begin(fits.cluster, "--fresh", port=port)
+    with Client(store=fits.store) as client:
+        assert client.attach("fit").gather() == SQUARES
+
+
+def test_failures_of_a_run_are_collected_too_until_it_is_forgotten(cluster: Programs, tmp_path: Path) -> None:
+    begin(cluster)
+    with Client(store=tmp_path / "results.db") as client:
+        array = client.options(run="fit").map(len, ["a", 7, "bc"])
+        assert array.results(on_error="skip") == [1, 2]
+    with Client(store=tmp_path / "results.db") as client:
+        run = client.attach("fit")
+        assert run.failed_count == 1
+        with pytest.raises(TypeError, match="has no len"):
+            run.futures[1].result()
+        run.forget()
+        with pytest.raises(UnknownRunError, match="forgotten"):
+            client.attach("fit")
+        assert client.store is not None
+        assert client.store.runs() == []
+
+
+def test_who_cannot_have_a_run_is_told_why(cluster: Programs) -> None:
+    begin(cluster)
+    settings = ClientSettings(run_taken_s=0.2)
+    with Client() as client, Client(settings=settings) as other:
+        client.options(run="fit-2024").submit(abs, -1).result()
+        with pytest.raises(UnknownRunError, match=r"no run 'fit-2023' .*'fit-2024'"):
+            client.attach("fit-2023")
+        with pytest.raises(UsageError, match="has its handles already"):
+            client.attach("fit-2024")
+        with pytest.raises(RunTakenError, match=rf"process {os.getpid()} .* on {socket.gethostname()}"):
+            other.options(run="fit-2024")
+        with pytest.raises(RunTakenError):
+            other.attach("fit-2024")
+    with Client() as client:
+        assert client.attach("fit-2024").gather() == [1]
+
+
+# --- how a client leaves --------------------------------------------------------------------------
+
+
+def nap(path: str) -> int:
+    while not Path(path).exists():
+        time.sleep(0.005)
+    return 7
+
+
+def leave_by_an_error(gate: Path) -> None:
+    with contextlib.suppress(KeyError), Client() as client:
+        future = client.options(run="two").submit(nap, str(gate))
+        until(lambda: future.explain().state != "sending", "it was handed in")
+        raise KeyError
+
+
+def test_a_client_leaves_its_run_without_waiting_and_an_error_cancels_nothing(
+    cluster: Programs, tmp_path: Path
+) -> None:
+    begin(cluster)
+    gate = tmp_path / "gate"
+    with Client() as client:
+        client.options(run="one").submit(nap, str(gate))
+    leave_by_an_error(gate)
+    gate.touch()
+    with Client() as client:
+        assert client.attach("one").gather() == [7]
+        assert client.attach("two").gather() == [7]
+
+
+def test_a_client_has_a_bounded_number_of_runs() -> None:
+    with Client("inline:", settings=ClientSettings(max_runs=1)) as client:
+        run = client.options(run="one")
+        assert run.submit(abs, -1).result() == 1
+        assert run.options(priority=3).submit(abs, -2).result() == 2
+        with pytest.raises(UsageError, match="max_runs"):
+            client.options(run="two")
+
+
+def test_outcomes_are_let_go_of_only_when_they_are_stored(
+    cluster: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(cluster)
+    waiting = []
+    written = Store.received
+    monkeypatch.setattr(Store, "received", lambda *given: waiting.append(given))
+    with Client(store=tmp_path / "results.db") as client, Client() as other:
+        future = client.options(run="fit").submit(abs, -1)
+        assert future.result() == 1
+        until(lambda: waiting, "the outcome is with the store")
+        assert other.status().totals.unread_bytes > 0
+        for given in waiting:
+            written(*given)
+        until(lambda: other.status().totals.unread_bytes == 0, "the outcome was acknowledged")
+
+
+def test_a_store_that_fails_is_said_and_costs_no_result(
+    cluster: Programs, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(cluster)
+    with Client(store=tmp_path / "results.db") as client:
+        bound = client.options(run="fit")
+        assert bound.submit(abs, -1).result() == 1
+        monkeypatch.setattr("distcomp.store_writer.Commit.write", lambda *_: 1 / 0)
+        with caplog.at_level(logging.ERROR, "distcomp"):
+            assert bound.submit(abs, -2).result() == 2
+            assert bound.submit(abs, -3).result() == 3
+    assert "from now on results are not kept there" in caplog.text
+    with Client() as client:  # what could not be stored stayed with the scheduler
+        assert sorted(future.result() for future in client.attach("fit").futures if not future.failed()) == [
+            2,
+            3,
+        ]

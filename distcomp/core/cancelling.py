@@ -168,8 +168,7 @@ def cancel_whole(books: Books, session: Session) -> None:
     """Cancel all of a session."""
     for array in list(session.arrays.values()):
         cancel(books, array, ())
-        if array.finished:
-            finish(books, array)
+        finish(books, array)
 
 
 def fail_session(books: Books, session: Session, failure: Failure) -> None:

@@ -59,6 +59,7 @@ class SimScheduler(Host):
         self._wakes = self._turns = 0
         self._held: list[tuple[int, dict[Peer, list[Message]]]] = []
         self._unwritten: list[tuple[int, GrantLease]] = []
+        self._files: dict[int, Message] = {}
         self._committed = 0
         self._compacts = False
         self._journal: MemoryJournal | None = None
@@ -130,6 +131,22 @@ class SimScheduler(Host):
             self._send(self._held.pop(0)[1])
         if self._compacts:
             self._plan_turn()
+
+    # --- files ---
+
+    def _use_files(self, epoch: int, effects: Effects) -> None:
+        """What `distcomp.spill` does after a turn, a little later."""
+        if epoch != self._epoch or self.down:
+            return
+        for number, _, message in effects.spills:
+            self._files[number] = message
+            self.state.stored(number)
+        for number in effects.loads:
+            if number in self._files:
+                self.state.loaded(number, self._files[number])  # type: ignore[arg-type] # nothing else is there
+        for number in effects.unspills:
+            del self._files[number]
+        self._plan_turn()
 
     def _keep(self, effects: Effects) -> None:
         """What `distcomp.scheduler_memory` does after a turn."""
@@ -225,6 +242,8 @@ class SimScheduler(Host):
             invariants.check(self.state)
         self._keep(effects)
         self._send(effects.sends, effects.batch)
+        if effects.spills or effects.loads or effects.unspills:
+            self.after(self.world.weather.disk_s, self._use_files, epoch, effects)
         for peer, _ in effects.closes:
             if peer in self.ends:
                 self.ends[peer].close()

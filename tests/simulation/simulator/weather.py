@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from distcomp.config import SchedulerSettings
 from distcomp.rows import TaskOptions
@@ -86,6 +86,15 @@ class Weather:
         return sum(plan.tasks for client in self.clients for plan in client.arrays)
 
 
+LITTLE_MEMORY: dict[str, Any] = {
+    "session_outcome_bytes": 1 << 10,
+    "least_outcome_bytes": 1 << 8,
+    "max_outcome_memory_bytes": 1 << 12,
+    "outcome_window_bytes": 1 << 10,
+}
+"""Every third scheduler keeps next to no outcomes in memory, and sends them in small windows."""
+
+
 def draw(seed: int) -> Weather:
     """The weather of a seed."""
     rng = Random(seed)  # noqa: S311 - weather is no secret
@@ -96,6 +105,8 @@ def draw(seed: int) -> Weather:
         max_held_bytes=rng.choice((1 << 20, 8 << 30, 8 << 30)),
         max_unread_bytes=rng.choice((1 << 12, 256 << 20, 256 << 20)),
     )
+    if seed % 3 == 0:
+        scheduler = replace(scheduler, **LITTLE_MEMORY)
     weather = Weather(seed, mood, scheduler)
     weather.delay_s = rng.choice((0.00005, 0.0005, 0.01))
     weather.jitter_s = weather.delay_s * rng.choice((0.1, 2.0))

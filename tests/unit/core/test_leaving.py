@@ -7,6 +7,7 @@ from distcomp.core.recovery import restore
 from distcomp.core.scheduler_state import SchedulerState
 from distcomp.protocol import (
     AckOutcomes,
+    CloseSession,
     DefineFunction,
     OpenSession,
     Refused,
@@ -17,6 +18,7 @@ from distcomp.protocol import (
     TasksSettled,
 )
 from distcomp.rows import TaskOptions
+from distcomp.worker_protocol import BindTask, CancelLease
 
 DETACHED = TaskOptions(detach=True)
 
@@ -171,3 +173,39 @@ def test_restarts_do_not_prolong_the_retention() -> None:
     assert len(state.books.sessions) == 1
     state.tick(70.0)
     assert state.books.sessions == {}
+
+
+def test_the_session_of_a_task_ends_after_the_grace() -> None:
+    world = SchedulerWorld()
+    worker, client = world.worker(name=b"w" * 16, bind_key=b"key"), world.client()
+    world.submit(client, 0, 1)
+    (grant,) = world.grants(worker)
+    child = world.connect("worker")
+    world.say(child, BindTask(b"w" * 16, b"key", grant.token, 0))
+    world.open(child)
+    world.submit(child, 0, 1)
+    world.cut(child)
+    world.wait(60.0)
+    assert name(child) not in world.books.sessions
+
+
+def test_nobody_is_told_of_the_end_of_what_a_closed_session_left() -> None:
+    world = SchedulerWorld()
+    worker, client = world.worker(), world.client()
+    world.submit(client, 0, 3, DETACHED)
+    world.say(client, CloseSession())
+    admin = world.connect("admin", "root")
+    world.cancel(admin, 0, session=client)
+    assert world.books.counts.failed == 3
+    assert world.books.unread_bytes == 0
+    assert world.got(worker, CancelLease) != []
+
+
+def test_an_array_that_was_cancelled_before_goes_with_its_session() -> None:
+    world = SchedulerWorld()
+    client = world.client()
+    world.submit(client, 0, 3, last=False)
+    world.cancel(client, 0, (0, 3))
+    world.cut(client)
+    world.wait(60.0)
+    assert world.books.sessions == {}

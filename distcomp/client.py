@@ -432,6 +432,7 @@ class Client(ClientSession):
                 _log.error("not all results are in the store: %s", error)
 
     def _on_store_failed(self, error: StoreError) -> None:
+        _log.error("%s; from now on results are not kept there", error)
         for client in (self, *self._runs.values()):
             if client.keeper is not None:
                 client.keeper.fail(error)

@@ -233,8 +233,8 @@ class Keeper:
 
     def fail(self, error: StoreError) -> None:
         """The store writes nothing more; all goes on without. Called in a thread of the store."""
+        _log.debug("the store of the run %r is given up: %s", self.run, error)
         self._failed = True
-        _log.error("%s; from now on results are not kept there", error)
         for ticket in list(self._under_way):
             self._end(ticket, well=False)
 

@@ -439,14 +439,15 @@ def test_a_client_that_is_away_too_long_loses_what_is_not_detached(cluster: Prog
         access = replace(cluster.access(), addresses=(proxy.address,))
         with Client(access) as client:
             attached = client.submit(hold, diary.folder, 0)
-            client.options(detach=True).submit(hold, diary.folder, 1)
+            detached = client.options(detach=True).submit(hold, diary.folder, 1)
             until(lambda: diary.pids(0) and diary.pids(1), "both run")
             proxy.cut(stays_cut=True)
-            with pytest.raises(SessionExpiredError):
-                attached.result(20)
             until(lambda: witness.status().totals.busy == 1, "the attached task is ended")
             diary.open_gate()
             until(lambda: diary.pids("1-ended"), "the detached task goes on")
             assert not diary.pids("0-ended")
             proxy.mend()
+            with pytest.raises(SessionExpiredError):
+                attached.result(20)
+            assert detached.exception(20) is None
             until(lambda: client.submit(abs, -1).exception(20) is None, "the client is of use again")

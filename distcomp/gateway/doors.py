@@ -36,10 +36,11 @@ class Doors:
     def __init__(
         self, joined: Iterable[Access] = (), scheduler: SchedulerAccess | None = None, *, auth: bool = True
     ) -> None:
-        self._joined = {(access.role, access.owner): access for access in joined}
+        every = list(joined)
+        self._joined = {(access.role, access.owner): access for access in every}
         self._scheduler = scheduler
         self._auth = auth
-        clusters = {(access.cluster_name, bytes(access.cluster_id)) for access in self._joined.values()}
+        clusters = {(access.cluster_name, bytes(access.cluster_id)) for access in every}
         if scheduler is not None:
             clusters.add((scheduler.cluster_name, bytes(scheduler.cluster_id)))
         if len(clusters) != 1:

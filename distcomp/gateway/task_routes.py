@@ -50,6 +50,7 @@ class TaskRoutes:
     def __init__(self, settings: GatewaySettings, doors: Doors, shelf: TaskShelf, view: ClusterView) -> None:
         self._settings, self._doors, self._shelf = settings, doors, shelf
         self._view = view
+        self._root = settings.root_path.rstrip("/")
         self._submitters: dict[tuple[str, str], Submitter] = {}
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._telling: set[asyncio.Task[None]] = set()
@@ -153,7 +154,7 @@ class TaskRoutes:
             raise Problem("conflict", "another request had this Idempotency-Key", task=kept.id)
         shown = await self._shown_in_time(kept, call.values["wait"])
         status = 202 if shown["state"] in ("waiting", "running") else 200
-        return JSONResponse(shown, status, {"Location": f"{_root(call)}/v1/tasks/{kept.id}"})
+        return JSONResponse(shown, status, {"Location": f"{self._root}/v1/tasks/{kept.id}"})
 
     def _submitter(self, owner: str, python: str) -> Submitter:
         submitter = self._submitters.get((owner, python))
@@ -371,10 +372,6 @@ def _place(row: Published) -> str:
 
 def _minor(row: Published) -> str:
     return ".".join(row.header["versions"][1].split(".")[:2])
-
-
-def _root(call: Call) -> str:
-    return str(call.request.scope.get("root_path", "")).rstrip("/")
 
 
 def _function(row: Published) -> dict[str, Any]:

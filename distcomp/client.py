@@ -320,6 +320,8 @@ class Client(ClientSession):
             self.cancel_all()
             raise
         finally:
+            for run in self._runs.values():
+                run.close(cancel=True)
             self.end()
             open_clients.forget(self)
             self._let_go(self._target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distcomp.detours import MissingTasks
@@ -32,11 +33,24 @@ class KnownTasks(NamedTuple):
     known: StoredFunction
 
 
+class Sending:
+    """Tasks `start` to `stop` of a detour on their way; `noted` once nothing holds them back."""
+
+    __slots__ = ("noted", "parts", "start", "stop")
+
+    def __init__(self, start: int, stop: int, parts: Sequence[Packed]) -> None:
+        self.start = start
+        self.stop = stop
+        self.parts = parts
+        self.noted = False
+
+
 class DetourFeed:
     """The way of tasks to the cluster, by way of the store if they belong to a run.
 
     Law, on the loop's thread: the array is open from its first tasks on, and is closed when it was said that
-    no more will come and all that did was handed in, which for a run waits for the store.
+    no more will come and all that did was handed in, which for a run waits for the store. What is `_waiting`
+    goes in the order in which it came, whatever is noted first: places depend on it.
 
     Args:
         client: whose tasks they are.
@@ -61,7 +75,7 @@ class DetourFeed:
         self._front = front
         self._work = work
         self._opened = self._through = False
-        self._under_way = 0
+        self._waiting: deque[Sending] = deque()
         front.detours = [*(front.detours or ()), self.tasks]
 
     def look_up(self, places: Sequence[int], keys: Sequence[bytes]) -> list[int]:
@@ -86,28 +100,34 @@ class DetourFeed:
             self._opened = True
             tasks.counter = state.submit(*self._work.function, self._work.options, kept=True)
             self._client.sinks[tasks.counter] = tasks
-        self._under_way += 1
+        sending = Sending(start, start + len(keys), parts)
+        self._waiting.append(sending)
 
-        def extend(state: Any) -> None:
-            for part in parts:
-                state.extend(tasks.counter, part.stop - part.start, part.blob, last=False)
-            unwanted = tasks.unwanted(start, start + len(keys))
-            if unwanted:  # cancelled while they were looked for
-                state.cancel(tasks.counter, unwanted)
-            self._under_way -= 1
+        def go_on(state: Any) -> None:
+            sending.noted = True
+            while self._waiting and self._waiting[0].noted:
+                self._extend(state, self._waiting.popleft())
             self._close_if_through(state)
 
         if self._keeper.notes_first:
-            self._keeper.submitted(self._work.known, tasks.counter, start, keys, extend)
+            self._keeper.submitted(self._work.known, tasks.counter, start, keys, go_on)
         else:
-            extend(state)
+            go_on(state)
+
+    def _extend(self, state: Any, sending: Sending) -> None:
+        counter = self.tasks.counter
+        for part in sending.parts:
+            state.extend(counter, part.stop - part.start, part.blob, last=False)
+        unwanted = self.tasks.unwanted(sending.start, sending.stop)
+        if unwanted:  # cancelled while they were looked for
+            state.cancel(counter, unwanted)
 
     def _close(self, state: Any) -> None:
         self._through = True
         self._close_if_through(state)
 
     def _close_if_through(self, state: Any) -> None:
-        if not self._through or self._under_way or not self._opened:
+        if not self._through or self._waiting or not self._opened:
             return
         tasks = self.tasks
         state.extend(tasks.counter, 0, b"", last=True)

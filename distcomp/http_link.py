@@ -162,7 +162,7 @@ class HttpLink:
         self._high_bytes = 64 << 10
         self._unsent = bytearray()
         self._sent = self._seen = self._confirmed = 0
-        self._is_paused = self._is_closing = False
+        self._is_paused = self._is_closing = self._has_left_off = False
         self._wake = asyncio.Event()
         self._wires: dict[str, HttpWire] = {}
         self._loop = asyncio.get_running_loop()
@@ -197,8 +197,7 @@ class HttpLink:
     def abort(self) -> None:
         """End at once."""
         self._is_closing = True
-        for task in self._tasks:
-            task.cancel()
+        self._leave_off()
 
     def set_write_buffer_limits(self, high: int) -> None:
         """With more than `high` bytes unsent, no more should be written for now."""
@@ -219,8 +218,7 @@ class HttpLink:
         """Carry in both directions until one of them ends, then end the other, and say so."""
         error: BaseException | None = None
         await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in self._tasks:
-            task.cancel()
+        self._leave_off()
         await asyncio.wait(self._tasks)
         for task in self._tasks:
             if not task.cancelled():
@@ -232,6 +230,13 @@ class HttpLink:
         if error is not None and not isinstance(error, ConnectError):
             self._loop.call_exception_handler({"message": "a link failed", "exception": error})
         self._carried.connection_lost(error if isinstance(error, Exception) else None)
+
+    def _leave_off(self) -> None:
+        """Cancel what carries; once, as a second time would hinder it from closing what it has open."""
+        if not self._has_left_off:
+            self._has_left_off = True
+            for task in self._tasks:
+                task.cancel()
 
     async def _rise(self) -> None:
         """Send what is written, and confirm what has come, until the link is closed in order."""

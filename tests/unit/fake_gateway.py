@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import ssl
 
 PROBLEM = "application/problem+json"
+TURNS = 5
+"""In so many turns of the loop, connections that were just taken in have got a task."""
 
 
 class FakeGateway:
@@ -51,6 +53,8 @@ class FakeGateway:
 
     async def stop(self) -> None:
         self._server.close()
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
         for task in self._tasks:
             task.cancel()
         if self._tasks:

@@ -62,9 +62,8 @@ async def answered(raw: bytes, step: int = 1 << 20, *, ends: bool = False) -> tu
         (b"HTTP/1.1 200\r\nContent-Length: 2\r\nConnection: x, Close\r\n\r\nab", b"ab", False),
         (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nab", b"ab", False),
         (
-            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-            b"3;x=y\r\nabc\r\nA\r\n0123456789\r\n0\r\n\r\n",
-            b"abc0123456789",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding:chunked\r\n\r\n3;x\r\nabc\r\n8\r\n0\r\n34567\r\n0\r\n\r\n",
+            b"abc0\r\n34567",
             True,
         ),
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -17,12 +18,14 @@ if TYPE_CHECKING:
 
     from clusters import Programs
 
+STOPPED_S = float(os.environ.get("CHAOS_STOPPED_S", "4"))
+"""How long each program stands still; with 20 all settings are the defaults."""
+
 SILENCE = {
-    "DISTCOMP_SILENCE_S": "2",
-    "DISTCOMP_HEARTBEAT_S": "0.4",
-    "DISTCOMP_RECONNECT_GRACE_S": "0.5",
+    "DISTCOMP_SILENCE_S": f"{STOPPED_S / 2:g}",
+    "DISTCOMP_HEARTBEAT_S": f"{STOPPED_S / 10:g}",
+    "DISTCOMP_RECONNECT_GRACE_S": f"{STOPPED_S / 10:g}",
 }
-STOPPED_S = 4.0
 ROUNDS = math.ceil(SCALE)
 
 

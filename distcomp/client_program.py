@@ -23,6 +23,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from distcomp import config, http_link, transport
+from distcomp.absence_words import words_of
 from distcomp.auth import ClientHandshake
 from distcomp.core.client_effects import Introduction
 from distcomp.core.client_state import ClientState
@@ -357,8 +358,17 @@ class ClientProgram:
         for event in effects.events:
             values = "".join(f", {name}: {value}" for name, value in event.values.items())
             _log.log(getattr(logging, event.level.upper()), "%s%s", event.text, values)
+        if effects.absence is not None and self.target.door is None:
+            _log.warning("%s", words_of(effects.absence, self._named(), self._loop.time()))
         if effects.wake_at is not None:
             self._alarm.set(effects.wake_at, self._loop.time())
+
+    def _named(self) -> str:
+        """Which scheduler it is, and for which run it is spoken to, for the user."""
+        road, run = self.target.road, f" (run {self._run_name!r})" if self._run_name else ""
+        if road is not None:
+            return f"the scheduler behind {road.address}{run}"
+        return f"the scheduler at {', '.join(self.target.addresses)}{run}"
 
     def _settle(self, effects: ClientEffects) -> None:
         """Hand outcomes to their sinks, then wake who waits for them."""

@@ -231,7 +231,7 @@ class ClientSession:
 
     def leave(self) -> None:
         """Say that the user leaves, and waits only a bounded time for a scheduler that is away."""
-        if self.inline is None:
+        if self.inline is None and not self.closed:
             self._program.post(lambda state: state.leave(self._program.now))
 
     def end(self) -> None:
@@ -392,8 +392,9 @@ class ClientSession:
                 self.window.release(effects.released_tasks, effects.released_bytes)
         if self.stay is not None:
             self.stay.hear(effects.lend_refused, is_idle=not self.window.open_tasks)
-        for code, text in effects.explanations:
-            if code != "running" and not self._explained and (code != "away" or self.window.is_awaited):
+        for code, words in effects.explanations:
+            text = words if code != "away" else self.window.awaited_words(words)
+            if code != "running" and text and not self._explained:
                 self._explained = True
                 print(f"distcomp: still waiting: {text}", file=sys.stderr)  # noqa: T201 - it is for the user
         if effects.reports or effects.news or effects.notices:

@@ -444,6 +444,13 @@ class ClientSettings(Settings):
     lost_after_s: float = setting(
         8.0, "seconds after which a scheduler whose host refuses connections counts as gone"
     )
+    away_notice_s: float = setting(
+        2.0, "seconds after which is said that a scheduler is away that remembers what it was handed"
+    )
+    away_reminder_s: float = setting(600.0, "seconds after which that is said again", low=1)
+    away_close_s: float = setting(
+        60.0, "seconds that closing a client waits for such a scheduler while tasks are open"
+    )
     refused_pause_s: float = setting(0.2, "seconds before a submit that found no room is sent again")
     imap_tasks: int = setting(1000, "tasks of a Pool's imap handed in ahead of what is read", low=1)
     defined_functions: int = setting(4096, "functions that the scheduler is taken to know", low=1)

@@ -58,6 +58,15 @@ class Window:
         """Whether another task has to wait."""
         return self.open_tasks >= self._most_tasks or self.open_bytes >= self._most_bytes
 
+    def awaited_words(self, why: str) -> str:
+        """Why somebody waits for room in it, empty if nobody does; without the lock, as of a moment ago."""
+        if not self._waiting or not self.is_full:
+            return ""
+        return (
+            f"for room: {self.open_tasks:,} tasks with {self.open_bytes:,} bytes of arguments are under way, "
+            f"and window_tasks={self._most_tasks} or window_bytes={self._most_bytes} allows no more; {why}"
+        )
+
     def add(self, tasks: int, size_bytes: int) -> None:
         """Count tasks as handed in."""
         self.open_tasks += tasks

@@ -71,6 +71,7 @@ FLOORS: dict[str, int] = {
     "template": 3,
     "transfers": 3,
     "transport": 3,
+    "absence_words": 4,
     "bound_client": 4,
     "client": 4,
     "adopted_arrays": 4,
@@ -174,6 +175,7 @@ FAMILIES: list[set[str]] = [
     {"task_links", "worker"},
     {"scheduler", "scheduler_memory"},
     {
+        "absence_words",
         "bound_client",
         "client",
         "client_program",

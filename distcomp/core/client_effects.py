@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from distcomp.core.effects import Effects
 
 if TYPE_CHECKING:
+    from distcomp.core.client_absence import Absence
     from distcomp.protocol import LendRefused, Message, Refused, StatusReported
     from distcomp.rows import Failure, RunArray, Versions
 
@@ -75,12 +76,14 @@ class ClientEffects(Effects):
         explanations: answers to `explain`.
         reports: snapshots of the cluster that were asked for.
         news: other messages that change nothing here; for those who asked, or look on.
+        absence: what is to be said of a scheduler that was away, if something is.
         opened: whether the session was opened in this turn.
         refused: the scheduler's refusal of this turn, if there was one.
         lend_refused: why the slot of the task that this client is in cannot be lent, if that came.
     """
 
     __slots__ = (
+        "absence",
         "adopted",
         "began",
         "explanations",
@@ -108,6 +111,7 @@ class ClientEffects(Effects):
         self.explanations: list[Explanation] = []
         self.reports: list[StatusReported] = []
         self.news: list[Message] = []
+        self.absence: Absence | None = None
         self.opened = False
         self.refused: Refused | None = None
         self.lend_refused: LendRefused | None = None

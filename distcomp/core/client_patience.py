@@ -21,15 +21,16 @@ class ClientPatience:
     Attributes:
         durable: the scheduler remembers the session, whatever happens to it.
         grace_s: seconds that it keeps it for a client that is away.
+        away_since: when the connection with the session on it was lost last.
         hopes_until: until when there may be a scheduler for what is handed in without a session.
     """
 
     def __init__(self, settings: ClientSettings) -> None:
         self.durable = False
         self.grace_s = settings.client_grace_s
+        self.away_since = 0.0
         self.hopes_until: float | None = None
         self._lost_after_s = settings.lost_after_s
-        self._away_since = 0.0
         self._refused_since: float | None = None
 
     def dial_failed(self, now: float, *, refused: bool) -> None:
@@ -45,11 +46,11 @@ class ClientPatience:
 
     def part(self, now: float) -> None:
         """The connection with the session on it is gone."""
-        self._away_since = now
+        self.away_since = now
 
     def away_s(self, now: float) -> float:
         """How long it has been gone."""
-        return now - self._away_since
+        return now - self.away_since
 
     def hope_again(self, now: float) -> None:
         """There may be another session soon."""
@@ -65,7 +66,7 @@ class ClientPatience:
         """Why a session is given up that is apart; None if it is not."""
         if self.durable:
             return None
-        if now >= self._away_since + self.grace_s:
+        if now >= self.away_since + self.grace_s:
             return Failure("expired", text=f"the client was without its scheduler for {self.grace_s:g} s")
         if self._refused_since is not None and now >= self._refused_since + self._lost_after_s:
             return Failure("scheduler_lost", text="nothing listens at the scheduler's address")
@@ -81,7 +82,7 @@ class ClientPatience:
         if phase == "unopened" and self.hopes_until is not None:
             times.append(self.hopes_until)
         if phase == "apart" and not self.durable:
-            times.append(self._away_since + self.grace_s)
+            times.append(self.away_since + self.grace_s)
             if self._refused_since is not None:
                 times.append(self._refused_since + self._lost_after_s)
         return times

@@ -15,6 +15,29 @@ from distcomp.core.client_effects import ClientEffects, Failed, KeptOutcomes, Re
 
 if TYPE_CHECKING:
     from distcomp.core.client_outbox import ClientOutbox
+    from distcomp.core.submission import Submission
+    from distcomp.protocol import TasksFailed, TasksSettled
+
+
+def fresh_outcomes(array: Submission, message: TasksSettled) -> list[Returned | Failed]:
+    """Settle what a message brings for an array; gives what of it is news."""
+    counter, outcomes = message.array[1], list[Returned | Failed]()
+    for start, stop, blob in message.runs:
+        for fresh in array.settle(start, stop):
+            outcomes.append(Returned(counter, *fresh, start, blob))
+    for index, failure in message.failures:
+        for fresh in array.settle(index, index + 1):
+            outcomes.append(Failed(counter, *fresh, failure))
+    return outcomes
+
+
+def fresh_failures(array: Submission, message: TasksFailed) -> list[Returned | Failed]:
+    """The same for a failure that many tasks have in common."""
+    outcomes = list[Returned | Failed]()
+    for span in message.spans:
+        for fresh in array.settle(*span):
+            outcomes.append(Failed(message.array[1], *fresh, message.failure))
+    return outcomes
 
 
 class Receipts:

@@ -16,7 +16,8 @@ Laws:
 - An array lives from `submit` until it is closed and all its indexes are settled. Each index settles
   once, whatever is sent again.
 - What the scheduler has not accepted is kept and sent again, the same bytes, after a reconnect.
-- A session of a scheduler that remembers it (`SessionOpened.durable`) waits for it as long as it takes.
+- A session of a scheduler that remembers it (`SessionOpened.durable`) waits for it as long as it takes, or
+  as long as who leaves will wait.
 - When a session is lost, every open index settles with a failure that says why, and what is submitted
   until there is a scheduler again fails at once: nothing waits for ever. Only after a scheduler that is
   there has refused a session that it does not know, tasks wait a bounded time for the next one.
@@ -27,6 +28,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from distcomp import protocol
+from distcomp.core.client_absence import ClientAbsence
 from distcomp.core.client_effects import (
     ClientEffects,
     Explanation,
@@ -37,7 +39,7 @@ from distcomp.core.client_effects import (
 from distcomp.core.client_needs import ClientNeeds
 from distcomp.core.client_outbox import ClientOutbox
 from distcomp.core.client_patience import ClientPatience
-from distcomp.core.client_receipts import Receipts
+from distcomp.core.client_receipts import Receipts, fresh_failures, fresh_outcomes
 from distcomp.core.client_runs import RunEntrance
 from distcomp.core.effects import Close
 from distcomp.core.submission import Submission
@@ -94,6 +96,7 @@ class ClientState:
         self._resumes = False
         self._epoch = 0
         self._patience = ClientPatience(settings)
+        self._absence = ClientAbsence(settings, self._patience, detached=run is not None)
         self._loss = Failure("scheduler_lost", text="there is no connection to a scheduler")
         self._run = None if run is None else RunEntrance(run)
         self._keeps_run = run is not None and run.keeps
@@ -165,6 +168,10 @@ class ClientState:
         loss = self._patience.loss(now) if self.phase == "apart" else None
         if loss is not None:
             self._lose(loss)
+        if self._is_away:
+            self._effects.absence = self._absence.news(now, self.arrays.values())
+            if self._absence.is_overdue(now):
+                self._end(Failure("scheduler_lost", text="the client was closed, and its scheduler is away"))
         if self.phase == "unopened" and self._patience.despairs(now):
             self._lose(self._loss)
         if self._outbox.is_held:
@@ -287,7 +294,11 @@ class ClientState:
             self._send(protocol.ExplainWait(self._requests))
         elif self.phase == "apart":
             text = f"the connection to the scheduler has been gone for {self._patience.away_s(now):.0f} s"
-            self._effects.explanations.append(Explanation("apart", text))
+            self._effects.explanations.append(Explanation("away" if self._is_away else "apart", text))
+
+    def leave(self, now: float) -> None:
+        """The user leaves when all is done, and does not wait for ever for a scheduler that is away."""
+        self._absence.leave(now)
 
     def close(self) -> None:
         """End the session for good. What is still open settles as cancelled."""
@@ -295,7 +306,12 @@ class ClientState:
             for acks in self._outbox.take_acks():
                 self._send(acks)
             self._send(protocol.CloseSession())
-        self._loss = Failure("cancelled", text="the client was closed")
+        self._end(Failure("cancelled", text="the client was closed"))
+
+    def _end(self, failure: Failure) -> None:
+        if self._is_away:
+            self._effects.absence = self._absence.left(self.arrays.values())
+        self._loss = failure
         self.phase = "closed"
         for counter, array in list(self.arrays.items()):
             self._fail(counter, array, self._loss)
@@ -342,6 +358,7 @@ class ClientState:
         self.phase, self._resumes, self._epoch = "open", True, message.epoch
         self._patience.grace_s = message.client_grace_s
         self._effects.opened = True
+        self._effects.absence = self._absence.end()
         if self._lends:
             self._send(protocol.LendSlot(lent=True))
         for counter, array in list(self.arrays.items()):
@@ -403,15 +420,8 @@ class ClientState:
         if array is not None and not array.has(message.runs, message.failures):
             self._nonsense("outcomes came for tasks that were never submitted")
             return
-        counter, outcomes = message.array[1], list[Returned | Failed]()
-        if array is not None:
-            for start, stop, blob in message.runs:
-                for fresh in array.settle(start, stop):
-                    outcomes.append(Returned(counter, *fresh, start, blob))
-            for index, failure in message.failures:
-                for fresh in array.settle(index, index + 1):
-                    outcomes.append(Failed(counter, *fresh, failure))
-        self._received(message.seq, counter, array, outcomes)
+        fresh = [] if array is None else fresh_outcomes(array, message)
+        self._received(message.seq, message.array[1], array, fresh)
 
     def on_tasks_failed(self, message: protocol.TasksFailed, now: float) -> None:
         """The same outcome came for many tasks."""
@@ -420,12 +430,8 @@ class ClientState:
         if array is not None and any(stop > array.submitted for _, stop in message.spans):
             self._nonsense("outcomes came for tasks that were never submitted")
             return
-        counter, outcomes = message.array[1], list[Returned | Failed]()
-        if array is not None:
-            for span in message.spans:
-                for fresh in array.settle(*span):
-                    outcomes.append(Failed(counter, *fresh, message.failure))
-        self._received(message.seq, counter, array, outcomes)
+        fresh = [] if array is None else fresh_failures(array, message)
+        self._received(message.seq, message.array[1], array, fresh)
 
     def _received(
         self, seq: int, counter: int, array: Submission | None, outcomes: list[Returned | Failed]
@@ -501,6 +507,8 @@ class ClientState:
         """End an array for everyone: here at once, at the scheduler as soon as it hears of it."""
         if self.phase == "open" and array.offered:
             self._send(protocol.CancelTasks((self.session, counter), ()))
+        elif self._is_away:
+            self._absence.drop(array)
         self._fail(counter, array, failure)
 
     def _fail(self, counter: int, array: Submission, failure: Failure) -> None:
@@ -537,6 +545,11 @@ class ClientState:
             self._fail(counter, array, failure)
         self._effects.log("warning", "the session is lost", why=failure.text)
 
+    @property
+    def _is_away(self) -> bool:
+        """Whether a scheduler that remembers the session cannot be spoken to."""
+        return self._resumes and self._patience.durable and self.phase in ("apart", "opening")
+
     def _drop_connection(self) -> None:
         self._peer = _NOBODY
         self._report = None
@@ -553,6 +566,8 @@ class ClientState:
 
     def _wake_at(self) -> float | None:
         times = self._outbox.pauses() + self._patience.wake_times(self.phase)
+        if self._is_away:
+            times += self._absence.wake_times()
         return min(times, default=None)
 
 

@@ -44,6 +44,33 @@ def running_cluster(workers: int, slots: int, *flags: str) -> Iterator[Client]:
 
 
 @contextlib.contextmanager
+def gateway_of(name: str) -> Iterator[tuple[str, str]]:
+    """A gateway of the cluster that this user runs; its address, and a token for it."""
+    environment = {**os.environ, "DISTCOMP_LOG_LEVEL": "warning"}
+    with _program("gateway", "--name", name, "--port", "0", env=environment) as gateway:
+        assert gateway.stdout is not None
+        address = gateway.stdout.readline().split()[-1]
+        made = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "distcomp.cli.main",
+                "token",
+                "create",
+                "--scope",
+                "submit",
+                "--cluster",
+                name,
+            ],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        yield address, made.stdout.strip()
+
+
+@contextlib.contextmanager
 def _program(kind: str, *arguments: str, env: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", f"distcomp.cli.{kind}", *arguments]
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:

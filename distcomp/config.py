@@ -362,6 +362,9 @@ class WorkerSettings(Settings):
     connect_timeout_s: float = setting(10.0, "seconds for one attempt to connect", low=0.01)
     backoff_first_s: float = setting(0.1, "seconds before the first attempt to connect again", low=0.001)
     backoff_most_s: float = setting(2.0, "longest wait between two attempts to connect", low=0.01)
+    away_reminder_s: float = setting(
+        600.0, "seconds after which is said again that a scheduler is away that is wanted", low=1
+    )
     check_interval_s: float = setting(
         0.05, "seconds between two looks at what runs: for timeouts, reports and waiting leases", low=0.001
     )
@@ -447,7 +450,9 @@ class ClientSettings(Settings):
     away_notice_s: float = setting(
         2.0, "seconds after which is said that a scheduler is away that remembers what it was handed"
     )
-    away_reminder_s: float = setting(600.0, "seconds after which that is said again", low=1)
+    away_reminder_s: float = setting(
+        600.0, "seconds after which is said again that a scheduler is away that is wanted", low=1
+    )
     away_close_s: float = setting(
         60.0, "seconds that closing a client waits for such a scheduler while tasks are open"
     )

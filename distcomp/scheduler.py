@@ -221,7 +221,9 @@ class SchedulerProgram:
 
     def _on_closed(self, connection: Connection, error: Exception | None) -> None:
         level = "debug" if error is None else "warning"
-        self._log(level, "connection ended", peer=connection.address, reason=connection.reason)
+        role, owner = connection.handshake.identity or ("", "")
+        values = {"peer": connection.address, "role": role, "owner": owner}
+        self._log(level, "connection ended", **values, reason=connection.reason)
         if isinstance(error, ProtocolError):
             self._state.note_nonsense()
         self._peers.pop(connection.peer, None)

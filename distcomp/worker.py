@@ -8,6 +8,7 @@ an outcome for the scheduler likewise.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import random
 import secrets
@@ -203,7 +204,7 @@ class WorkerProgram:
         """
         await self._pool.ready()
         settings = self._settings
-        failures = 0
+        failures, said, said_at = 0, "", -math.inf
         while True:
             try:
                 self._connection = await self._dial()
@@ -217,11 +218,14 @@ class WorkerProgram:
                 await self._lost.wait()
                 if time.monotonic() - since > settings.backoff_most_s:
                     failures = 0
-                reason = "the connection is lost"
+                reason = "the connection is lost; what runs goes on, and its results are kept"
             delay_s = min(settings.backoff_most_s, settings.backoff_first_s * 2 ** min(failures, 32))
             delay_s *= random.uniform(0.5, 1.0)  # noqa: S311 - spreads reconnects, guards nothing
             failures += 1
-            self._log("warning", reason, next_attempt_s=round(delay_s, 2))
+            is_news = reason != said or time.monotonic() - said_at > settings.away_reminder_s
+            if is_news:
+                said, said_at = reason, time.monotonic()
+            self._log("warning" if is_news else "debug", reason, next_attempt_s=round(delay_s, 2))
             await asyncio.sleep(delay_s)
 
     async def _dial(self) -> transport.Connection:

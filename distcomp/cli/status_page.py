@@ -89,7 +89,10 @@ def screen(seen: Observation, width: int, height: int, *, coloured: bool) -> str
     workers = [_worker_cells(row, rates[row.worker]) for row in sorted(report.workers, key=_by_name)]
     arrays = [_array_cells(row) for row in sorted(report.arrays, key=lambda row: (-row.priority, -row.age_s))]
     lines = [*head, ""]
-    lines += _limited(WORKER_COLUMNS, workers, width, max(1, room - arrays_room), coloured=coloured)
+    if workers:
+        lines += _limited(WORKER_COLUMNS, workers, width, max(1, room - arrays_room), coloured=coloured)
+    else:
+        lines.append("no workers: distcomp-worker starts one")
     if arrays:
         lines += ["", *_limited(ARRAY_COLUMNS, arrays, width, arrays_room, coloured=coloured)]
     return "\n".join(lines)

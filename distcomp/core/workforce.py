@@ -51,8 +51,10 @@ def on_register_worker(books: Books, link: Link, message: RegisterWorker, now: f
     tell_lent(books, worker)
     if not worker.draining:
         worker.pool.roster.enrol(worker, now)
+    kept = {"leases": len(worker.leases)} if worker.leases else {}
+    record = worker.record
     books.effects.log(
-        "info", "worker registered", name=worker.record.name, host=worker.record.host, slots=worker.slots
+        "info", "worker registered", name=record.name, host=record.host, slots=worker.slots, **kept
     )
 
 

@@ -426,6 +426,8 @@ def test_a_scheduler_that_is_not_there_yet_is_tried_again_with_one_line_a_step()
             bench.lines.clear()
             await until(lambda: len(bench.lines) >= 4)
             assert all("next_attempt_s" in line for line in bench.lines[:4])
+            levels = [line.split()[0] for line in bench.lines[:4]]
+            assert levels == ["warning", "warning", "debug", "debug"], "what is no news is not repeated"
             await bench.scheduler.start()
             await bench.scheduler.heard(RegisterWorker, 2)
 

@@ -142,6 +142,12 @@ def test_the_screen_fits_its_terminal() -> None:
     assert "and 90" not in shown
 
 
+def test_without_workers_it_is_said_how_to_start_one() -> None:
+    shown = status_page.screen(observation(workers=0), 120, 40, coloured=False)
+    assert "\nno workers: distcomp-worker starts one\n" in shown
+    assert "HOST" not in shown
+
+
 def test_a_worker_that_gets_no_work_says_why() -> None:
     seen = observation()
     rows = (worker(1, unfit="Python 3.12 here, 3.11 wanted"),)

@@ -66,6 +66,19 @@ def test_a_worker_that_came_back_and_left_is_not_lost_as_well() -> None:
     assert not cluster.state.books.workers
 
 
+def test_the_leases_that_a_worker_brings_back_are_logged() -> None:
+    cluster = Cluster()
+    cluster.register()
+    (grant,) = grants_of(cluster.submit()[WORKER])
+    cluster.state.disconnect(WORKER, cluster.now)
+    cluster.state.connect(3, "worker", "pool", "", cluster.now)
+    held = HeldLease(grant.token, ((0, 1),))
+    message = RegisterWorker(NAME, "w", "h", 1, 1, VERSIONS, (held,))
+    cluster.state.receive(3, message, cluster.now)
+    (event,) = cluster.state.take_effects(cluster.now).events
+    assert (event.text, event.values["leases"]) == ("worker registered", 1)
+
+
 def test_a_worker_hears_of_the_sessions_that_ended_while_it_was_away() -> None:
     cluster = Cluster()
     cluster.register()

@@ -158,7 +158,11 @@ class TaskShelf:
         self._thread.shutdown()
 
     async def _do(self, action: Callable[[sqlite3.Connection], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, action, self._db)
+        """Have the thread do something; raises `Problem` if the disk does not play along."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, action, self._db)
+        except sqlite3.Error as error:
+            raise Problem("full", f"the gateway's disk does not do what it is asked: {error}") from None
 
     async def _write(self, action: Callable[[sqlite3.Connection], T]) -> T:
         def within(db: sqlite3.Connection) -> T:
@@ -167,7 +171,8 @@ class TaskShelf:
                 found = action(db)
                 db.execute("COMMIT")
             except BaseException:
-                db.execute("ROLLBACK")
+                if db.in_transaction:  # some errors have ended it already
+                    db.execute("ROLLBACK")
                 raise
             return found
 

@@ -19,6 +19,7 @@ import random
 import socket
 import time
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distcomp import byte_columns, transport
@@ -27,6 +28,7 @@ from distcomp.core.client_effects import Failed, Introduction, Returned
 from distcomp.core.client_state import ClientState
 from distcomp.errors import ConfigError, ConnectError
 from distcomp.gateway.doors import dial
+from distcomp.gateway.problems import Problem
 from distcomp.gateway.shelf import TaskOutcome
 from distcomp.ids import BundleId, FunctionId, Peer, SessionId
 from distcomp.protocol import DefineBundle, TasksLogged
@@ -34,7 +36,7 @@ from distcomp.published_calls import Publication, read_result
 from distcomp.rows import TaskOptions, Versions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from distcomp.auth import ClientHandshake
     from distcomp.core.client_effects import ClientEffects, KeptOutcomes
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from distcomp.transport import Connection
 
 BACKOFF_FIRST_S, BACKOFF_MOST_S = 0.1, 2.0
+DISK_RETRY_S = 1.0
 KEPT_PUBLICATIONS = 16
 LOG_CHARACTERS = 64 << 10
 _HEALS = frozenset({"scheduler_lost", "expired", "refused"})
@@ -156,7 +159,7 @@ class Submitter:
                 await self._over
                 if loop.time() - begun_at > BACKOFF_MOST_S:
                     backoff_s = BACKOFF_FIRST_S
-            except (ConnectError, ConfigError) as error:
+            except (ConnectError, ConfigError, Problem) as error:
                 _log.warning("tasks of %s wait: %s", self._owner, error)
                 if self._state is not None:
                     self._state.dial_failed(loop.time(), refused=False)
@@ -192,7 +195,7 @@ class Submitter:
             self._running.clear()
         state.connect(connection.peer, asyncio.get_running_loop().time())
         if is_new:
-            self._tasks[2:] = [asyncio.ensure_future(self._enter_all(state))]
+            self._tasks[2:] = [asyncio.ensure_future(self._persist(partial(self._enter_all, state)))]
         else:
             self._turn()
 
@@ -214,6 +217,17 @@ class Submitter:
         self._turn()
 
     # --- handing in ---
+
+    async def _persist(self, action: Callable[[], Awaitable[None]]) -> None:
+        """Do what needs the disk, again and again until that plays along: nothing is let go of before."""
+        while True:
+            try:
+                await action()
+            except Problem as problem:  # noqa: PERF203 - each try may fail
+                _log.error("tasks of %s wait for the disk: %s", self._owner, problem)
+                await asyncio.sleep(DISK_RETRY_S)
+            else:
+                return
 
     async def _enter_all(self, state: ClientState) -> None:
         """Hand in everything that is open; what the scheduler has of it, it only confirms."""
@@ -333,7 +347,7 @@ class Submitter:
             rows = [row for news in taken for each in news.outcomes for row in _rows(*each)]
             logs = [(*key, text) for news in taken for key, text in news.logs.items()]
             if rows or logs:
-                await self._shelf.settle(rows, logs)
+                await self._persist(partial(self._shelf.settle, rows, logs))
             for news in taken:
                 for kept in news.kept:
                     news.state.receipts.stored(kept.life, [kept.seq])

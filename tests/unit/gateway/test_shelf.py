@@ -173,6 +173,19 @@ def test_pages_of_tasks_go_back_in_time(path: Path) -> None:
     shelved(path, test)
 
 
+def test_a_disk_that_does_not_play_along_is_said_and_healed(path: Path) -> None:
+    async def test(shelf: TaskShelf) -> None:
+        await shelf._do(lambda db: db.execute("PRAGMA query_only=1"))
+        with pytest.raises(Problem, match="disk") as problem:
+            await shelf.submit(submitted("a"), [(0, 1, b"")], 10)
+        assert problem.value.status == 507
+        await shelf._do(lambda db: db.execute("PRAGMA query_only=0"))
+        await shelf.submit(submitted("a"), [(0, 1, b"")], 10)
+        assert (await shelf.find("a")) is not None
+
+    shelved(path, test)
+
+
 def test_a_file_belongs_to_one_gateway_of_one_format(path: Path) -> None:
     async def test(shelf: TaskShelf) -> None:
         del shelf

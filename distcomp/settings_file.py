@@ -118,14 +118,14 @@ def surroundings(environ: MutableMapping[str, str] | None = None, folder: Path |
 def _files(environ: Mapping[str, str], folder: Path | None) -> Iterator[SettingsFile]:
     """The project's file and the user's, as far as there are any."""
     of_user = user_folder(environ) / FILE_NAME
-    of_project = _project_file(folder)
+    of_project = _project_file(folder, of_user)
     if of_project is not None and of_project.path != of_user:
         yield of_project
     if of_user.is_file():
         yield SettingsFile(of_user, _variables(of_user, _contents(of_user), may_be_secret=True))
 
 
-def _project_file(folder: Path | None) -> SettingsFile | None:
+def _project_file(folder: Path | None, of_user: Path) -> SettingsFile | None:
     try:
         start = (folder or Path()).resolve(strict=True)
     except OSError:
@@ -137,7 +137,7 @@ def _project_file(folder: Path | None) -> SettingsFile | None:
             if values is None:
                 continue
             if path.stat().st_uid in owners:
-                return SettingsFile(path, _variables(path, values))
+                return SettingsFile(path, _variables(path, values, may_be_secret=path == of_user))
             _log.warning("skipped: %s belongs to another user", path)
     return None
 

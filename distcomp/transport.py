@@ -18,6 +18,7 @@ from distcomp.config import Address, WireLimits
 from distcomp.errors import (
     AddressTakenError,
     ConfigError,
+    ConnectError,
     DistcompError,
     ProtocolError,
     UnreachableError,
@@ -261,7 +262,10 @@ class Connection(asyncio.Protocol):
         self.closed = self._lost = True
         self._set_timer(0, None)
         if error is not None and self._error is None:
-            self._error = UnreachableError(f"the connection to {self.address} broke: {error}")
+            told = isinstance(error, ConnectError)
+            self._error = (
+                error if told else UnreachableError(f"the connection to {self.address} broke: {error}")
+            )
         self.reason = self.reason or str(self._error or "the peer closed the connection")
         if self.ready:
             self.on_closed(self, self._error)

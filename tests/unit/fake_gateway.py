@@ -17,7 +17,7 @@ TURNS = 5
 
 
 class FakeGateway:
-    """One tunnel.
+    """One tunnel at a time.
 
     Attributes:
         came: all bytes that came up, in order.
@@ -106,6 +106,7 @@ class FakeGateway:
             status, content, text = self.refusals[kind].popleft()
             writer.write(_whole(status, content, text.encode()))
         elif kind == "open":
+            self.came.clear()
             opened = {"tunnel": "t/1", "owner": "alice", "cluster_id": "ab" * 16}
             writer.write(_json(201, {**opened, "window_bytes": self.window_bytes}))
         elif kind == "up":

@@ -33,7 +33,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 def with_token_given() -> dict[str, Any]:
-    """The document for requests that have a token; `test_table` shows what becomes of others."""
+    """The document for requests that have a token; `test_gateway_table` shows what becomes of others."""
     found = document()
     del found["security"]
     return found

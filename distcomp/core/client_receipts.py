@@ -2,7 +2,8 @@
 
 Laws:
 
-- What is kept is acknowledged once it is on the disk, and not before, however often it comes meanwhile.
+- What is kept is acknowledged once it is on the disk, and not before, however often it comes meanwhile. What
+  a run could not bring there stays with the scheduler, and is not acknowledged when it comes again either.
 - Of a run without a disk nothing is ever acknowledged: it was read, and stays for whoever opens the run next.
 - Numbers belong to one life of a session. What is told of an earlier life counts no more.
 """
@@ -52,6 +53,7 @@ class Receipts:
         self._outbox = outbox
         self._of_run = of_run
         self._keeping: set[int] = set()
+        self._left: set[int] = set()
         self._life = 0
 
     def take_in(
@@ -64,7 +66,7 @@ class Receipts:
         if kept and outcomes:
             self._keeping.add(seq)
             effects.kept.append(KeptOutcomes(self._life, seq, tuple(outcomes)))
-        elif kept or not self._of_run:
+        elif (kept and seq not in self._left) or not self._of_run:
             self._outbox.ack([seq])
         else:
             self._outbox.read([seq])
@@ -77,6 +79,7 @@ class Receipts:
         """These cannot be brought to the disk: of a run they stay with the scheduler."""
         taken = self._taken(life, seqs)
         if self._of_run:
+            self._left.update(taken)
             self._outbox.read(taken)
         else:
             self._outbox.ack(taken)
@@ -85,6 +88,7 @@ class Receipts:
         """The session is another one from now on."""
         self._life += 1
         self._keeping.clear()
+        self._left.clear()
 
     def _taken(self, life: int, seqs: list[int]) -> list[int]:
         if life != self._life:

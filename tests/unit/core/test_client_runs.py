@@ -255,6 +255,18 @@ def test_what_cannot_be_stored_stays_with_a_run_and_is_let_go_of_elsewhere() -> 
     assert ordinary.turn() == [protocol.AckOutcomes((1,))]
 
 
+def test_what_could_not_be_stored_is_not_acknowledged_when_it_comes_again() -> None:
+    talk = RunTalk(keeps=True)
+    talk.open(row(1, 1))
+    talk.hear(settled(1, 1, (0, 1, b"x")))
+    talk.state.receipts.not_stored(0, [1])
+    talk.turn()
+    talk.drop()
+    talk.open(row(1, 1))
+    assert receipts(talk.hear(settled(1, 1, (0, 1, b"x")))) == [protocol.ReadOutcomes((1,))]
+    assert talk.last.kept == []
+
+
 def test_numbers_of_a_session_that_was_lost_mean_nothing_to_the_next() -> None:
     talk = RunTalk(keeps=True)
     talk.open(row(1, 1))

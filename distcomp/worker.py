@@ -127,6 +127,7 @@ class WorkerProgram:
         self._stints_of: dict[SlotProcess, Stint] = {}
         self._connection: transport.Connection | None = None
         self._lost = asyncio.Event()
+        self._broken: Exception | None = None
         self._peers = 0
         self._turn_is_due = False
         self._alarm = transport.Alarm(self._tick)
@@ -217,7 +218,7 @@ class WorkerProgram:
                 self._begin(self._connection)
                 await self._lost.wait()
                 if time.monotonic() - since > settings.backoff_most_s:
-                    failures = 0
+                    failures, said = 0, ""
                 reason = "the connection is lost; what runs goes on, and its results are kept"
             delay_s = min(settings.backoff_most_s, settings.backoff_first_s * 2 ** min(failures, 32))
             delay_s *= random.uniform(0.5, 1.0)  # noqa: S311 - spreads reconnects, guards nothing
@@ -225,7 +226,9 @@ class WorkerProgram:
             is_news = reason != said or time.monotonic() - said_at > settings.away_reminder_s
             if is_news:
                 said, said_at = reason, time.monotonic()
-            self._log("warning" if is_news else "debug", reason, next_attempt_s=round(delay_s, 2))
+            why = {"why": str(self._broken)} if self._broken is not None else {}
+            self._broken = None
+            self._log("warning" if is_news else "debug", reason, **why, next_attempt_s=round(delay_s, 2))
             await asyncio.sleep(delay_s)
 
     async def _dial(self) -> transport.Connection:
@@ -272,8 +275,7 @@ class WorkerProgram:
         self._turn()
 
     def _on_closed(self, connection: transport.Connection, error: Exception | None) -> None:
-        if error is not None:
-            self._log("warning", "the connection broke", address=connection.address, why=str(error))
+        self._broken = error
         self._state.disconnect(Peer(connection.peer), time.monotonic())
         self._connection = None
         self._lost.set()

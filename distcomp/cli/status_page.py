@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 FIXED_LINES = 7
 """Lines of the screen that are neither of its head, nor a worker, nor an array."""
 
+LEAST_UNREAD_BYTES = 1 << 20
+"""Results below that are on their way, and no news."""
+
 OFF = "off"
 """What a scheduler without a journal tells of it."""
 
@@ -139,7 +142,7 @@ def _journal(report: StatusReported, width: int, *, coloured: bool) -> list[str]
 
 def _unread(totals: Totals) -> list[str]:
     """Results that their clients have not fetched."""
-    if not totals.unread_bytes:
+    if totals.unread_bytes < LEAST_UNREAD_BYTES:
         return []
     in_files = f", {size(totals.spilled_bytes)} of it in files" if totals.spilled_bytes else ""
     return [f"unread  {size(totals.unread_bytes)} of results wait for their clients{in_files}"]

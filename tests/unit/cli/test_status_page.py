@@ -124,7 +124,8 @@ def test_a_scheduler_that_takes_nothing_says_why_in_red() -> None:
 
 def test_results_that_nobody_fetches_are_shown_if_there_are_any() -> None:
     seen = observation()
-    assert "unread" not in status_page.screen(seen, 100, 30, coloured=False)
+    few = seen.last.totals._replace(unread_bytes=1000)
+    assert "unread" not in status_page.screen(with_journal(seen, totals=few), 100, 30, coloured=False)
     totals = seen.last.totals._replace(unread_bytes=3 << 20)
     shown = status_page.screen(with_journal(seen, totals=totals), 100, 30, coloured=False)
     assert "unread  3 MiB of results wait for their clients\n" in shown

@@ -220,7 +220,7 @@ KNIT: list[set[str]] = [
         f"distcomp.core.{name}"
         for name in ("arrays", "books", "functions", "leases", "nesting", "queue", "roster", "sessions")
     },
-    {"distcomp.futures", "distcomp.handles", "distcomp.detours"},
+    {"distcomp.futures", "distcomp.future_groups", "distcomp.handles", "distcomp.detours"},
     {"distcomp.client_session", "distcomp.bound_client", "distcomp.store_desk"},
     {"distcomp.client", "distcomp.run_handles"},
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import distcomp
 from distcomp import (
@@ -74,6 +74,17 @@ def with_a_client() -> None:
             length: int = finished.result()
             print(length)
         print(standard, results, everything, drawn.results("skip"), first)
+
+
+def with_a_store() -> None:
+    with Client(store="results.db") as client:
+        kept: Future[int] = client.options(cache=True, version=2).submit(len, "abc")
+        client.options(run="fit").map(len, ["a", "bb"])
+        with client.attach("fit") as run:
+            arrays: list[TaskArray[Any]] = run.arrays
+            told = run.name, len(run), run.done_count, run.failed_count, run.done(), run.futures
+            print(kept.result(), arrays, told, run.gather(), list(run))
+            run.forget()
 
 
 def with_an_executor() -> None:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 NAME = "everything"
 TASKS = 240
 SECONDS = 0.1
+DISK_S = 0.7
+"""How long the store's disk takes: what is let go of before it is there is lost."""
+
 LIVES = 1 + math.ceil(SCALE)
 
 
@@ -44,7 +47,9 @@ class Script:
         self._notes = folder / "script-notes"
         self._plan = folder / "script-plan.json"
         plan = {"store": self._store, "run": NAME, "ledger": run.ledger, "notes": self._notes}
-        self._plan.write_text(json.dumps({**plan, "tasks": TASKS, "seconds": SECONDS}, default=str))
+        self._plan.write_text(
+            json.dumps({**plan, "tasks": TASKS, "seconds": SECONDS, "disk_s": DISK_S}, default=str)
+        )
 
     def start(self) -> subprocess.Popen[str]:
         """Run it, without what an earlier run of it has noted."""

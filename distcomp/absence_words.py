@@ -29,8 +29,8 @@ def _away(told: Absence, where: str, clock: str) -> str:
     if told.unsent:
         said.append(f"{_tasks(told.unsent)} {'waits' if told.unsent == 1 else 'wait'} here to be sent")
     return (
-        f"{where} has been away since {clock}: {', '.join(said)}. Start it again with the same --name and "
-        "--journal, and all goes on; Ctrl-C stops waiting"
+        f"{where} has been away since {clock}: {', '.join(said)}. Start it again with the same flags "
+        "(--name, --journal), and all goes on; Ctrl-C stops waiting"
     )
 
 

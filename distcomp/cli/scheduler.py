@@ -37,6 +37,8 @@ EXAMPLES = """\
                                                      the same, and over HTTP: all in one
   distcomp-scheduler --host 0.0.0.0 --advertise a.example --allow-plaintext
                                                      for other hosts, on a network that you trust
+  distcomp-scheduler --name lab --journal /disk/lab.db
+                                                     started so again, it goes on with what it had
 """
 
 
@@ -46,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "distcomp-scheduler",
         "Keep a cluster together: clients hand it tasks, workers take them. Prints where it listens and a\n"
         "join string for each role; whoever has one can use the cluster. SIGTERM or Ctrl-C stops in order,\n"
-        "the same again at once.",
+        "the same again at once. What it accepts is in its journal: however it ends, start it again in the\n"
+        "same way, and all goes on.",
         EXAMPLES,
     )
     parser.value("--name", "names the cluster, and its secrets on this host; the port if not given")
@@ -66,10 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.value(
         "--journal",
-        "where to write down what must outlive the scheduler: a file, or off; one by --name if not given",
+        "where to write down what must outlive the scheduler: a file on a local disk; off: a restart forgets "
+        "all tasks; if not given, schedulers/NAME/journal.db in the state folder",
         metavar="PATH|off",
     )
-    parser.switch("--fresh", "set an old journal aside, under another name, and begin a new one")
+    parser.switch("--fresh", "begin a new journal; an old one is renamed, never deleted, and not taken up")
     parser.value("--owner", "the user whose access files are written; the one who runs this if not given")
     parser.switch("--owned", "end at once when standard input ends, for programs that start schedulers")
     parser.switch("--quiet", "print no join strings")

@@ -17,10 +17,10 @@ How they are meant to be read:
 **Compaction** says again what lives, so that what stands before can go. It runs beside everything else, and
 is told in this order: `CompactionBegan`; `EpochBegan`; the workers, functions and bundles; then for each
 session `SessionBegan`; for each of its arrays `ArrayRestated`, and its `ChunkRestated`,
-`LeaseRestated` and `TaskTried`; its `OutcomeRestated`; and `SessionRestated`, first as what it is and last
-with what has finished meanwhile. Then comes `CompactionEnded`. What was said of an object between
-`CompactionBegan` and its restatement is in the latter, so a reader skips what is about objects that it does
-not know.
+`LeaseRestated` and `TaskTried`, or `TasksAccepted` if nothing has come of it yet; its `OutcomeRestated`;
+and `SessionRestated`, first as what it is and last with what has finished meanwhile. Then comes
+`CompactionEnded`. What was said of an object between `CompactionBegan` and its restatement is in the
+latter, so a reader skips what is about objects that it does not know.
 
 The journal notes with the same commit that drops the old ones which commit is the first now. So restated
 records count only if the commit with their `CompactionBegan` is the journal's first, and not its first
@@ -74,7 +74,23 @@ Record: TypeAlias = tuple[Any, ...]
 codec = Codec()
 T = TypeVar("T", bound=type[Any])
 
-_Options = Annotated[TaskOptions, Nested(TaskOptions)]
+
+class _SameAgain(Nested):
+    """A record that is mostly equal to the one read before it: that is made once, and shared."""
+
+    def __init__(self, record: type[Any]) -> None:
+        super().__init__(record)
+        self._last: tuple[Any, Any] = (None, None)
+
+    def __call__(self, value: Any) -> Any:
+        last, made = self._last
+        if value != last:
+            made = super().__call__(value)
+            self._last = value, made
+        return made
+
+
+_Options = Annotated[TaskOptions, _SameAgain(TaskOptions)]
 
 
 def record(tag: int) -> Callable[[T], T]:

@@ -170,17 +170,17 @@ class Image:
         session = self.sessions.get(session_id)
         if session is None:
             return
-        array = session.arrays.get(counter)
+        array = session.array(counter)
         if array is None:
             if record.start or counter in session.finished:
                 return
+            if record.last and record.tasks:
+                session.untouched[counter] = record
+                return
             array = ArrayImage(record.array, record.function, record.options)
             session.arrays[counter] = array
-        start = record.start
-        if record.tasks and start >= array.accepted:
-            array.accepted = stop = start + record.tasks
-            array.pending.add(start, stop)
-            array.chunks[start] = record
+        if record.tasks and record.start >= array.accepted:
+            array.add(record)
         if record.last:
             array.closed = True
             self._finish_if_over(session, array)
@@ -200,7 +200,7 @@ class Image:
         array = ArrayImage(record.array, record.function, record.options)
         array.accepted, array.closed, array.partial = record.accepted, record.closed, True
         array.failed, array.retried = record.failed, record.retried
-        before = session.arrays.get(record.array[1])
+        before = session.array(record.array[1])
         if before is not None:
             self._drop_leases(before)
         session.arrays[record.array[1]] = array
@@ -286,7 +286,7 @@ class Image:
         session = self.sessions.get(record.array[0])
         if session is None:
             return
-        array = session.arrays.get(record.array[1])
+        array = session.array(record.array[1])
         session.seq = max(session.seq, record.seq)
         if record.seq and not session.closed:
             self._keep(session, record)
@@ -445,7 +445,7 @@ class Image:
 
     def _find(self, array: ArrayId) -> tuple[SessionImage | None, ArrayImage | None]:
         session = self.sessions.get(array[0])
-        return session, None if session is None else session.arrays.get(array[1])
+        return session, None if session is None else session.array(array[1])
 
     def _finish_if_over(self, session: SessionImage, array: ArrayImage) -> None:
         if array.closed and not array.pending.count and not array.leases and not array.partial:
@@ -459,7 +459,7 @@ class Image:
             self._forget_if_over(session)
 
     def _forget_if_over(self, session: SessionImage) -> None:
-        if session.closed and not session.arrays and not session.partial:
+        if session.closed and not (session.arrays or session.untouched or session.partial):
             self.sessions.pop(session.beginning.session, None)
 
 

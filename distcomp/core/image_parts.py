@@ -68,6 +68,12 @@ class ArrayImage:
         self.trials: dict[int, Trial] = {}
         self.delays: dict[int, float] = {}
 
+    def add(self, record: records.TasksAccepted) -> None:
+        """Take in more tasks."""
+        self.accepted = stop = record.start + record.tasks
+        self.pending.add(record.start, stop)
+        self.chunks[record.start] = record
+
     def trial(self, index: int) -> Trial:
         """The past of `index`, begun if it had none."""
         trial = self.trials.get(index)
@@ -80,6 +86,9 @@ class SessionImage:
     """A session that is not gone.
 
     Attributes:
+        arrays: by counter, those that are not over; see also `untouched`.
+        untouched: by counter, arrays that came at once and of which nothing else is known. Where tasks come
+            one by one, most that wait are such, and a record alone is read in half the time.
         outbox: what its client has not acknowledged, by number.
         past, received: see `sessions.Session`.
         run: how it was last opened if it is a run.
@@ -99,6 +108,7 @@ class SessionImage:
         "received",
         "run",
         "seq",
+        "untouched",
     )
 
     def __init__(self, beginning: records.SessionBegan, *, partial: bool) -> None:
@@ -107,12 +117,23 @@ class SessionImage:
         self.closed = False
         self.seq = 0
         self.arrays: dict[int, ArrayImage] = {}
+        self.untouched: dict[int, records.TasksAccepted] = {}
         self.finished = RangeSet()
         self.past: dict[int, PastArray] = {}
         self.received: dict[int, RangeSet] = {}
         self.outbox: dict[int, Outcome] = {}
         self.run: records.RunOpened | None = None
         self.left_at = -1.0
+
+    def array(self, counter: int) -> ArrayImage | None:
+        """The array with this counter, as one that something is said of."""
+        array = self.arrays.get(counter)
+        if array is None and counter in self.untouched:
+            record = self.untouched.pop(counter)
+            array = self.arrays[counter] = ArrayImage(record.array, record.function, record.options)
+            array.add(record)
+            array.closed = True
+        return array
 
     def finish(self, counter: int) -> None:
         """Note that the array with this counter is over."""

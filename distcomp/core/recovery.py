@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from distcomp.core.image import Image
     from distcomp.core.image_parts import ArrayImage, LeaseImage, SessionImage
     from distcomp.core.spans import Span
-    from distcomp.ids import BundleId, Token, WorkerId
+    from distcomp.ids import ArrayId, BundleId, Token, WorkerId
+    from distcomp.rows import TaskOptions
 
 
 class Restored(NamedTuple):
@@ -58,7 +59,12 @@ def restore(books: Books, image: Image, now: float) -> Restored:
     for session_image in parents_first:  # one from after a compaction began may come before its parent
         session = _open(books, session_image, leases)
         _fill_outbox(books, session, session_image)
-        for array_image in session_image.arrays.values():
+        for counter in sorted([*session_image.arrays, *session_image.untouched]):
+            record = session_image.untouched.get(counter)
+            if record is not None:
+                _restore_untouched(books, session, image, record, now)
+                continue
+            array_image = session_image.arrays[counter]
             array = _restore_array(books, session, image, array_image, now)
             for lease_image in array_image.leases.values():
                 leases[lease_image.token] = _restore_lease(books, array, image, lease_image, now)
@@ -149,20 +155,49 @@ def _fill_outbox(books: Books, session: Session, image: SessionImage) -> None:
 # --- arrays ---------------------------------------------------------------------------------------
 
 
+def _begin_array(
+    books: Books,
+    session: Session,
+    image: Image,
+    known: tuple[ArrayId, bytes, TaskOptions],
+    now: float,
+) -> TaskArrayState:
+    """An array without anything in it; the younger, the higher its number."""
+    array_id, function, options = known
+    definition = books.functions.use(function)
+    claim = session.pool.queue.claim_of(session, options.priority)
+    order = next(books.orders) - session.depth * DEEPER
+    array = TaskArrayState(array_id, session, definition, options, claim, order=order, now=now)
+    session.arrays[array_id[1]] = array
+    if definition.message is None:
+        if function in image.functions:
+            books.functions.define(function, DefineFunction(*image.functions[function]))
+        else:
+            definition.waiting[order] = array
+    return array
+
+
+def _restore_untouched(
+    books: Books, session: Session, image: Image, known: records.TasksAccepted, now: float
+) -> None:
+    """An array all of which is pending, queued."""
+    array = _begin_array(books, session, image, known[:3], now)
+    array.accepted, array.closed = known.tasks, True
+    array.pending.add(0, known.tasks)
+    array.chunks.append(HeldChunk(known.base, 0, known.tasks, known.chunk, known.bundle))
+    books.held_bytes += len(known.chunk)
+    books.counts.accepted += known.tasks
+    if known.bundle:
+        _restore_bundle(books, array, image, known.bundle)
+    if can_run(array):
+        session.pool.queue.offer(array)
+
+
 def _restore_array(
     books: Books, session: Session, image: Image, known: ArrayImage, now: float
 ) -> TaskArrayState:
     """An array without its leases, queued if something of it is pending."""
-    if books.functions.get(known.function) is None and known.function in image.functions:
-        books.functions.define(known.function, DefineFunction(*image.functions[known.function]))
-    definition = books.functions.use(known.function)
-    queue = session.pool.queue
-    claim = queue.claim_of(session, known.options.priority)
-    order = next(books.orders) - session.depth * DEEPER
-    array = TaskArrayState(known.id, session, definition, known.options, claim, order=order, now=now)
-    session.arrays[known.id[1]] = array
-    if definition.message is None:
-        definition.waiting[order] = array
+    array = _begin_array(books, session, image, (known.id, known.function, known.options), now)
     array.accepted, array.closed = known.accepted, known.closed
     array.failed, array.retried = known.failed, known.retried
     unsettled = _restore_chunks(books, array, image, known)
@@ -178,7 +213,7 @@ def _restore_array(
         }
         _delay(books, array, known, now)
     if array.pending.count and can_run(array):
-        queue.offer(array)
+        session.pool.queue.offer(array)
     return array
 
 

@@ -8,7 +8,8 @@ something stands in comes before it:
     workers, definitions    all, as recorded changes may name any of them
     a session               its beginning, and that it is closed
     its arrays              those that it had then, each without chunks
-    their chunks            those that it had then, with what of them is not settled
+    their chunks            those that it had then, with what of them is not settled; an array of which
+                            nothing has come yet is said as it was accepted
     leases, then pasts      those that it has when its chunks are said: those of unsaid chunks were not known
     outcomes, and the rest  when all arrays are said: outcomes that it had when it began to be said, and
                             what is over by then
@@ -111,8 +112,9 @@ class Restating:
         books = self._books
         arrays, last = list(session.arrays.values()), session.seq
         yield recording.beginning_of(books, session)
-        yield records.SessionRestated(session.id, session.seq, (), session.closed)
-        if session.run:
+        if _is_known(books, session):
+            yield records.SessionRestated(session.id, session.seq, (), session.closed)
+        if session.run and not session.closed:
             yield recording.opening_of(books, session, session.began_at)
         if session.peer is None and not session.closed:
             yield recording.leaving_of(books, session)
@@ -163,6 +165,9 @@ class Restating:
 
     def _array(self, array: TaskArrayState) -> Iterator[Record]:
         chunks = list(array.chunks)
+        if _is_untouched(array):
+            yield _as_accepted(array, chunks[0])
+            return
         yield records.ArrayRestated(
             array.id,
             array.definition.id,
@@ -217,6 +222,19 @@ class Restating:
             self._open.setdefault(lease.chunk, []).extend(lease.open)
         for index in array.delayed:
             self._open.setdefault(array.chunk_at(index), []).append((index, index + 1))
+
+
+def _is_untouched(array: TaskArrayState) -> bool:
+    """Whether all of an array came at once, and nothing has come of it: then its submit says all."""
+    is_whole = array.closed and not array.cut and len(array.chunks) == 1
+    return is_whole and array.pending.count == array.accepted and not array.trials and not array.retried
+
+
+def _as_accepted(array: TaskArrayState, chunk: HeldChunk) -> records.TasksAccepted:
+    tasks = (0, array.accepted, chunk.base, chunk.blob)
+    return records.TasksAccepted(
+        array.id, array.definition.id, array.options, *tasks, last=True, bundle=chunk.bundle
+    )
 
 
 def _restated(array: TaskArrayState, chunk: HeldChunk, spans: tuple[Span, ...]) -> records.ChunkRestated:

@@ -225,7 +225,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         for tasks in client.arrays.values():
             if not tasks.options.detach:
                 self.cancel_in_model(tasks, range(tasks.accepted))
-                tasks.closed = True
+            tasks.closed = True
 
     def cancel_in_model(self, tasks: Tasks, indexes: Any) -> None:
         for index in indexes:

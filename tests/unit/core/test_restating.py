@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hashlib import sha256
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from scheduler_world import BLOB, FUNCTION, PLAIN, SchedulerWorld, versions
@@ -17,6 +18,7 @@ from distcomp.protocol import (
     AckOutcomes,
     CloseSession,
     DefineFunction,
+    ForgetRun,
     OpenSession,
     RunDescribed,
     Submit,
@@ -72,7 +74,7 @@ class CompactingWorld(SchedulerWorld):
         return again
 
     def array(self, peer: int, counter: int) -> ArrayImage:
-        return self.image().sessions[peer.to_bytes(16, "big")].arrays[counter]  # type: ignore[index]
+        return self.image().sessions[peer.to_bytes(16, "big")].array(counter)  # type: ignore[index, return-value]
 
 
 def spans(found: Any) -> list[tuple[int, int]]:
@@ -146,6 +148,29 @@ def test_pasts_and_delays_are_said_again() -> None:
     assert len(counted.leases) == 1
 
 
+def test_what_nothing_has_come_of_is_said_as_it_was_accepted() -> None:
+    world = CompactingWorld()
+    client = world.client()
+    world.submit(client, 1, 3, chunk=b"whole")
+    world.submit(client, 2, 3, last=False)
+    world.submit(client, 3, 2, last=False)
+    world.submit(client, 3, 2, start=2)
+    world.submit(client, 4, 3)
+    world.cancel(client, 4, (1, 2))
+    world.begin()
+    world.end()
+    session = client.to_bytes(16, "big")
+    (accepted,) = (record for record in world.written if type(record) is records.TasksAccepted)
+    assert accepted[:7] == ((session, 1), FUNCTION, PLAIN, 0, 3, 0, b"whole")
+    assert accepted.last
+    assert [spans(world.array(client, array).pending) for array in (1, 2, 3, 4)] == [
+        [(0, 3)],
+        [(0, 3)],
+        [(0, 4)],
+        [(0, 1), (2, 3)],
+    ]
+
+
 def test_a_chunk_in_many_fragments_takes_several_records() -> None:
     world = CompactingWorld()
     client = world.client()
@@ -186,7 +211,7 @@ def test_a_session_that_begins_anew_meanwhile_is_another() -> None:
     world.end()
     (session,) = world.image().sessions.values()
     assert not session.closed
-    assert list(session.arrays) == [0]
+    assert session.array(0) is not None
 
 
 def test_bytes_bound_a_turn_as_well() -> None:
@@ -304,6 +329,48 @@ def test_what_ends_while_a_run_is_said_is_told_and_written_once() -> None:
     (described,) = again.got(attached, RunDescribed)
     assert [row.settled for row in described.arrays] == [1, 0, 0]
     assert {message.array[1] for message in again.got(attached, TasksSettled)} == {0}
+
+
+def test_a_run_that_is_forgotten_while_it_is_said_is_no_more() -> None:
+    world = RunWorld()
+    world.cut(world.open_run())
+    world.begin()
+    world.say_until(records.SessionBegan)
+    world.say(world.connect("client", "ann"), ForgetRun(1, "fit"))
+    world.end()
+    again = world.restarted()
+    assert again.books.ended_runs == world.books.ended_runs != {}
+    assert not again.books.runs
+
+
+def test_a_run_that_is_forgotten_and_begun_anew_at_any_moment_is_the_new_one() -> None:
+    for turns, begins_anew in product(range(12), (False, True)):
+        world = RunWorld()
+        client = world.open_run()
+        world.submit_to_run(client, 1, 1)
+        world.cut(client)
+        asking, opening = world.connect("client", "ann"), world.connect("client", "ann")
+        world.begin()
+        for _ in range(turns):
+            world.turn()
+        process = ("h", 1, "p", b"env", False)
+        world.state.receive(asking, ForgetRun(1, "fit"), world.now)
+        forgotten = dict(world.books.ended_runs)
+        anew = OpenSession(RUN, versions("3.11.4"), *process, run="fit", nonce=b"2")
+        if begins_anew:
+            world.state.receive(opening, anew, world.now)
+            world.state.receive(opening, DefineFunction(FUNCTION, "f", BLOB), world.now)
+            submit = Submit((RUN, 7), FUNCTION, PLAIN, 0, 3, b"args", last=True)
+            world.state.receive(opening, submit, world.now)
+        world.turn()
+        world.end()
+        again = world.restarted()
+        if begins_anew:
+            assert [*again.books.sessions[RUN].arrays] == [7], turns
+            assert not again.books.ended_runs
+        else:
+            assert not again.books.runs
+            assert again.books.ended_runs == forgotten != {}, turns
 
 
 def test_ends_that_tasks_have_in_common_are_said_again() -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-PARTS = ("speed.py", "journal.py", "evenness.py", "fairness.py", "gateway.py")
+PARTS = ("speed.py", "journal.py", "recovery.py", "evenness.py", "fairness.py", "gateway.py")
 
 
 def main() -> int:

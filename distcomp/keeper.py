@@ -196,24 +196,14 @@ class Keeper:
 
     def keep(self, effects: ClientEffects, sinks: dict[int, Sink]) -> None:
         """Hand outcomes to the store; they are acknowledged when it has them."""
-        outcomes: list[tuple[bytes, OutcomeToStore]] = []
-        whole: list[KeptOutcomes] = []
-        partly: list[KeptOutcomes] = []
-        for kept in effects.kept:
-            complete = True
-            for outcome in kept.outcomes:
-                complete = self._label(outcome, sinks.get(outcome.array), outcomes) and complete
-            (whole if complete or not self.run else partly).append(kept)
+        outcomes, whole, partly = self._named(effects.kept, sinks)
 
-        self._fresh.update(
-            (key, StoredOutcome("", "", 0.0, each.blob, each.position))
-            for key, each in outcomes
-            if each.failure is None
-        )
-
-        def stored(state: Any) -> None:
+        def forget_fresh() -> None:
             for key, _ in outcomes:
                 self._fresh.pop(key, None)
+
+        def stored(state: Any) -> None:
+            forget_fresh()
             for kept in whole:
                 state.receipts.stored(kept.life, [kept.seq])
             for kept in partly:  # what has no name here is left where it is
@@ -221,6 +211,7 @@ class Keeper:
             self._let_go(whole)
 
         def not_stored(state: Any) -> None:
+            forget_fresh()
             for kept in (*whole, *partly):
                 state.receipts.not_stored(kept.life, [kept.seq])
 
@@ -280,6 +271,20 @@ class Keeper:
                 text = self.store.reasons(function, [keys[at] for at in missing[:MOST_REASONED] if keys[at]])
                 if text:
                     _log.info("%s: %s", function.name, text)
+
+    def _named(
+        self, news: Sequence[KeptOutcomes], sinks: dict[int, Sink]
+    ) -> tuple[list[tuple[bytes, OutcomeToStore]], list[KeptOutcomes], list[KeptOutcomes]]:
+        """What came, as it is stored; and which of it is stored whole, and which only in part or not."""
+        outcomes: list[tuple[bytes, OutcomeToStore]] = []
+        whole: list[KeptOutcomes] = []
+        partly: list[KeptOutcomes] = []
+        for kept in news:
+            complete = True
+            for outcome in kept.outcomes:
+                complete = self._label(outcome, sinks.get(outcome.array), outcomes) and complete
+            (whole if complete or not self.run else partly).append(kept)
+        return outcomes, whole, partly
 
     def _label(self, outcome: Any, sink: Any, outcomes: list[tuple[bytes, OutcomeToStore]]) -> bool:
         """Add what an outcome is stored as; whether all of it has a name in the store."""

@@ -274,6 +274,7 @@ def test_a_store_that_fails_is_said_and_costs_no_result(
         with caplog.at_level(logging.ERROR, "distcomp"):
             assert bound.submit(abs, -2).result() == 2
             assert bound.submit(abs, -3).result() == 3
+            until(lambda: not client._belongings.fresh, "nothing is kept in memory for a store that is none")
     assert "from now on results are not kept there" in caplog.text
     with Client() as client:  # what could not be stored stayed with the scheduler
         assert [future.result() for future in client.attach("fit").futures[1:]] == [2, 3]

@@ -373,16 +373,14 @@ class Client(ClientSession):
     def forget_run(self, name: str) -> None:
         """Have scheduler and store let go of a run; see `Run.forget`."""
         self.check_usable()
+        told = None if self.inline is not None else self._news.forget_run(name)
+        if told is not None and told.code == "taken":
+            raise RunTakenError(told.text)
         here = 0
         if self._store is not None:
             with contextlib.suppress(UnknownRunError):
                 here = 1 + self._store.forget(name)
-        if self.inline is not None:
-            return
-        told = self._news.forget_run(name)
-        if told.code == "taken":
-            raise RunTakenError(told.text)
-        if told.code == "unknown" and not here:
+        if told is not None and told.code == "unknown" and not here:
             raise UnknownRunError(told.text)
 
     def enter_run(self, name: str, *, attaches: bool = False) -> RunSession:

@@ -152,13 +152,15 @@ class Found(NamedTuple):
 
 def attach(client: Client, name: str) -> Run:
     """Collect a run; see `Client.attach`."""
-    found = _in_store(client, name)
     session: RunSession | None = None
+    unknown: UnknownRunError | None = None
     try:
         session = client.enter_run(name, attaches=True)
-    except UnknownRunError:
-        if not found:
-            raise
+    except UnknownRunError as error:
+        unknown = error
+    found = _in_store(client, name)  # now, as whoever had the run open till then has written there
+    if unknown is not None and not found:
+        raise unknown
     if session is not None and not session.attaches:
         raise UsageError(f"this client has submitted to the run {name!r}: it has its handles already")
     if session is not None and session.inline is not None and not found:

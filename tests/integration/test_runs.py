@@ -22,6 +22,8 @@ from distcomp.store import Store
 if TYPE_CHECKING:
     import subprocess
 
+    from distcomp.run_session import RunSession
+
 TASKS = 120
 SQUARES = [number * number for number in range(TASKS)]
 FIT = f"""\
@@ -202,6 +204,37 @@ def test_who_cannot_have_a_run_is_told_why(cluster: Programs) -> None:
             other.attach("fit-2024")
     with Client() as client:
         assert client.attach("fit-2024").gather() == [1]
+
+
+def test_what_its_last_holder_received_while_one_waited_for_the_run_is_there(
+    cluster: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(cluster)
+    holder, other = Client(store=tmp_path / "results.db"), Client(store=tmp_path / "results.db")
+    enter = other.enter_run
+
+    def enter_late(name: str, *, attaches: bool) -> RunSession:
+        assert holder.options(run="fit").map(abs, [-1, -2]).results() == [1, 2]
+        holder.close()
+        return enter(name, attaches=attaches)
+
+    with holder, other:
+        monkeypatch.setattr(other, "enter_run", enter_late)
+        assert other.attach("fit").gather() == [1, 2]
+
+
+def test_a_run_that_another_client_has_open_is_not_forgotten_in_part(
+    cluster: Programs, tmp_path: Path
+) -> None:
+    begin(cluster)
+    with Client(store=tmp_path / "results.db") as holder, Client(store=tmp_path / "results.db") as other:
+        assert holder.options(run="fit").submit(abs, -1).result() == 1
+        assert holder.store is not None
+        store = holder.store
+        until(lambda: store.run("fit").done, "the result is kept")
+        with pytest.raises(RunTakenError, match="end that first"):
+            other.forget_run("fit")
+        assert store.run("fit").done == 1
 
 
 # --- how a client leaves --------------------------------------------------------------------------

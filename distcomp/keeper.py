@@ -218,6 +218,11 @@ class Keeper:
         if self._failed:
             self._post(not_stored)
             return
+        self._fresh.update(
+            (key, StoredOutcome("", "", 0.0, each.blob, each.position))
+            for key, each in outcomes
+            if each.failure is None
+        )
         ticket = self._begin(stored, not_stored)
         with self._or_end(ticket):
             self.store.received(outcomes, lambda: self._end(ticket))

@@ -58,6 +58,11 @@ def address_of(port: int, path: str = "") -> str:
     return f"http://127.0.0.1:{port}{path}"
 
 
+def nap(number: int) -> int:
+    time.sleep(0.005)
+    return number
+
+
 # --- what breaks ----------------------------------------------------------------------------------
 
 
@@ -67,17 +72,20 @@ def test_a_map_outlives_its_gateway(cluster: Programs) -> None:
     cluster.scheduler("test", "--owner", "alice", "--local-slots", "2", "--gateway", str(port))
     told = cluster.home / "gateways" / "test" / "gateway.json"
     until(told.exists, "the gateway listens")
-    tasks = 300_000
+    tasks, naps = 300_000, 600
     with Client(address_of(port), token=make_token(cluster)) as client:
         results = iter(client.map(abs, range(-tasks, 0)))
+        slow = client.map(nap, range(naps))
         seen = [next(results) for _ in range(1000)]
+        assert not slow.done()
         first = json.loads(told.read_text())["pid"]
         os.kill(first, signal.SIGKILL)
         assert [*seen, *results] == list(range(tasks, 0, -1))
+        assert slow.results() == list(range(naps))
         until(lambda: _pid_in(told) not in (0, first), "another gateway runs")
         assert client.submit(pow, 2, 10).result() == 1024
         totals = client.status().totals
-        assert (totals.accepted, totals.settled) == (tasks + 1, tasks + 1)
+        assert totals.accepted == totals.settled == tasks + naps + 1
         assert (totals.failed, totals.lost, totals.cancelled) == (0, 0, 0)
 
 
@@ -94,7 +102,7 @@ def test_what_ends_idle_connections_is_not_noticed(site: Site, caplog: pytest.Lo
         Intermediary(site.port, prefix="/here", idle_s=0.3) as between,
         Client(address_of(between.port, "/here"), token=site.token) as client,
     ):
-        nap = client.submit(time.sleep, 3.0)
+        nap = client.submit(time.sleep, 1.2)
         assert client.submit(pow, 2, 10).result() == 1024
         nap.result()
         assert list(client.map(abs, range(-1000, 0))) == list(range(1000, 0, -1))

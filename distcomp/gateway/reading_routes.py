@@ -121,6 +121,9 @@ class ReadingRoutes:
             "cluster": report.cluster,
             "epoch": str(report.epoch),
             "journal": report.journal,
+            "journal_bytes": report.journal_bytes,
+            "committed_ago_s": report.committed_ago_s,
+            "shut": report.shut,
             "totals": report.totals._asdict(),
             "arrays": arrays,
         }

@@ -65,6 +65,9 @@ STATUS = thing(
         "cluster": text(),
         "epoch": text(32),
         "journal": text(1 << 16),
+        "journal_bytes": whole(),
+        "committed_ago_s": _SECONDS,
+        "shut": text(1 << 16),
         "totals": {"type": "object"},
         "arrays": {"type": "array", "items": {"type": "object"}},
     }

@@ -108,6 +108,7 @@ def test_a_worker_of_the_same_user_needs_no_join_string(console: Console) -> Non
     assert (row["name"], row["slots"], row["pid"]) == ("left", 2, worker.pid)
     shown = console.run("main", "status", COLUMNS="100").stdout
     assert "cluster lab" in shown
+    assert ", last commit " in shown
     assert "left" in shown
     assert all(len(line) <= 100 for line in shown.splitlines())
     for process in (worker, scheduler):

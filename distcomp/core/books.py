@@ -236,6 +236,11 @@ class Books:
         """All leases, gathered from the workers; for those who look at everything."""
         return {token: lease for worker in self.workers.values() for token, lease in worker.leases.items()}
 
+    @property
+    def is_durable(self) -> bool:
+        """Whether all that is true by now is durable, as far as it ever will be."""
+        return self.batch <= self.committed and not self.effects.records
+
     def send(self, peer: Peer | None, message: Message) -> None:
         """Send to a peer, if it is there."""
         if peer is not None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 def on_register_worker(books: Books, link: Link, message: RegisterWorker, now: float) -> None:
     """Take a worker in, or back in with the leases that both sides know."""
     worker = books.workers.get(message.worker)
+    is_durable = books.is_durable
     if worker is None:
         if len(books.workers) >= books.settings.max_workers:
             books.refuse(link, "full", "the scheduler has as many workers as it may hold")
@@ -45,8 +46,10 @@ def on_register_worker(books: Books, link: Link, message: RegisterWorker, now: f
     _untell(books, worker)
     worker.come(link.peer, message, now)
     gone, stale = _compare(worker, message.leases)
-    books.send(link.peer, WorkerRegistered(books.epoch, books.cluster, stale))
+    books.send(link.peer, WorkerRegistered(books.epoch, books.cluster, stale if is_durable else ()))
     _adopt(books, gone, now)
+    if not is_durable:
+        _end_stale(books, worker, stale)
     _tell_ended(books, worker, message.sessions)
     tell_lent(books, worker)
     if not worker.draining:
@@ -89,7 +92,16 @@ def _adopt(books: Books, gone: list[tuple[OpenLease, list[Span]]], now: float) -
         if lease.over:
             end_lease(books, lease, now)
         elif lease.cancelled:
-            books.follow(lease, CancelLease(lease.token, tuple(lease.cancelled)))
+            books.tell(lease.worker.peer, CancelLease(lease.token, tuple(lease.cancelled)))
+
+
+def _end_stale(books: Books, worker: WorkerEntry, stale: tuple[Token, ...]) -> None:
+    """End leases at a worker once it is durable that they are over.
+
+    A scheduler that was killed before would find them granted, and what its worker has ended not begun.
+    """
+    for token in stale:
+        books.tell(worker.peer, CancelLease(token, ()))
 
 
 def _tell_ended(books: Books, worker: WorkerEntry, sessions: tuple[SessionId, ...]) -> None:
@@ -97,7 +109,7 @@ def _tell_ended(books: Books, worker: WorkerEntry, sessions: tuple[SessionId, ..
     for session_id in sessions:
         session = books.sessions.get(session_id)
         if session is None:
-            books.send(worker.peer, EndSession(session_id))
+            books.tell(worker.peer, EndSession(session_id))
         else:
             worker.sessions[session_id] = None
             session.told[worker.id] = worker

@@ -31,7 +31,8 @@ class AdoptedArray:
         front: who wants all of it, at the same places; None if tasks are claimed one by one.
 
     Attributes:
-        labels_of: what its outcomes are stored under, by place, as far as the store knows.
+        labels_of: what its outcomes are stored under, by place, as far as the store knew when the run was
+            opened, or a claim has told since.
     """
 
     def __init__(self, row: RunArray, front: Sink | None = None) -> None:

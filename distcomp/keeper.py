@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from distcomp.adopted_arrays import AdoptedArray
     from distcomp.client_program import ClientProgram
     from distcomp.core.client_effects import ClientEffects, KeptOutcomes
+    from distcomp.detours import Label
     from distcomp.futures import Woken
     from distcomp.handles import Sink
     from distcomp.inline_program import InlineProgram
@@ -133,7 +134,7 @@ class Keeper:
                 at
                 for at, key in enumerate(keys)
                 if type(found.get(key)) is SubmittedTask
-                and not self._claim(front, places[at], found[key], woken)
+                and not self._claim(front, places[at], (function, key), found[key], woken)
             ]
         if unclaimed:  # the store has had their outcomes meanwhile, or they have failed
             again = self._find([keys[at] for at in unclaimed])
@@ -247,13 +248,16 @@ class Keeper:
             _log.warning("results are computed that may be there: %s", error)
             return dict(mine)
 
-    def _claim(self, front: Sink, place: int, task: Any, woken: list[Woken]) -> bool:
+    def _claim(self, front: Sink, place: int, label: Label, task: Any, woken: list[Woken]) -> bool:
         """Have a task that the run has under way settle one of a front's, with the lock held."""
         home = self.home
         if home is None or (task.cluster, task.session) != (home.cluster, home.session):
             return False
         array = self.adopted.get(task.array)
-        return array is not None and array.claim(task.task_index, front, place, woken)
+        if array is None:
+            return False
+        array.labels_of.setdefault(task.task_index, label)
+        return array.claim(task.task_index, front, place, woken)
 
     def _note(
         self,

@@ -17,12 +17,11 @@ from clusters import Programs, until
 
 from distcomp import Client, RunTakenError, SchedulerLostError, UnknownRunError, UsageError
 from distcomp.config import ClientSettings, parse_address
+from distcomp.run_session import RunSession
 from distcomp.store import Store
 
 if TYPE_CHECKING:
     import subprocess
-
-    from distcomp.run_session import RunSession
 
 TASKS = 120
 SQUARES = [number * number for number in range(TASKS)]
@@ -221,6 +220,23 @@ def test_what_its_last_holder_received_while_one_waited_for_the_run_is_there(
     with holder, other:
         monkeypatch.setattr(other, "enter_run", enter_late)
         assert other.attach("fit").gather() == [1, 2]
+
+
+def test_what_was_handed_in_while_one_waited_for_the_run_is_stored_by_who_claims_it(
+    cluster: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(cluster)
+    gate = tmp_path / "gate"
+    with Client(store=tmp_path / "results.db") as client:
+        client.options(run="fit").submit(nap, str(gate))
+    with Client(store=tmp_path / "results.db") as client:
+        monkeypatch.setattr(RunSession, "_read_labels", lambda _: None)  # as if that came after it was read
+        future = client.options(run="fit").submit(nap, str(gate))
+        until(lambda: future.explain().state == "running", "the task is claimed")
+        gate.touch()
+        assert future.result() == 7
+    with Store(tmp_path / "results.db") as store:
+        assert store.run("fit").done == 1
 
 
 def test_a_run_that_another_client_has_open_is_not_forgotten_in_part(

@@ -22,7 +22,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from distcomp import config, http_link, transport
+from distcomp import config, transport
 from distcomp.absence_words import words_of
 from distcomp.auth import ClientHandshake
 from distcomp.core.client_effects import Introduction
@@ -41,6 +41,7 @@ from distcomp.errors import (
 )
 from distcomp.futures import wake_all
 from distcomp.ids import Peer, SessionId
+from distcomp.relay import TunnelHandshake
 from distcomp.rows import Versions
 from distcomp.versions import installed_versions
 
@@ -256,6 +257,8 @@ class ClientProgram:
             )
             return
         if self.target.road is not None:
+            from distcomp import http_link  # noqa: PLC0415 - nobody else has to pay for it
+
             await http_link.dial(self.target.road, self._new_connection, self.settings)
             return
         words = self.target.failure()
@@ -292,9 +295,9 @@ class ClientProgram:
         connection.peer = Peer(next(self._peers))
         self._connection = connection
         shaken, owner = connection.handshake, self.target.owner
-        if isinstance(shaken, ClientHandshake | http_link.TunnelHandshake):
+        if isinstance(shaken, ClientHandshake | TunnelHandshake):
             self.cluster_id = shaken.met_cluster_id
-        if isinstance(shaken, http_link.TunnelHandshake):
+        if isinstance(shaken, TunnelHandshake):
             owner = shaken.owner
         if self._run_name:
             self._state.session = run_session(self.cluster_id, owner, self._run_name)

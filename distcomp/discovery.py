@@ -18,10 +18,7 @@ from distcomp import auth, config, inside, open_clients
 from distcomp.access import Access, saved
 from distcomp.cluster import EmbeddedCluster, user_name
 from distcomp.errors import AmbiguousClusterError, ConfigError, ConnectError, UnreachableError, UsageError
-from distcomp.gateway_token import token_for
-from distcomp.http_link import TunnelHandshake
-from distcomp.http_roads import Road
-from distcomp.relay import RelayHandshake
+from distcomp.relay import RelayHandshake, TunnelHandshake
 from distcomp.settings_file import ADDRESS, surroundings
 from distcomp.web_address import is_web, parse_web_address
 
@@ -29,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from distcomp.http_roads import Road
     from distcomp.inside import Door
 
 PROBE_TIMEOUT_S = 2.0
@@ -140,6 +138,9 @@ def find(address: str | Access | None = None, slots: int | None = None, token: s
 def at(address: str, why: str, token: str | None = None) -> Target:
     """What is at an address: this process, a gateway, or a scheduler, with the access file that names it."""
     if is_web(address):
+        from distcomp.gateway_token import token_for  # noqa: PLC0415 - nobody else has to pay for it
+        from distcomp.http_roads import Road  # noqa: PLC0415 - the same
+
         web = parse_web_address(address)
         road = Road(web, token_for(web, token))
         return Target(f"the cluster behind {road}, {why}", (str(web),), "", road=road)

@@ -45,34 +45,6 @@ _PATIENCE = 3
 """Nothing has gone up for so many times `silence_s`: what hears the scheduler cannot speak to it."""
 
 
-class TunnelHandshake:
-    """The client's side of the handshake: the gateway has done it, with a secret of its own.
-
-    Attributes:
-        owner: whose token it is.
-        met_cluster_id: of the scheduler.
-    """
-
-    serves = False
-    identity = None
-    farewell = b""
-
-    def __init__(self) -> None:
-        self.done = False
-        self.rest = b""
-        self.owner = ""
-        self.met_cluster_id = bytes(16)
-
-    def greeting(self) -> bytes:
-        """Nothing: the gateway has said it."""
-        return b""
-
-    def receive(self, data: bytes) -> bytes:
-        """It is over as soon as there is a tunnel."""
-        self.done, self.rest = True, data
-        return b""
-
-
 class Carried(Protocol):
     """What a link carries: an `asyncio.Protocol` with a handshake."""
 
@@ -96,7 +68,7 @@ class Carried(Protocol):
 
 
 async def dial(road: Road, make: Callable[[], Carried], settings: ClientSettings) -> None:
-    """Open a tunnel, and have it carry what `make` makes, whose handshake is a `TunnelHandshake`.
+    """Open a tunnel, and have it carry what `make` makes, whose handshake is a `relay.TunnelHandshake`.
 
     Raises:
         UnreachableError: nobody answered in time, or the gateway has no scheduler.

@@ -1,5 +1,7 @@
 """Relays: how a client within a task speaks with the scheduler through its worker, which alone has a secret.
 
+Likewise a gateway for its clients: what both have in common is that others have shaken hands before.
+
 The worker connects to the scheduler, shakes hands with its own secret, binds the connection to the task, and
 from then on passes bytes on in both directions without a look at them.
 """
@@ -39,6 +41,34 @@ class RelayHandshake:
         if verdict != RELAYED:
             raise UnreachableError(self.rest.decode("utf-8", "replace"))
         self.done = True
+        return b""
+
+
+class TunnelHandshake:
+    """The client's side of the handshake: the gateway has done it, with a secret of its own.
+
+    Attributes:
+        owner: whose token it is.
+        met_cluster_id: of the scheduler.
+    """
+
+    serves = False
+    identity = None
+    farewell = b""
+
+    def __init__(self) -> None:
+        self.done = False
+        self.rest = b""
+        self.owner = ""
+        self.met_cluster_id = bytes(16)
+
+    def greeting(self) -> bytes:
+        """Nothing: the gateway has said it."""
+        return b""
+
+    def receive(self, data: bytes) -> bytes:
+        """It is over as soon as there is a tunnel."""
+        self.done, self.rest = True, data
         return b""
 
 

@@ -19,8 +19,9 @@ from distcomp.errors import (
     UnreachableError,
     VersionMismatchError,
 )
-from distcomp.http_link import HttpLink, TunnelHandshake, dial
+from distcomp.http_link import HttpLink, dial
 from distcomp.http_roads import Road
+from distcomp.relay import TunnelHandshake
 from distcomp.web_address import parse_web_address
 
 if TYPE_CHECKING:

@@ -194,9 +194,7 @@ def _switch_or_none(name: str, value: Any) -> bool | None:
 def _run_name(name: str, value: Any) -> str | None:
     if value is None:
         return None
-    wanted = (
-        f"{name} must be 1 to 64 letters, digits or ._@+-, not {value!r:.80}"
-    )
+    wanted = f"{name} must be 1 to 64 letters, digits or ._@+-, not {value!r:.80}"
     if not isinstance(value, str):
         raise TypeError(wanted)
     if not is_name(value):

@@ -35,12 +35,14 @@ from distcomp.rows import (
     Runs,
     Seconds,
     Session,
+    Slots,
     Spans,
     Switch,
     TaskOptions,
     Totals,
     Versions,
     Words,
+    Worker,
     WorkerRow,
     Workers,
 )
@@ -457,6 +459,27 @@ class ForgetRun(NamedTuple):
 @message(36)
 class RunForgotten(NamedTuple):
     """The answer to `ForgetRun`: `code` is `forgotten`, `unknown`, or `taken` if a process has it open."""
+
+    request: Count
+    code: Name
+    text: Words
+
+
+# --- slots ----------------------------------------------------------------------------------------
+
+
+@message(60)
+class ResizeWorker(NamedTuple):
+    """Asks for another number of slots of a worker; only an admin may."""
+
+    request: Count
+    worker: Worker
+    slots: Slots
+
+
+@message(61)
+class WorkerResized(NamedTuple):
+    """The answer to `ResizeWorker`: `code` is `asked` (the worker was), `unknown`, or `away`."""
 
     request: Count
     code: Name

@@ -23,6 +23,9 @@ from distcomp.wire import (
     Text,
 )
 
+MAX_SLOTS = 4096
+"""Slots that one worker may have."""
+
 _identity = Octets(16, 16)
 _counter = Integer(0, MAX_COUNTER)
 _array = Row(_identity, _counter)
@@ -40,6 +43,7 @@ Switch = Annotated[bool, Flag()]
 Blob = Annotated[bytes, _blob]
 Session = Annotated[SessionId, _identity]
 Worker = Annotated[WorkerId, _identity]
+Slots = Annotated[int, Integer(1, MAX_SLOTS)]
 Function = Annotated[FunctionId, Octets(32, 32)]
 BindKey = Annotated[bytes, Octets(0, 32)]
 Bundle = Annotated[BundleId, Digest()]

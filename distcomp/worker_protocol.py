@@ -26,12 +26,13 @@ from distcomp.rows import (
     Seconds,
     Session,
     Sessions,
+    Slots,
     Spans,
     Switch,
     Versions,
     Worker,
 )
-from distcomp.wire import Integer, Listing, Nested, Octets
+from distcomp.wire import Listing, Nested, Octets
 
 # --- worker to scheduler --------------------------------------------------------------------------
 
@@ -48,7 +49,7 @@ class RegisterWorker(NamedTuple):
     name: Name
     host: Name
     pid: Count
-    slots: Annotated[int, Integer(1, 4096)]
+    slots: Slots
     versions: Annotated[Versions, Nested(Versions)]
     leases: Annotated[tuple[HeldLease, ...], Listing(Nested(HeldLease))]
     draining: Switch = False
@@ -77,8 +78,9 @@ class LeaseReturned(NamedTuple):
     """Indexes of a lease that this worker will not run, or whose results died with a slot process.
 
     Sent again until acknowledged, like `LeaseSettled`. `reason` is `retracted`, `waited`, `drained`,
-    `cancelled`, `neighbour` (a slot process ended while another task ran; never charged), `unprepared`
-    (no slot process could be had) or `refused` (more than the worker has room for).
+    `resized` (the worker has fewer slots now), `cancelled`, `neighbour` (a slot process ended while another
+    task ran; never charged), `unprepared` (no slot process could be had) or `refused` (more than the worker
+    has room for).
     """
 
     seq: Count
@@ -126,6 +128,14 @@ class LeaseLogged(NamedTuple):
     token: Lease
     lines: LogLines
     dropped: Count
+
+
+@message(63)
+class SlotsSet(NamedTuple):
+    """The worker has so many slots by now, and lends at most `max_lent` more; the answer to `SetSlots`."""
+
+    slots: Slots
+    max_lent: Count
 
 
 # --- scheduler to worker --------------------------------------------------------------------------
@@ -214,3 +224,10 @@ class SlotLent(NamedTuple):
     token: Lease
     task_index: Count
     lent: Switch
+
+
+@message(62)
+class SetSlots(NamedTuple):
+    """Have so many slots from now on. With fewer, what runs ends as ever, and the rest of it goes back."""
+
+    slots: Slots

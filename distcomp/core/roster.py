@@ -46,6 +46,7 @@ class WorkerEntry:
         overdue: gave back a lease that had waited too long; nothing waits there until a lease is over.
         functions, bundles, sessions: what it was told about, so that it is told once.
         running: what it last said runs, as `(token, index)`, with the seconds it has run.
+        wanted: how many slots of its own it was asked to have and has not said that it has; 0 if it has them.
     """
 
     __slots__ = (
@@ -78,6 +79,7 @@ class WorkerEntry:
         "turn",
         "urgent",
         "waiting",
+        "wanted",
     )
 
     def __init__(self, record: RegisterWorker, pool: WorkerPool, now: float) -> None:
@@ -98,6 +100,7 @@ class WorkerEntry:
         self.sessions: dict[SessionId, None] = {}
         self.running: dict[tuple[Token, int], float] = {}
         self.settled = self.failed = 0
+        self.wanted = 0
         self.busy_s = 0.0
         self.slot_busy_s = [0.0] * record.slots
         self.slot_settled = [0] * record.slots
@@ -109,13 +112,18 @@ class WorkerEntry:
         self.record = record
         self.slots = record.slots + self.lent
         self.draining = record.draining
-        self.slot_busy_s += [0.0] * (record.slots - len(self.slot_busy_s))
-        self.slot_settled += [0] * (record.slots - len(self.slot_settled))
+        self.count_slots()
         self.functions.clear()
         self.bundles.clear()
         self.sessions.clear()
         self.running.clear()
         self.changed_at = now
+
+    def count_slots(self) -> None:
+        """Have a figure for each slot of its own; those of slots that are no more go."""
+        more = self.record.slots - len(self.slot_settled)
+        self.slot_busy_s = [*self.slot_busy_s, *[0.0] * more][: self.record.slots]
+        self.slot_settled = [*self.slot_settled, *[0] * more][: self.record.slots]
 
     @property
     def idle(self) -> int:
@@ -168,19 +176,28 @@ class Roster:
 
     def lend(self, worker: WorkerEntry, slots: int, now: float) -> None:
         """Note that a worker has so many slots more, lent by tasks that wait; below 0, fewer."""
-        if worker.enrolled:
-            self.dismiss(worker)
-            worker.enrolled = True
-            self.workers += 1
         worker.lent += slots
+        if worker.enrolled:
+            self.lent += slots
+        self._widen(worker, slots, now)
+
+    def resize(self, worker: WorkerEntry, slots: int, now: float) -> None:
+        """Note that a worker has another number of slots of its own."""
+        more = slots - worker.record.slots
+        worker.record = worker.record._replace(slots=slots)
+        worker.count_slots()
+        self._widen(worker, more, now)
+
+    def _widen(self, worker: WorkerEntry, slots: int, now: float) -> None:
+        """Count so many slots more of a worker; below 0, fewer."""
+        idle = worker.idle
         worker.slots += slots
         worker.changed_at = now
-        if slots > 0 and worker.waiting:
+        for _ in range(min(slots, len(worker.waiting))):
             worker.waiting.popleft().begin(now)
         if worker.enrolled:
-            self.slots += worker.slots
-            self.idle += worker.idle
-            self.lent += worker.lent
+            self.slots += slots
+            self.idle += worker.idle - idle
             self.update(worker, now)
 
     def granted(self, worker: WorkerEntry, lease: OpenLease, now: float) -> None:

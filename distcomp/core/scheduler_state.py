@@ -11,6 +11,7 @@ first message of a client opens its session, that of a worker registers it.
     client, observer,   new        watch                  WatchStatus, ListRuns
       admin
     client, admin       new        watch                  ForgetRun
+    admin               new        watch                  ResizeWorker
     any                 any        closed                 a refusal, a second connection of the same peer,
                                                           CloseSession, WorkerLeft
 
@@ -41,6 +42,7 @@ from distcomp.core.leaving import client_gone, end_children
 from distcomp.core.nesting import on_bind_task, on_lend_slot
 from distcomp.core.placement import place
 from distcomp.core.recovery import restore
+from distcomp.core.resizing import on_resize_worker, on_slots_set
 from distcomp.core.restating import Restating, live_bytes
 from distcomp.core.retraction import retract
 from distcomp.core.runs import on_list_runs
@@ -71,6 +73,7 @@ from distcomp.protocol import (
     MissingFunction,
     OpenSession,
     ReadOutcomes,
+    ResizeWorker,
     Submit,
     WatchStatus,
 )
@@ -82,6 +85,7 @@ from distcomp.worker_protocol import (
     LeaseSettled,
     RegisterWorker,
     SlotsReported,
+    SlotsSet,
     WorkerDraining,
     WorkerLeft,
 )
@@ -116,12 +120,13 @@ _SESSION: Routes = {
 _NOTHING: Routes = {}
 _WATCH: Routes = {WatchStatus: on_watch_status, ListRuns: on_list_runs}
 _CLIENT: Routes = {**_OPEN, **_WATCH, ForgetRun: on_forget_run}
-_ADMIN: Routes = {**_CLIENT, CancelTasks: on_cancel_tasks}
+_ADMIN: Routes = {**_CLIENT, CancelTasks: on_cancel_tasks, ResizeWorker: on_resize_worker}
 _WORKER: Routes = {
     LeaseSettled: on_lease_settled,
     LeaseReturned: on_lease_returned,
     LeaseLogged: on_lease_logged,
     SlotsReported: on_slots_reported,
+    SlotsSet: on_slots_set,
     MissingFunction: on_missing_function,
     MissingBundle: on_missing_bundle,
     WorkerDraining: on_worker_draining,

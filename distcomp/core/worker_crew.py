@@ -7,13 +7,13 @@ bundle of local modules that tasks need; a process never changes it.
 
 A busy process *lends* its slot while its task waits for tasks that it submitted: there is one more slot
 as long, and nothing may wait behind that task. When it goes on, there may be more processes than slots:
-nobody idles then, and who comes to idle leaves.
+nobody idles then, and who comes to idle leaves. The same goes for a worker that has fewer slots than it had.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from heapq import heappop, heappush
+from heapq import heappop, heappush, nlargest
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
@@ -182,6 +182,15 @@ class Crew:
         self.vacancies += 1
         heappush(self._vacant, process.slot)
 
+    def widen(self, slots: int) -> None:
+        """There are so many slots more; below 0, fewer."""
+        self.vacancies += slots
+
+    def surplus(self) -> list[Process]:
+        """As many busy processes as there are beyond the slots, those at the last slots first."""
+        busy = [process for process in self.busy.values() if process.lends is None]
+        return nlargest(max(0, -self.vacancies), busy, key=lambda process: process.slot)
+
     def lend(self, process: Process, run: int, task_index: int) -> None:
         """The task of a process waits for others: there is one more slot until it goes on."""
         if process.lends is None:
@@ -223,7 +232,8 @@ class Crew:
         """The busy process of this realm behind whose run another one is likely to begin soonest.
 
         That is one that was made to come to its next task border, else the one with least before it. One
-        that makes way gets nothing but urgent runs: it may be making way for another session.
+        that makes way gets nothing but urgent runs: it may be making way for another session. One whose slot
+        is no more gets nothing.
         """
         best = None
         fewest = 0
@@ -231,7 +241,7 @@ class Crew:
             if process.realm == realm and process.has_place_behind():
                 running = process.runs[0]
                 makes_way = running.lowered == "urgent"
-                if makes_way and not urgent:
+                if running.lowered == "resized" or (makes_way and not urgent):
                     continue
                 ahead = -1 if makes_way else running.ahead()
                 if best is None or ahead < fewest:

@@ -5,7 +5,8 @@ crew, and leave answers in the outbox; `dispatch` alone hands out runs. Commands
 
 Why a run is lowered decides where what was taken goes:
 
-    retracted, waited, drained    back to the scheduler, under that name
+    retracted, waited, drained,   back to the scheduler, under that name
+      resized
     urgent, moved, ending         among the leases that wait here
     cancelled                     the cancelled part back to the scheduler, the rest waits here
 """
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from distcomp.slot_protocol import RunProgressed
     from distcomp.worker_protocol import GrantLease
 
-GIVEN_BACK = frozenset({"retracted", "waited", "drained"})
+GIVEN_BACK = frozenset({"retracted", "waited", "drained", "resized"})
 
 UNBEGUN_DEATHS = 3
 """Slot processes that end between tasks of a function, none of which succeeds, before tasks are charged."""
@@ -98,14 +99,14 @@ class Runs:
 
     def dispatch(self, now: float) -> None:
         """Hand out what waits: first to slots with nothing to run, then one run ahead to busy ones."""
-        queue = self._book.queue
-        if not queue:
-            if self.crew.behind and self.crew.has_room and (run := self.crew.fetched_ahead()):
-                run.lowered = "moved"
-                self._lower(run, run.start, "moved")
-            return
-        if self._outbox.full:
-            return
+        queue, crew = self._book.queue, self.crew
+        if queue and not self._outbox.full:
+            self._hand_out(queue, now)
+        if not queue and crew.behind and crew.has_room and (run := crew.fetched_ahead()):
+            run.lowered = "moved"
+            self._lower(run, run.start, "moved")
+
+    def _hand_out(self, queue: list[Lease], now: float) -> None:
         for lease in list(queue):
             function = self._shelf.functions.use(lease.grant.function)
             if lease.grant.bundle and self._shelf.lacks_bundle(lease.grant.bundle):
@@ -158,6 +159,17 @@ class Runs:
         """Give back idle processes as long as there are more processes than slots."""
         while self.crew.vacancies < 0 and (oldest := self.crew.oldest_idle()):
             self.let_go(oldest)
+
+    def widen(self, slots: int) -> None:
+        """There are so many slots more; below 0, fewer: then what has not begun at those goes back."""
+        self.crew.widen(slots)
+        self._trim()
+        surplus = self.crew.surplus()
+        for process in surplus:
+            self._lower_all(process, "resized")
+        if surplus:
+            for lease in list(self._book.queue):
+                self.return_waiting(lease, "resized")
 
     # --- taking back ------------------------------------------------------------------------------
 

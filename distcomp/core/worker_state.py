@@ -38,8 +38,10 @@ from distcomp.worker_protocol import (
     LeaseLogged,
     RegisterWorker,
     RetractLease,
+    SetSlots,
     SlotLent,
     SlotsReported,
+    SlotsSet,
     WorkerDraining,
     WorkerLeft,
     WorkerRegistered,
@@ -217,6 +219,15 @@ class WorkerState:
         else:
             self._runs.go_on(lease, message.task_index)
 
+    def on_set_slots(self, message: SetSlots, now: float) -> None:
+        """Have another number of slots; what runs beyond them ends as ever."""
+        del now
+        before = self._identity.slots
+        self._identity = self._identity._replace(slots=message.slots)
+        self._runs.widen(message.slots - before)
+        self._send(SlotsSet(message.slots, self._settings.max_lent_per_slot * message.slots))
+        self._effects.log("info", "slots were set", before=before, slots=message.slots)
+
     def on_ack_settles(self, message: AckSettles, now: float) -> None:
         """Let go of what the scheduler has."""
         del now
@@ -239,6 +250,7 @@ class WorkerState:
         RetractLease: on_retract_lease,
         CancelLease: on_cancel_lease,
         SlotLent: on_slot_lent,
+        SetSlots: on_set_slots,
         AckSettles: on_ack_settles,
         Refused: on_refused,
     }

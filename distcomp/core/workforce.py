@@ -14,6 +14,7 @@ from distcomp.core.effects import Close
 from distcomp.core.failing import lost_with, retry, with_past
 from distcomp.core.flow import end_lease, finish, forward, put_back, settle
 from distcomp.core.nesting import tell_lent
+from distcomp.core.resizing import ask_again
 from distcomp.core.roster import WorkerEntry
 from distcomp.core.spans import count, cut_all
 from distcomp.worker_protocol import CancelLease, EndSession, WorkerRegistered
@@ -52,6 +53,7 @@ def on_register_worker(books: Books, link: Link, message: RegisterWorker, now: f
         _end_stale(books, worker, stale)
     _tell_ended(books, worker, message.sessions)
     tell_lent(books, worker)
+    ask_again(books, worker, now)
     if not worker.draining:
         worker.pool.roster.enrol(worker, now)
     kept = {"leases": len(worker.leases)} if worker.leases else {}

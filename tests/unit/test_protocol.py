@@ -67,6 +67,10 @@ TAGS = {
     55: "CancelLease",
     56: "AckSettles",
     57: "SlotLent",
+    60: "ResizeWorker",
+    61: "WorkerResized",
+    62: "SetSlots",
+    63: "SlotsSet",
 }
 """Released tags. A line is only ever added: a tag is never given to another message."""
 

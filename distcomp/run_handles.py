@@ -165,11 +165,14 @@ def attach(client: Client, name: str) -> Run:
         raise UsageError(f"this client has submitted to the run {name!r}: it has its handles already")
     if session is not None and session.inline is not None and not found:
         raise UnknownRunError(f"the store has no run {name!r}, and no cluster is asked")
+    earlier = _in_store(client, name, earlier=True) if session is not None else {}
     timed: list[tuple[float, TaskArray[Any]]] = []
     for row, handle in session.handles if session is not None else ():
         assert session is not None  # noqa: S101 - whose handles they are
-        there = found.get((session.cluster_id, session.session_id, row.number), Found(0.0, []))
-        _complete(handle, there.take(row.tasks), row)
+        where, nothing = (session.cluster_id, session.session_id, row.number), Found(0.0, [])
+        known = earlier.get(where, nothing).take(row.tasks)
+        known.update(found.get(where, nothing).take(row.tasks))
+        _complete(handle, known, row)
         timed.append((row.number / _US, handle))
     for there in found.values():
         if there.outcomes:
@@ -179,13 +182,13 @@ def attach(client: Client, name: str) -> Run:
     return Run(client, name, session, [handle for _, handle in sorted(timed, key=lambda each: each[0])])
 
 
-def _in_store(client: Client, name: str) -> dict[tuple[bytes, bytes, int], Found]:
-    """What the store has of a run, by the arrays in which it was handed in."""
+def _in_store(client: Client, name: str, *, earlier: bool = False) -> dict[tuple[bytes, bytes, int], Found]:
+    """What the store has of a run, by the arrays in which it was handed in: last, or earlier."""
     found: dict[tuple[bytes, bytes, int], Found] = {}
     if client.store is None:
         return found
     try:
-        for each in client.store.outcomes(name):
+        for each in client.store.outcomes(name, earlier=earlier):
             place = each.place
             key = place.cluster, place.session, place.array
             found.setdefault(key, Found(place.submitted_at, [])).outcomes.append(each)

@@ -242,13 +242,14 @@ class Store:
         with self._reading() as reader:
             return reader.functions()
 
-    def outcomes(self, name: str) -> Iterator[RunOutcome]:
+    def outcomes(self, name: str, *, earlier: bool = False) -> Iterator[RunOutcome]:
         """Go through the tasks of a run in the order in which they were submitted.
 
         A task that a run has twice comes once. An outcome that is damaged counts as not there.
 
         Args:
             name: of the run.
+            earlier: go through where tasks stood that were submitted again, instead of where they were last.
 
         Raises:
             UnknownRunError: there is no such run.
@@ -257,7 +258,7 @@ class Store:
         with translated(self.path):
             connection = open_store(self.path, self._settings, must_exist=True)
             try:
-                yield from StoreReader(connection, self._files).run_outcomes(name)
+                yield from StoreReader(connection, self._files).run_outcomes(name, earlier=earlier)
             finally:
                 connection.close()
 
@@ -310,6 +311,7 @@ class Store:
                 run,
             ).rowcount
             connection.execute("DELETE FROM places WHERE run = ?", run)
+            connection.execute("DELETE FROM earlier_places WHERE run = ?", run)
             connection.execute("DELETE FROM calls WHERE run = ?", run)
             connection.execute("DELETE FROM runs WHERE id = ?", run)
             unnamed = "id NOT IN (SELECT payload FROM outcomes)"

@@ -5,7 +5,8 @@ Law of the file `<path>`:
 - `outcomes` has a row for each task that has ended, by key. A result stays; a failure gives way to whatever
   comes later. Each row names a row of `payloads`, which several may share: results travel in runs.
 - `payloads` holds the bytes, or the name of a file in `<path>-files`, with the digest that they must have.
-- `places` says for each run which tasks it has, and where each was submitted last (`calls`).
+- `places` says for each run which tasks it has, and where each was submitted last (`calls`); `earlier_places`
+  where else, as the same call may be made twice.
 - `functions`, `runs` and `reasons` say what the numbers in the other tables stand for, and why there was
   something to compute.
 - Whatever is written in one transaction is all there or not at all, whenever a process or the power ends.
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 APPLICATION = 0x64635331
 """Marks a SQLite file as a store of distcomp."""
 
-FORMAT = 1
+FORMAT = 2
 CACHE_KIBIBYTES = 32 << 10
 """How much of the file SQLite keeps in memory: keys have no order, so each is looked for somewhere else."""
 
@@ -61,6 +62,13 @@ CREATE INDEX calls_of_runs ON calls (run)
 CREATE TABLE places (
     run INTEGER, key BLOB, call INTEGER NOT NULL, place INTEGER NOT NULL, crc INTEGER NOT NULL,
     PRIMARY KEY (run, key)) WITHOUT ROWID
+
+CREATE TABLE earlier_places (
+    run INTEGER, call INTEGER, place INTEGER, key BLOB NOT NULL, crc INTEGER NOT NULL,
+    PRIMARY KEY (run, call, place)) WITHOUT ROWID
+
+CREATE TRIGGER submitted_again BEFORE UPDATE ON places
+BEGIN INSERT OR IGNORE INTO earlier_places VALUES (OLD.run, OLD.call, OLD.place, OLD.key, OLD.crc); END
 
 CREATE TABLE payloads (
     id INTEGER PRIMARY KEY AUTOINCREMENT, digest BLOB NOT NULL, size_bytes INTEGER NOT NULL,

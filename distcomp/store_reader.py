@@ -174,21 +174,23 @@ class StoreReader:
                 named = self._named(function)
                 yield key, SubmittedTask(*named, submitted_at, cluster, session, array, index)
 
-    def run_outcomes(self, run: str) -> Iterator[RunOutcome]:
-        """All tasks of a run, in the order in which they were submitted."""
+    def run_outcomes(self, run: str, *, earlier: bool) -> Iterator[RunOutcome]:
+        """All tasks of a run where they were submitted last, or earlier, in the order of these places."""
         number = self._known_run(run)
         calls: dict[int, Any] = {}
+        table = "earlier_places" if earlier else "places"
         rows = self._connection.execute(
-            "SELECT key, call, place, crc FROM places WHERE run = ? ORDER BY call, place", (number,)
+            f"SELECT key, call, place, crc FROM {table} WHERE run = ? ORDER BY call, place",  # noqa: S608 - constants
+            (number,),
         )
         while chunk := rows.fetchmany(CHUNK):
-            placed = dict(self._placed(chunk, calls))
-            found, _ = self.outcomes(list(placed))
-            for key, place in placed.items():
+            placed = list(self._placed(chunk, calls))
+            found, _ = self.outcomes(list(dict(placed)))
+            for key, place in placed:
                 yield RunOutcome(key, place, found.get(key))
 
     def submissions(self, run: str) -> Iterator[tuple[StoredFunction, SubmittedTask, bytes]]:
-        """The tasks of a run that were handed in to a cluster, with their functions and keys."""
+        """Where tasks of a run were handed in to a cluster, all places, with their functions and keys."""
         found = self._run_number(run)
         if found is None:
             return
@@ -200,12 +202,15 @@ class StoreReader:
             )
         }
         rows = self._connection.execute(
-            "SELECT key, call, place, crc FROM places WHERE run = ? ORDER BY call, place", (found,)
+            "SELECT key, call, place, crc FROM places WHERE run = ?1 UNION ALL "
+            "SELECT key, call, place, crc FROM earlier_places WHERE run = ?1 ORDER BY call, place",
+            (found,),
         )
         while chunk := rows.fetchmany(CHUNK):
-            call_of = {key: call for key, call, _, _ in chunk}
-            for key, task in self._placed(chunk, calls):
-                function = functions.get(calls[call_of[key]][0])
+            placed = list(self._placed(chunk, calls))
+            function_of = {key: calls[call][0] for key, call, _, _ in chunk if calls[call] is not None}
+            for key, task in placed:
+                function = functions.get(function_of[key])
                 if task.cluster and function is not None:
                     yield function, task, key
 

@@ -239,6 +239,20 @@ def test_what_was_handed_in_while_one_waited_for_the_run_is_stored_by_who_claims
         assert store.run("fit").done == 1
 
 
+def test_calls_that_a_run_has_twice_are_collected_twice(cluster: Programs, tmp_path: Path) -> None:
+    begin(cluster)
+    with Client(store=tmp_path / "results.db") as client:
+        bound = client.options(run="fit")
+        again = [bound.submit(abs, -1) for _ in range(3)]
+        assert bound.map(abs, [-1, -2, -1, -2]).results() == [1, 2, 1, 2]
+        assert [future.result() for future in again] == [1, 1, 1]
+    with Client(store=tmp_path / "results.db") as client:
+        run = client.attach("fit")
+        assert sorted(run.gather()) == [1] * (len(run) - 2) + [2, 2]
+        assert len(run) >= 5
+        run.forget()
+
+
 def test_a_run_that_another_client_has_open_is_not_forgotten_in_part(
     cluster: Programs, tmp_path: Path
 ) -> None:

@@ -10,6 +10,8 @@ Law of recording:
   `AckSettles` (to workers). All else that a client hears of a session goes the same way, because it must
   not arrive before `SessionOpened`; only answers to its own questions leave at once, and the refusal of a
   submit, which promises nothing.
+- A worker hears that something of a lease is over only then, also one that comes back: what it ended would
+  be found granted after a restart, taken for not begun, and begin again.
 - A grant leaves at once, as long as its loss costs no more than a task that begins again and is then
   cancelled. It waits for the commit if its tasks are not durable yet (its client may send them again, and
   they must not have begun), and if their starts are counted (`max_attempts`). Whatever else is said of a

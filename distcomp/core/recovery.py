@@ -184,11 +184,8 @@ def _restore_untouched(
     array = _begin_array(books, session, image, known[:3], now)
     array.accepted, array.closed = known.tasks, True
     array.pending.add(0, known.tasks)
-    array.chunks.append(HeldChunk(known.base, 0, known.tasks, known.chunk, known.bundle))
-    books.held_bytes += len(known.chunk)
+    _hold(books, array, image, known, known.tasks)
     books.counts.accepted += known.tasks
-    if known.bundle:
-        _restore_bundle(books, array, image, known.bundle)
     if can_run(array):
         session.pool.queue.offer(array)
 
@@ -227,29 +224,42 @@ def _delay(books: Books, array: TaskArrayState, known: ArrayImage, now: float) -
 
 def _restore_chunks(books: Books, array: TaskArrayState, image: Image, known: ArrayImage) -> int:
     """The chunks that still have something to run; returns how many tasks that are."""
-    total = 0
     leased = [span for lease in known.leases.values() for span in lease.open]
+    total = known.pending.count + count(leased)
+    if len(known.chunks) == 1 and total:
+        (told,) = known.chunks.values()
+        _hold(books, array, image, told, total)
+        return total
     spans = sorted([*known.pending, *leased]) if leased else list(known.pending)
     position = 0
     for start, told in sorted(known.chunks.items()):
-        stop = told.start + told.tasks if isinstance(told, records.TasksAccepted) else told.stop
+        stop = start + told.tasks if isinstance(told, records.TasksAccepted) else told.stop
         inside: list[Span] = []
         while position < len(spans) and spans[position][0] < stop:
             inside += overlap([spans[position]], start, stop)
             if spans[position][1] > stop:
                 break
             position += 1
-        unsettled = count(inside)
-        if not unsettled:
-            continue
-        chunk = HeldChunk(told.base, start, stop, told.chunk, told.bundle)
-        chunk.unsettled = unsettled
-        array.chunks.append(chunk)
-        books.held_bytes += len(told.chunk)
-        total += unsettled
-        if told.bundle:
-            _restore_bundle(books, array, image, told.bundle)
+        if inside:
+            _hold(books, array, image, told, count(inside))
     return total
+
+
+def _hold(
+    books: Books,
+    array: TaskArrayState,
+    image: Image,
+    told: records.TasksAccepted | records.ChunkRestated,
+    unsettled: int,
+) -> None:
+    """A chunk of which so many tasks are not settled."""
+    stop = told.start + told.tasks if isinstance(told, records.TasksAccepted) else told.stop
+    chunk = HeldChunk(told.base, told.start, stop, told.chunk, told.bundle)
+    chunk.unsettled = unsettled
+    array.chunks.append(chunk)
+    books.held_bytes += len(told.chunk)
+    if told.bundle:
+        _restore_bundle(books, array, image, told.bundle)
 
 
 def _restore_bundle(books: Books, array: TaskArrayState, image: Image, bundle: BundleId) -> None:

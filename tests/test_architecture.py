@@ -96,6 +96,7 @@ FLOORS: dict[str, int] = {
     "handles": 4,
     "html": 4,
     "news": 4,
+    "questions": 4,
     "scheduler": 4,
     "scheduler_memory": 4,
     "stay": 4,

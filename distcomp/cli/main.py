@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "status": "workers, slots, queue and rates, in one screen",
+    "scale": "give running workers another number of slots",
     "demo": "start a cluster, analyse Python's standard library with it, and compare with a plain loop",
     "join": "save a join string, so that clients on this host find the cluster",
     "access": "show or create join strings, on the scheduler's host",

@@ -28,7 +28,7 @@ scopes, each of which includes those before it:
   observe        see the cluster, the published functions, and the owner's tasks
   submit-named   have published functions run
   submit         publish functions, and be a Python client: run any code
-  admin          see and cancel the tasks of all owners, withdraw all functions
+  admin          see and cancel the tasks of all owners, withdraw all functions, resize workers
 """
 
 

@@ -19,6 +19,7 @@ from distcomp.gateway.reading_routes import ReadingRoutes
 from distcomp.gateway.schemas import MisfitError, check, from_text
 from distcomp.gateway.task_routes import TaskRoutes
 from distcomp.gateway.tunnel_routes import TunnelRoutes
+from distcomp.gateway.worker_routes import WorkerRoutes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -86,11 +87,12 @@ class Gateway:
         self._root = settings.root_path.rstrip("/")
         self._view = ClusterView(settings, doors)
         self._reading = ReadingRoutes(settings, self._view)
+        self._workers = WorkerRoutes(doors)
         self._tunnels = TunnelRoutes(settings, doors)
         self._tasks = TaskRoutes(settings, doors, shelf, self._view)
         self._handlers: dict[str, Callable[[Call], Awaitable[Response]]] = {}
         for operation in table.OPERATIONS:
-            for routes in (self._reading, self._tunnels, self._tasks):
+            for routes in (self._reading, self._workers, self._tunnels, self._tasks):
                 if hasattr(routes, operation.name):
                     self._handlers[operation.name] = getattr(routes, operation.name)
 

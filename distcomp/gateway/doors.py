@@ -79,6 +79,22 @@ class Doors:
                     return access
         raise ConfigError("a gateway needs a join string for the role client, or observer, or both")
 
+    def admin(self) -> Access:
+        """What to change the cluster with.
+
+        Raises:
+            ConfigError: there is nothing.
+        """
+        if self._scheduler is not None:
+            return self.find("admin", self._scheduler.owner)
+        for (role, _), access in self._joined.items():
+            if role == "admin":
+                return access
+        raise ConfigError(
+            "this gateway has no access as an admin: start it with the join string for that role, too, which "
+            "`distcomp access show --role admin` prints on the scheduler's host"
+        )
+
 
 async def dial(
     access: Access,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from distcomp.protocol import PROTOCOL
+from distcomp.rows import MAX_SLOTS
 
 if TYPE_CHECKING:
     from distcomp.gateway.schemas import Schema
@@ -56,6 +57,7 @@ PATH_NAMES: dict[str, Schema] = {
     "version": VERSION,
     "task": text(64, minLength=1, pattern=r"^[A-Za-z0-9_.-]+$"),
     "tunnel": text(64, minLength=1, pattern=r"^[A-Za-z0-9_-]+$"),
+    "worker": text(32, minLength=32, pattern=r"^[0-9a-f]{32}$"),
 }
 
 HEALTH = thing({"status": text()})
@@ -89,6 +91,8 @@ WORKER = thing(
     }
 )
 WORKERS = page_of(WORKER)
+SLOTS = thing({"slots": whole(1, MAX_SLOTS)})
+RESIZED = thing({"id": text(32), "slots": whole(1, MAX_SLOTS)})
 
 PARAMETER = thing({"name": text(), "kind": text(), "required": {"type": "boolean"}}, {"default": {}})
 FUNCTION = thing(

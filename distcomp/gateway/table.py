@@ -77,6 +77,7 @@ _FUNCTION = _path("function", "the name of a published function")
 _VERSION = _path("version", "its version")
 _TASK = _path("task", "the id of a task or of a task array")
 _TUNNEL = _path("tunnel", "what opening it gave")
+_WORKER = _path("worker", "the id of a worker, as GET /v1/workers gives it")
 _LIMIT = Parameter("limit", "query", shapes.LIMIT, "how many items to give at most")
 _AFTER = Parameter("after", "query", shapes.CURSOR, "the `next` of the answer before")
 _WAIT = Parameter("wait", "query", shapes.WAIT, "seconds to wait for the outcome, if it is not there yet")
@@ -140,6 +141,21 @@ OPERATIONS: tuple[Operation, ...] = (
         (Answer(200, "some of them, by id", shapes.WORKERS),),
         parameters=(_LIMIT, _AFTER),
         problems=("unavailable",),
+    ),
+    Operation(
+        "resize_worker",
+        "POST",
+        "/v1/workers/{worker}/slots",
+        "admin",
+        "Give a worker another number of slots while it runs",
+        (Answer(202, "it was asked; GET /v1/workers says when it has them", shapes.RESIZED),),
+        more=(
+            "New slots get work at once. Where there are to be fewer, what runs ends as ever, and what has "
+            "not begun goes elsewhere. It lasts until the worker ends. The gateway needs an admin's access."
+        ),
+        parameters=(_WORKER,),
+        body=shapes.SLOTS,
+        problems=("not-found", "conflict", "forbidden", "unavailable"),
     ),
     Operation(
         "events",

@@ -51,3 +51,10 @@ def test_a_gateway_belongs_to_one_cluster(scheduler: SchedulerAccess, tmp_path: 
         Doors([*joined(scheduler, "client"), *joined(other, "client")])
     with pytest.raises(ConfigError, match="none"):
         Doors()
+
+
+def test_an_admin_is_let_in_by_the_scheduler_or_by_an_admins_join_string(scheduler: SchedulerAccess) -> None:
+    assert Doors((), scheduler).admin().role == "admin"
+    assert Doors(joined(scheduler, "client", "admin")).admin().secret == scheduler.lookup("admin", "alice")
+    with pytest.raises(ConfigError, match="access show --role admin"):
+        Doors(joined(scheduler, "client", "observer")).admin()

@@ -428,7 +428,7 @@ class ClientCame(NamedTuple):
 
 @record(53)
 class RunEnded(NamedTuple):
-    """A run is no more, since a wall-clock time; `why` is `dropped` or `forgotten`."""
+    """A run is no more, since a wall-clock time; `why` is `dropped`, `received` or `forgotten`."""
 
     owner: Name
     run: Name

@@ -87,15 +87,18 @@ def drop(books: Books, session: Session, now: float, why: str) -> None:
         told["run"] = session.run
     books.effects.log("warning", f"a session was {why}", arrays=len(session.arrays), **told)
     if session.run:
-        end_run(books, session, "dropped", now)
+        end_run(books, session, "dropped" if session.arrays or session.outbox else "received", now)
     cancel_whole(books, session)
     end_session(books, session, now)
 
 
 def make_room(books: Books, now: float) -> bool:
-    """Drop the session whose client has been away for longest, if it is no run; whether there was one."""
+    """Drop the session whose client has been away for longest; whether there was one.
+
+    A run goes only if there is nothing of it any more that somebody could come for.
+    """
     for session in books.left.values():
-        if not session.run:
+        if not session.run or not (session.arrays or session.outbox):
             drop(books, session, now, "dropped: there are too many sessions")
             return True
     return False

@@ -102,6 +102,7 @@ def unknown(books: Books, owner: str, run: str, now: float) -> str:
 
 _ENDS = {
     "dropped": "dropped, as no process had it open for the time that results are kept,",
+    "received": "let go of, as all of its results had been received,",
     "forgotten": "forgotten at its owner's wish",
 }
 

@@ -58,7 +58,7 @@ class PastArray(NamedTuple):
 
 
 class EndedRun(NamedTuple):
-    """What became of a run, `dropped` or `forgotten`, and when, on the wall clock."""
+    """What became of a run, `dropped`, `received` or `forgotten`, and when, on the wall clock."""
 
     why: str
     ended_at: float

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import pytest
 from scheduler_world import BLOB, FUNCTION, SchedulerWorld, versions
 
 from distcomp.core.image import Image
 from distcomp.core.recovery import restore
+from distcomp.core.runs import unknown
 from distcomp.core.scheduler_state import SchedulerState
 from distcomp.protocol import (
     AckOutcomes,
@@ -138,18 +140,23 @@ def test_the_longest_away_makes_room_for_a_new_session() -> None:
     assert name(client) in world.books.sessions
 
 
-def test_runs_make_no_room() -> None:
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_run_makes_room_only_when_all_of_it_was_received(*, waits: bool) -> None:
     world = SchedulerWorld(max_sessions=1)
-    client = world.connect("client", "ann")
-    world.open(client)
+    client = world.client()
     session = world.books.sessions[name(client)]
     session.run = "fit"
     world.books.runs["ann", "fit"] = session
+    if waits:
+        world.submit(client, 0, 1, DETACHED)
     world.cut(client)
     world.wait(60.0)
     new = world.connect("client", "bob")
     world.open(new)
-    assert world.got(new, Refused)[0].code == "full"
+    assert [refused.code for refused in world.got(new, Refused)] == ["full"] * waits
+    assert len(world.got(new, SessionOpened)) == (not waits)
+    told = "was let go of, as all of its results had been received, 0 s ago"
+    assert (told in unknown(world.books, "ann", "fit", world.now)) is not waits
 
 
 def test_restarts_do_not_prolong_the_retention() -> None:

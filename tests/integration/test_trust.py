@@ -135,10 +135,11 @@ def test_another_protocol_is_refused_naming_both_and_what_to_upgrade(
     until(lambda: f"protocol {PROTOCOL + 1}" in shared.said(scheduler), "the scheduler logs it")
 
 
-def test_what_speaks_http_is_cut_off_and_logged_in_one_line(shared: Programs) -> None:
+def test_what_speaks_http_is_told_so_and_logged_in_one_line(shared: Programs) -> None:
     with socket.create_connection(address_of(shared.access()), TIMEOUT_S) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n")
-        assert all_until_closed(connection) == b""
+        answer = all_until_closed(connection)
+    assert (answer[:13], b"tcp://" in answer) == (b"HTTP/1.1 400 ", True)
     until(lambda: "GET / HTTP" in shared.said(shared.running[0]), "the scheduler logs it")
     lines = [line for line in shared.said(shared.running[0]).splitlines() if "GET / HTTP" in line]
     assert len(lines) == 1

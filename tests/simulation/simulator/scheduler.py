@@ -10,7 +10,7 @@ from distcomp.core.image import Image
 from distcomp.core.scheduler_state import SchedulerState
 from distcomp.ids import ClusterId, Peer
 from distcomp.memory_journal import MemoryDisk, MemoryJournal
-from distcomp.protocol import Refused
+from distcomp.protocol import Refused, ResizeWorker
 from distcomp.worker_protocol import GrantLease, RegisterWorker
 from simulator.clock import Host
 from simulator.ledger import demand
@@ -28,6 +28,9 @@ CHECK_TURNS = 32
 """Every so many turns all books are held to their laws."""
 
 CLUSTER = ClusterId(b"simulated ......")
+ADMIN = Peer(0)
+"""No connection has this number."""
+
 WALL_S = 1e9
 """What the wall clock is ahead of the world's."""
 
@@ -223,6 +226,16 @@ class SimScheduler(Host):
         """Tell the ledger that what this worker was ever granted may begin again elsewhere."""
         for grant in self.granted.pop(worker, []):
             self.world.ledger.worker_lost(self.world.ledger.books[grant.array], grant.start, grant.stop)
+
+    def resize(self, worker: WorkerId, slots: int) -> bool:
+        """Let an admin ask for so many slots of a worker; says whether anybody listened."""
+        if self.down or self.frozen:
+            return False
+        self.state.connect(ADMIN, "admin", "admin", "admin", self.clock.now)
+        self.state.receive(ADMIN, ResizeWorker(1, worker, slots), self.clock.now)
+        self.state.disconnect(ADMIN, self.clock.now)
+        self._plan_turn()
+        return True
 
     # --- turns ---
 

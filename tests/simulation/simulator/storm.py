@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from simulator.world import World
 
 
+MOST_SLOTS = 5
+"""Slots that an admin gives a worker."""
+
+
 class Storm:
     """The faults of one world.
 
@@ -113,6 +117,8 @@ class Storm:
     def _strike_worker(self, worker: SimWorker, what: str, fault: Fault) -> bool:
         if what == "stop":
             worker.stop(fault.seconds, wholly=fault.kind == "stop machine")
+        elif what == "resize":
+            return self.world.scheduler.resize(worker.id, 1 + int(fault.pick * 997) % MOST_SLOTS)
         elif what == "drain":
             self.world.join(worker.slots, worker.python)
             worker.run(worker.drain)

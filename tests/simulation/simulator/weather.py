@@ -30,6 +30,7 @@ FAULTS = (
     "restart scheduler",
     "kill scheduler",
     "end scheduler",
+    "resize worker",
 )
 RARE = frozenset({"restart scheduler", "stop scheduler", "no processes"})
 PYTHONS = ("3.11.4", "3.12.1")
@@ -124,7 +125,19 @@ def draw(seed: int) -> Weather:
     if mood != "calm":
         weather.faults = _draw_faults(rng, weather.tasks, {"gusty": 2, "stormy": 6}[mood])
     _draw_journal(rng, weather)
+    if mood != "calm" and seed % 2:
+        weather.faults = sorted([*weather.faults, *_draw_resizes(seed, weather.tasks)])
     return weather
+
+
+def _draw_resizes(seed: int, tasks: int) -> list[Fault]:
+    """Changes of a worker's slots, from random numbers of their own: what else a seed stands for stays."""
+    rng = Random(seed ^ 0x51075)  # noqa: S311 - as above
+    most = max(1, int(tasks * 0.8))
+    return [
+        Fault(rng.randint(0, most), rng.choice((0.0, 0.0002, 0.05)), "resize worker", 0.0, rng.random())
+        for _ in range(rng.randint(1, 3))
+    ]
 
 
 def _draw_journal(rng: Random, weather: Weather) -> None:
@@ -211,7 +224,7 @@ def _draw_cancels(rng: Random, tasks: int) -> tuple[tuple[float, int, int, bool]
 
 
 def _draw_faults(rng: Random, tasks: int, most: int) -> list[Fault]:
-    kinds = [kind for kind in FAULTS[:-2] if kind not in RARE or rng.random() < 0.15]
+    kinds = [kind for kind in FAULTS[:-3] if kind not in RARE or rng.random() < 0.15]
     return sorted(
         Fault(
             rng.randint(0, max(1, int(tasks * 0.8))),

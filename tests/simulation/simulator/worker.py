@@ -32,7 +32,7 @@ class SimWorker(Host):
 
     def __init__(self, world: World, number: int, slots: int, python: str) -> None:
         super().__init__(world.clock, f"worker-{number}")
-        self.world, self.slots, self.python = world, slots, python
+        self.world, self.python = world, python
         self.machine = Host(world.clock, self.name)
         self.id = WorkerId(number.to_bytes(16, "big"))
         versions = Versions("0", python, "3")
@@ -58,6 +58,11 @@ class SimWorker(Host):
             do.Kill: self._kill,
         }
         self._dial()
+
+    @property
+    def slots(self) -> int:
+        """How many it has by now."""
+        return self.state._identity.slots
 
     # --- life ---
 

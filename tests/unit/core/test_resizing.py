@@ -10,7 +10,7 @@ from distcomp.protocol import Refused, ResizeWorker, WatchStatus, WorkerResized
 from distcomp.records import WorkerCame
 from distcomp.worker_protocol import SetSlots, SlotsSet
 
-NAME = b"w" * 16
+NAME: Any = b"w" * 16
 
 
 class Resizing(SchedulerWorld):
@@ -18,7 +18,7 @@ class Resizing(SchedulerWorld):
 
     def __init__(self, slots: int, **settings: Any) -> None:
         super().__init__(**settings)
-        self.one = self.worker(slots, name=NAME)
+        self.one: Any = self.worker(slots, name=NAME)
         self.ann = self.client()
         self.admin = self.connect("admin")
 
@@ -26,7 +26,7 @@ class Resizing(SchedulerWorld):
     def entry(self) -> Any:
         return self.books.workers[NAME]
 
-    def resize(self, slots: int, name: bytes = NAME) -> str:
+    def resize(self, slots: int, name: Any = NAME) -> str:
         """Ask for so many slots; gives the code of the answer."""
         self.say(self.admin, ResizeWorker(5, name, slots))
         (answer,) = self.got(self.admin, WorkerResized)

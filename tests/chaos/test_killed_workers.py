@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from clusters import Programs
 
-KILLING_S = 12 * SCALE
+KILLING_S = 30 * SCALE
 EVERY_S = 0.2
 WORKERS = 3
 ROUNDS = math.ceil(2 * SCALE)

@@ -373,6 +373,9 @@ class WorkerSettings(Settings):
     prepare_s: float = setting(
         10.0, "seconds that a lease waits for its function, or for a slot process that begins nothing"
     )
+    intake_bytes: int = setting(
+        16 << 20, "bytes a second that a slot process is trusted to take in of large arguments", low=1
+    )
     process_retry_s: float = setting(
         1.0, "seconds between two attempts to have a slot process, if none can be"
     )

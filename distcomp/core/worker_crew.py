@@ -72,11 +72,13 @@ class Process:
         sight: what it ran when it was last looked at.
         ending: the end of its task under way.
         stalled: looks in a row at which it had runs and had begun none.
+        given_up: it had none for so long that it is to be ended.
         lends: the run and the index of the task that lends the slot, or None.
     """
 
     __slots__ = (
         "ending",
+        "given_up",
         "lends",
         "number",
         "realm",
@@ -99,6 +101,7 @@ class Process:
         self.lends: tuple[int, int] | None = None
         self.started = 0
         self.stalled = 0
+        self.given_up = False
 
     def run(self, number: int) -> RunningRange | None:
         """The run of that number, unless it has ended."""

@@ -332,7 +332,7 @@ class Runs:
         if process is None:
             return
         runs = process.runs
-        reason = "unprepared" if process.stalled >= self._stalled_most else "neighbour"
+        reason = "unprepared" if process.given_up else "neighbour"
         self.crew.release(process)
         self.ending.pop(number, None)
         begun = next((place for place, run in enumerate(runs) if run.number == end.run), 0)
@@ -415,11 +415,19 @@ class Runs:
                 continue
             run = process.run(process.sight.run)
             process.stalled = process.stalled + 1 if run is None else 0
-            if process.stalled == self._stalled_most:
+            if process.stalled >= self._stalled_most and not process.given_up and not self._takes_in(process):
+                process.given_up = True
                 self.commands.append(Discard(process.number))
             timeout_s = run.lease.grant.timeout_s if run else 0.0
             if run is not None and timeout_s and now - process.sight.begun_at >= timeout_s:
                 self._end_task(run, process.sight.task_index, "timeout", now)
+
+    def _takes_in(self, process: Process) -> bool:
+        """Whether a process that has begun nothing may still be reading large arguments."""
+        settings = self._settings
+        size_bytes = max((len(run.lease.grant.chunk) for run in process.runs), default=0)
+        waited_s = (process.stalled - self._stalled_most) * settings.check_interval_s
+        return waited_s < size_bytes / settings.intake_bytes
 
     def return_overdue(self, now: float) -> None:
         """Give back what has waited too long behind something else."""

@@ -701,6 +701,15 @@ def test_a_process_that_begins_nothing_is_discarded_and_charges_nobody() -> None
     assert world.settled() == []
 
 
+def test_a_process_has_time_to_take_in_large_arguments() -> None:
+    world = World(prepare_s=1.0, intake_bytes=100)
+    world.grant(1, chunk=b"x" * 300)
+    world.wait(3.5)
+    assert world.discarded == []
+    world.wait(2.0)
+    assert world.discarded == [1]
+
+
 def test_a_process_that_tells_something_is_not_stalled() -> None:
     world = World(prepare_s=1.0)
     world.grant(3)

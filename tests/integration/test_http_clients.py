@@ -108,8 +108,8 @@ def test_what_ends_idle_connections_is_not_noticed(site: Site, caplog: pytest.Lo
         assert list(client.map(abs, range(-1000, 0))) == list(range(1000, 0, -1))
         assert between.ended > 1
         opened = [head for head in between.heads if head.startswith("POST /here/v1/tunnel HTTP/1.1\r\n")]
-    assert len(opened) == 1
-    assert not [record for record in caplog.records if "is gone" in record.message]
+        assert len(opened) == 1
+        assert not [record for record in caplog.records if "is gone" in record.message]
 
 
 # --- what stands between --------------------------------------------------------------------------

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 PREFIX = "distcomp-bundles-"
 ARCHIVE = "archive"
 LOCK = "lock"
+MOST_ATTEMPTS = 5
+"""How often a folder is made anew that another worker removed as it was made."""
 
 
 class _Folder:
@@ -119,9 +121,7 @@ class BundleStore:
     def _make(self, blob: bytes) -> _Folder:
         if self._root is None:
             sweep()
-            root = Path(tempfile.mkdtemp(prefix=PREFIX))
-            self._lock = _locked(root / LOCK, os.O_CREAT)
-            self._root = root
+            self._root, self._lock = _begin_root()
         self._made += 1
         path = self._root / str(self._made)
         path.mkdir(mode=0o700)
@@ -135,6 +135,27 @@ class BundleStore:
 
     def _remove(self, key: tuple[SessionId, BundleId]) -> None:
         _remove_tree(self._folders.pop(key).path)
+
+
+def _begin_root() -> tuple[Path, int]:
+    """A private folder with its lock.
+
+    Another worker that sweeps between the making of the file and its lock takes the folder for that of a
+    dead one.
+    """
+    attempts = MOST_ATTEMPTS
+    while True:
+        root = Path(tempfile.mkdtemp(prefix=PREFIX))
+        attempts -= 1
+        try:
+            lock = _locked(root / LOCK, os.O_CREAT)
+        except OSError:
+            if not attempts:
+                raise
+            continue
+        if (root / LOCK).exists() or not attempts:
+            return root, lock
+        os.close(lock)
 
 
 def _locked(path: Path, flags: int = 0) -> int:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from distcomp import bundle_store
 from distcomp.bundle_store import PREFIX, BundleStore
 from distcomp.ids import BundleId, SessionId
 from distcomp.protocol import DefineBundle
@@ -108,3 +110,25 @@ def test_what_a_killed_worker_left_behind_is_removed_and_what_lives_is_not(
     (alive / "1").rmdir()
     (alive / "lock").unlink()
     alive.rmdir()
+
+
+@pytest.mark.parametrize("moment", ["before the lock", "after it"])
+def test_a_folder_that_another_worker_sweeps_as_it_is_made_is_made_anew(
+    store: BundleStore, temporary: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    lock, swept = bundle_store._locked, []
+
+    def locked(path: Path, flags: int = 0) -> int:
+        if flags and not swept:
+            swept.append(path)
+            if moment == "before the lock":
+                shutil.rmtree(path.parent)
+                raise BlockingIOError
+            descriptor = lock(path, flags)
+            shutil.rmtree(path.parent)
+            return descriptor
+        return lock(path, flags)
+
+    monkeypatch.setattr(bundle_store, "_locked", locked)
+    assert Path(store.enter(1, SESSION, ONE), "archive").read_bytes() == b"archive 1"
+    assert len(swept) == len(list(temporary.glob(f"{PREFIX}*"))) == 1

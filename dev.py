@@ -28,9 +28,7 @@ GROUPS = {"demo": None, "test": "test", "lint": "lint", "bench": "test"}
 
 COMMANDS = {
     "demo": [[str(BIN / "distcomp"), "demo"]],
-    "test": [
-        [str(BIN / "python"), "-m", "pytest", "-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder"]
-    ],
+    "test": [[str(BIN / "python"), "-m", "pytest", "-n", "auto", "--dist", "loadfile"]],
     "lint": [
         [str(BIN / "ruff"), "check", "."],
         [str(BIN / "ruff"), "format", "--check", "."],

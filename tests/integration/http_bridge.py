@@ -67,7 +67,7 @@ class Bridge:
         try:
             await Passage(self, self._port, self._token).carry(reader, writer)
         except (OSError, GoneError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass
+            pass  # either side may leave, and a test may cut the passage, at any moment
         finally:
             writer.transport.abort()
             self._tasks.discard(task)

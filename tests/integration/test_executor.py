@@ -270,8 +270,10 @@ def test_shutting_down_without_waiting_lets_tasks_end(executor: Executor) -> Non
 
 
 def test_a_future_can_be_cancelled_right_before_the_end(executor: Executor) -> None:
-    executor.submit(int).cancel()
+    future = executor.submit(int)
+    was_open = future.cancel()
     executor.shutdown()
+    assert (future.done(), future.cancelled()) == (True, was_open)
 
 
 def test_terminating_ends_what_runs(executor: Executor) -> None:

@@ -84,7 +84,7 @@ class FakeGateway:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
                 await self._answer(head, reader, writer)
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass
+            pass  # a client that leaves, or a test that is over
         finally:
             self.writers.discard(writer)
             self._tasks.discard(task)

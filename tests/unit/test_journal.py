@@ -484,6 +484,7 @@ def test_closing_twice_does_no_harm(place: Place, program: Program) -> None:
     journal.append(1, said(1))
     journal.close()
     journal.close()
+    assert [commit.records for commit in place.open().recovered] == [said(1)]
 
 
 # --- what only the disk can do ---------------------------------------------------------------------

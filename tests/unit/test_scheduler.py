@@ -274,7 +274,7 @@ def test_a_peer_that_waits_at_an_inherited_socket_is_served() -> None:
         await cluster.program.start([made])
         client = await early
         client.send(OPEN)
-        await client.receive(SessionOpened)
+        assert (await client.receive(SessionOpened)).epoch
         cluster.program.request_stop()
         await cluster.program.wait_closed()
 
@@ -297,7 +297,7 @@ def test_without_authentication() -> None:
         async with running(auth=False) as cluster:
             client = await Peer().dial(cluster, "client")
             client.send(OPEN)
-            await client.receive(SessionOpened)
+            assert (await client.receive(SessionOpened)).epoch
 
     run(body())
 

@@ -35,9 +35,12 @@ def test_records_go_to_loggers_of_the_same_name(caplog: pytest.LogCaptureFixture
     ]
 
 
-def test_a_process_without_streams_prints_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_without_streams_prints_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "stdout", None)
     show(Said("f@left", LogLine(0, "stdout", 0, "hello")))
+    assert capsys.readouterr() == ("", "")
 
 
 def test_what_the_stream_does_not_take_in_time_is_dropped_and_counted(

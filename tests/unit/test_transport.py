@@ -619,7 +619,8 @@ def test_peers_may_come_before_they_are_taken_in() -> None:
     with ExitStack() as stack:
         stack.enter_context(listening)
         for _ in range(16):  # the kernel drops what does not fit, and tries again a second later
-            stack.enter_context(socket.create_connection(listening.getsockname(), timeout=0.9))
+            peer = stack.enter_context(socket.create_connection(listening.getsockname(), timeout=0.9))
+            assert peer.getpeername() == listening.getsockname()
 
 
 def test_addresses_that_cannot_be_listened_at() -> None:

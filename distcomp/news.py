@@ -40,7 +40,7 @@ _log = logging.getLogger("distcomp")
 class News:
     """The questions of a client's threads, and what the scheduler tells unasked.
 
-    Law: a question is in `_status` or `_tasks`, under the program's lock, from when it is asked until it is
+    Law: a question is in `_status` or `_asked`, under the program's lock, from when it is asked until it is
     answered or nobody waits for the answer any more.
 
     Args:
@@ -53,13 +53,12 @@ class News:
         self._noticed: set[str] = set()
         self._printer = TaskPrinter(program.settings.max_unprinted_lines)
         self._status: list[StandardFuture[StatusReported]] = []
-        self._tasks: dict[int, StandardFuture[TaskExplained]] = {}
-        self._runs: dict[int, StandardFuture[RunForgotten]] = {}
+        self._asked: dict[int, StandardFuture[Any]] = {}
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
-            TaskExplained: self._on_task_explained,
+            TaskExplained: self._on_answer,
             TasksRetried: self._on_tasks_retried,
             TasksLogged: self._on_tasks_logged,
-            RunForgotten: self._on_run_forgotten,
+            RunForgotten: self._on_answer,
         }
 
     # --- for other threads ------------------------------------------------------------------------
@@ -94,26 +93,18 @@ class News:
         Raises:
             UnreachableError: there was no answer within `connect_timeout_s`.
         """
-        asked: StandardFuture[TaskExplained] = StandardFuture()
-        number = next(self._numbers)
-        with self._program.lock:
-            self._tasks[number] = asked
 
-        def ask(state: ClientState) -> None:
+        def ask(state: ClientState, number: int) -> None:
             where = next(routes(sink, ((place, place + 1),)), None)
             if where is None:
                 text = "it is being looked for in the store"
-                self._on_task_explained(TaskExplained(number, "unknown", text, ()))
+                self._on_answer(TaskExplained(number, "unknown", text, ()))
             elif not state.ask(ExplainTask(number, (state.session, where[0]), where[1][0][0])):
                 text = "there is no connection to the scheduler, which would know; one is being tried"
-                self._on_task_explained(TaskExplained(number, "unknown", text, ()))
+                self._on_answer(TaskExplained(number, "unknown", text, ()))
 
-        try:
-            self._program.post(ask)
-            return self._await(asked)
-        finally:
-            with self._program.lock:
-                self._tasks.pop(number, None)
+        explained: TaskExplained = self._ask(ask)
+        return explained
 
     def forget_run(self, name: str) -> RunForgotten:
         """Have the scheduler forget a run.
@@ -121,24 +112,29 @@ class News:
         Raises:
             UnreachableError: there was no answer within `connect_timeout_s`.
         """
-        asked: StandardFuture[RunForgotten] = StandardFuture()
-        number = next(self._numbers)
-        with self._program.lock:
-            self._runs[number] = asked
 
-        def ask(state: ClientState) -> None:
+        def ask(state: ClientState, number: int) -> None:
             state.ask(ForgetRun(number, name))
 
-        try:
-            self._program.post(ask)
-            return self._await(asked)
-        finally:
-            with self._program.lock:
-                self._runs.pop(number, None)
+        forgotten: RunForgotten = self._ask(ask)
+        return forgotten
 
     def close(self) -> None:
         """Show what tasks have printed; nothing more will come."""
         self._printer.close(self._program.settings.close_s)
+
+    def _ask(self, ask: Callable[[ClientState, int], None]) -> Any:
+        """The answer to a question that `ask` sends under a number of its own."""
+        asked: StandardFuture[Any] = StandardFuture()
+        number = next(self._numbers)
+        with self._program.lock:
+            self._asked[number] = asked
+        try:
+            self._program.post(lambda state: ask(state, number))
+            return self._await(asked)
+        finally:
+            with self._program.lock:
+                self._asked.pop(number, None)
 
     def _await(self, asked: StandardFuture[T], timeout_s: float | None = None) -> T:
         try:
@@ -162,15 +158,9 @@ class News:
         for message in effects.news:
             self._handlers[type(message)](message)
 
-    def _on_task_explained(self, message: TaskExplained) -> None:
+    def _on_answer(self, message: TaskExplained | RunForgotten) -> None:
         with self._program.lock:
-            asked = self._tasks.pop(message.request, None)
-        if asked is not None:
-            asked.set_result(message)
-
-    def _on_run_forgotten(self, message: RunForgotten) -> None:
-        with self._program.lock:
-            asked = self._runs.pop(message.request, None)
+            asked = self._asked.pop(message.request, None)
         if asked is not None:
             asked.set_result(message)
 

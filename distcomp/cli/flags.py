@@ -132,6 +132,14 @@ class Flags(argparse.ArgumentParser):
             help=f"{help} [{name}]",
         )
 
+    def gateway(self) -> None:
+        """Add the flag that says which gateway is meant; `publishing.find_gateway` takes its value."""
+        self.value(
+            "--gateway",
+            "http://host:port; the one that runs on this host if not given; DISTCOMP_TOKEN holds the token",
+            variable="DISTCOMP_GATEWAY_ADDRESS",
+        )
+
     def common(self, log_level: str = "warning") -> None:
         """Add what every program has: log flags, `--debug` and `--version`.
 

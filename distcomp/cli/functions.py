@@ -32,11 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("action", choices=ACTIONS, help="what to do")
     parser.add_argument("name", nargs="?", help="of the function to withdraw")
     parser.add_argument("number", nargs="?", metavar="VERSION", help="its version")
-    parser.value(
-        "--gateway",
-        "http://host:port; the one that runs on this host if not given; DISTCOMP_TOKEN holds the token",
-        variable="DISTCOMP_GATEWAY_ADDRESS",
-    )
+    parser.gateway()
     parser.common()
     return run(parser, _functions, argv)
 

@@ -33,11 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("function", help="the module, a colon, and the function's name in it")
     parser.value("--name", "what it is called by; the function's own name if not given")
     parser.value("--function-version", "its version", default="1")
-    parser.value(
-        "--gateway",
-        "http://host:port; the one that runs on this host if not given; DISTCOMP_TOKEN holds the token",
-        variable="DISTCOMP_GATEWAY_ADDRESS",
-    )
+    parser.gateway()
     parser.common()
     return run(parser, _publish, argv)
 

@@ -277,7 +277,7 @@ class AsyncBoundClient:
     async def _submit_later(self, function: Callable[..., T], call: bytes) -> T:
         """Submit once there is room. The arguments are those of the call, whatever has changed since."""
         while True:
-            await in_thread(self.client.wait_for_room)
+            await in_thread(self.client.window.wait_to_enter)
             ((args, kwargs),) = open_chunk(call).calls(0, 1)
             with contextlib.suppress(WindowFullError):
                 future = self._bound.submit(function, *args, **kwargs)

@@ -158,9 +158,7 @@ class ClientSession:
         if size_bytes > self.max_payload_bytes or len(blob) > self.max_payload_bytes:
             self._refuse_size(size_bytes, len(blob))
         with self.lock:
-            if self.window.is_full:
-                self.window.wait_until_not_full()
-            self.window.add(1, size_bytes)
+            self.window.enter(size_bytes)
             if known is not None and key:
                 future = self._desk.add(bound, (digest, known.name, blob), known, call, key)
             else:
@@ -288,8 +286,8 @@ class ClientSession:
         """Count tasks as handed in, waiting for room if need be; see `feeder.FedClient`."""
         return self.window.make_room(leg, tasks, size_bytes, waits=waits)
 
-    def wait_for_room(self, tasks: int = 1, size_bytes: int = 0) -> None:
-        """Wait until so many tasks fit into the window, or it is empty."""
+    def wait_for_room(self, tasks: int, size_bytes: int) -> None:
+        """Wait until there is room for so many tasks."""
         self.window.wait_for_room(tasks, size_bytes)
 
     def fed(self) -> None:
@@ -379,17 +377,19 @@ class ClientSession:
             parts = pack_calls(batch.calls)
             group.keep_calls(batch.function[2], parts)
             for part in parts:
-                state.extend(group.counter, part.stop - part.start, part.blob, last=part.stop == count)
+                last = part.stop == count
+                state.extend(group.counter, part.stop - part.start, part.blob, last=last, single=True)
                 size_bytes += len(part.blob)
         with self.lock:
-            self.window.add(0, size_bytes - counted_bytes)
+            self.window.weigh_singles(size_bytes - counted_bytes)
 
     def _tell(self, effects: ClientEffects) -> None:
         """Pass on what a turn brought besides outcomes."""
         if effects.released_tasks or effects.outcomes:
             self._news_at, self._explained = time.monotonic(), False
             with self.lock:
-                self.window.release(effects.released_tasks, effects.released_bytes)
+                singles = effects.released_singles, effects.released_single_bytes
+                self.window.release(effects.released_tasks, effects.released_bytes, singles=singles)
         if self.stay is not None:
             self.stay.hear(effects.lend_refused, is_idle=not self.window.open_tasks)
         for code, words in effects.explanations:

@@ -57,7 +57,7 @@ class DetourFeed:
         keeper: its store.
         front: what takes in the outcomes; its `detours` get one more.
         work: what the tasks are handed in with.
-        grows: more may come until `close`; if not, the first are all.
+        grows: more may come until `close`; if not, they were submitted one by one, and the first are all.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class DetourFeed:
         self._front = front
         self._work = work
         self._opened = self._through = False
+        self._single = not grows
         self._waiting: deque[Sending] = deque()
         front.detours = [*(front.detours or ()), self.tasks]
 
@@ -117,7 +118,7 @@ class DetourFeed:
     def _extend(self, state: Any, sending: Sending) -> None:
         counter = self.tasks.counter
         for part in sending.parts:
-            state.extend(counter, part.stop - part.start, part.blob, last=False)
+            state.extend(counter, part.stop - part.start, part.blob, last=False, single=self._single)
         unwanted = self.tasks.unwanted(sending.start, sending.stop)
         if unwanted:  # cancelled while they were looked for
             state.cancel(counter, unwanted)

@@ -92,7 +92,7 @@ class InlineArray:
         self.submitted = 0
         self.closed = False
         self.queued = False
-        self.kept = False
+        self.kept = self.is_single = False
         self.loaded: LoadedFunction | None = None
 
     def load(self) -> LoadedFunction:
@@ -188,16 +188,16 @@ class InlineEngine:
         self.arrays[self._counter].kept = kept
         return self._counter
 
-    def extend(self, counter: int, tasks: int, chunk: bytes, *, last: bool) -> None:
-        """Add tasks to an array, with their arguments in one chunk; `last` closes it."""
+    def extend(self, counter: int, tasks: int, chunk: bytes, *, last: bool, single: bool = False) -> None:
+        """Add tasks to an array, with their arguments in one chunk; see `ClientState.extend`."""
         array = self.arrays.get(counter)
         if array is None:
-            self._effects.released_tasks += tasks
-            self._effects.released_bytes += len(chunk)
+            self._effects.release(tasks, len(chunk), single=single)
             return
         start, stop = array.submitted, array.submitted + tasks
         array.submitted, array.closed = stop, last
         if tasks:
+            array.is_single = single
             array.parts.append(InlinePart(start, stop, chunk))
             array.open.add(start, stop)
             self._put_back(array, start, stop)
@@ -404,7 +404,7 @@ class InlineEngine:
     def _release(self, array: InlineArray, start: int, stop: int) -> None:
         """Indexes have settled: let go of what was kept for them."""
         self._settled += stop - start
-        self._effects.released_tasks += stop - start
+        self._effects.release(stop - start, 0, single=array.is_single)
         if array.failures or array.starts:
             for index in range(start, stop):
                 array.failures.pop(index, None)
@@ -416,7 +416,7 @@ class InlineEngine:
             part.left -= end - start
             if not part.left:
                 del array.parts[place]
-                self._effects.released_bytes += len(part.chunk)
+                self._effects.release(0, len(part.chunk), single=array.is_single)
             start = end
 
     def _fail(self, array: InlineArray, failure: Failure) -> None:

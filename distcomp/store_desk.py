@@ -150,7 +150,8 @@ class StoreDesk:
         parts = pack_calls([batch.calls[at] for at in missing]) if missing else []
         with lock:
             size_bytes = sum(len(part.blob) for part in parts)
-            self._window.release(len(batch.calls) - len(missing), batch.size_bytes - size_bytes)
+            found = len(batch.calls) - len(missing), batch.size_bytes - size_bytes
+            self._window.release(*found, singles=found)
         batch.calls.clear()  # what may still fail is no reason to release them twice
         batch.size_bytes = 0
         if missing:
@@ -162,5 +163,6 @@ class StoreDesk:
         woken: list[Woken] = []
         with self._client.lock:
             batch.group.settle(Failed(0, 0, len(batch.group.futures), failure), woken)
-            self._window.release(len(batch.calls), batch.size_bytes)
+            ended = len(batch.calls), batch.size_bytes
+            self._window.release(*ended, singles=ended)
         wake_all(woken)

@@ -59,7 +59,7 @@ class StreamClient(FedClient, Host, Protocol):
     def check_usable(self) -> None:
         """Raise if nothing can be handed in."""
 
-    def wait_for_room(self, tasks: int = 1, size_bytes: int = 0) -> None:
+    def wait_for_room(self, tasks: int, size_bytes: int) -> None:
         """Wait until tasks fit into the client's window."""
 
 

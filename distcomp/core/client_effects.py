@@ -72,6 +72,8 @@ class ClientEffects(Effects):
         began: arrays with the indexes that a worker said it runs.
         released_tasks: how many tasks have left the window.
         released_bytes: how many bytes of arguments have left the window.
+        released_singles: how many of these tasks were submitted one by one.
+        released_single_bytes: how many of these bytes were theirs.
         notices: codes and texts for the user to read.
         explanations: answers to `explain`.
         reports: snapshots of the cluster that were asked for.
@@ -95,6 +97,8 @@ class ClientEffects(Effects):
         "outcomes",
         "refused",
         "released_bytes",
+        "released_single_bytes",
+        "released_singles",
         "released_tasks",
         "reports",
     )
@@ -107,6 +111,8 @@ class ClientEffects(Effects):
         self.began: list[tuple[int, tuple[int, ...]]] = []
         self.released_tasks = 0
         self.released_bytes = 0
+        self.released_singles = 0
+        self.released_single_bytes = 0
         self.notices: list[tuple[str, str]] = []
         self.explanations: list[Explanation] = []
         self.reports: list[StatusReported] = []
@@ -115,3 +121,11 @@ class ClientEffects(Effects):
         self.opened = False
         self.refused: Refused | None = None
         self.lend_refused: LendRefused | None = None
+
+    def release(self, tasks: int, size_bytes: int, *, single: bool) -> None:
+        """Tasks have left the window, which were submitted one by one, or not."""
+        self.released_tasks += tasks
+        self.released_bytes += size_bytes
+        if single:
+            self.released_singles += tasks
+            self.released_single_bytes += size_bytes

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from distcomp.protocol import DefineBundle, DefineFunction
-
-if TYPE_CHECKING:
-    from distcomp.ids import BundleId
 
 Definition: TypeAlias = DefineFunction | DefineBundle
 
@@ -51,9 +48,9 @@ class ClientNeeds:
         need = self.held.get(message.bundle) or self.add(message.bundle, message)
         need.users += 1
 
-    def release(self, bundles: tuple[BundleId, ...]) -> None:
+    def release(self, *digests: bytes) -> None:
         """An array is over that needed these."""
-        for digest in bundles:
+        for digest in digests:
             need = self.held[digest]
             need.users -= 1
             if not need.users:

@@ -217,15 +217,17 @@ class ClientState:
         need.users += 1
         return counter
 
-    def extend(self, counter: int, tasks: int, chunk: bytes, *, last: bool) -> None:
-        """Add tasks to an array, with their arguments in one chunk; `last` closes it."""
+    def extend(self, counter: int, tasks: int, chunk: bytes, *, last: bool, single: bool = False) -> None:
+        """Add tasks to an array, with their arguments in one chunk; `last` closes it.
+
+        Those that are `single` were submitted one by one, which the window tells apart.
+        """
         array = self.arrays.get(counter)
         if array is None:
-            self._effects.released_tasks += tasks
-            self._effects.released_bytes += len(chunk)
+            self._effects.release(tasks, len(chunk), single=single)
             return
         bundle = self.bundle
-        array.extend(tasks, chunk, NO_BUNDLE if bundle is None else bundle.bundle, last=last)
+        array.extend(tasks, chunk, NO_BUNDLE if bundle is None else bundle.bundle, last=last, single=single)
         if bundle is not None and bundle.bundle not in array.bundles:
             array.bundles += (bundle.bundle,)
             self._needs.use_bundle(bundle)
@@ -500,8 +502,8 @@ class ClientState:
         return self.arrays.get(array[1]) if array[0] == self.session else None
 
     def _settled(self, array: Submission, span: tuple[int, int]) -> None:
-        self._effects.released_tasks += span[1] - span[0]
-        self._effects.released_bytes += array.release()
+        if not array.is_adopted:
+            self._effects.release(span[1] - span[0], array.release(), single=array.is_single)
 
     def _abandon(self, counter: int, array: Submission, failure: Failure) -> None:
         """End an array for everyone: here at once, at the scheduler as soon as it hears of it."""
@@ -523,14 +525,8 @@ class ClientState:
     def _forget(self, counter: int, array: Submission) -> None:
         del self.arrays[counter]
         self._outbox.forget(counter, array)
-        held = self._needs.held
-        need = held.get(array.function)
-        if need is not None and not array.is_adopted:
-            need.users -= 1
-            if not need.users:
-                del held[array.function]
-        if array.bundles:
-            self._needs.release(array.bundles)
+        if not array.is_adopted:
+            self._needs.release(array.function, *array.bundles)
 
     def _lose(self, failure: Failure) -> None:
         """The session is gone: everything open ends, and the next connection opens another one."""

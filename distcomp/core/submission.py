@@ -55,6 +55,7 @@ class Submission:
         "function",
         "held_bytes",
         "is_adopted",
+        "is_single",
         "kept",
         "offered",
         "open",
@@ -73,7 +74,7 @@ class Submission:
     def __init__(self, function: FunctionId, options: TaskOptions, *, kept: bool = False) -> None:
         self.function = function
         self.kept = kept
-        self.is_adopted = False
+        self.is_adopted = self.is_single = False
         self.options = options
         self.parts: deque[Part] = deque()
         self.bundles: tuple[BundleId, ...] = ()
@@ -114,14 +115,15 @@ class Submission:
         """How many tasks the scheduler has, or will have once what is under way arrives."""
         return self.parts[self.sent - 1].stop if self.sent else self.accepted
 
-    def extend(self, tasks: int, chunk: bytes, bundle: BundleId, *, last: bool) -> None:
-        """Add tasks behind those there are."""
+    def extend(self, tasks: int, chunk: bytes, bundle: BundleId, *, last: bool, single: bool = False) -> None:
+        """Add tasks behind those there are, which were submitted one by one, or not."""
         start, size_bytes = self.submitted, len(chunk)
         self.submitted = stop = start + tasks
         inline_bytes = PART_BYTES + (size_bytes if size_bytes <= INLINE_BLOB_BYTES else 0)
         self.parts.append(Part(start, stop, chunk, last, inline_bytes, bundle))
         if tasks:
             self.open.add(start, stop)
+            self.is_single = single
         self.payload_bytes += size_bytes
         self.held_bytes += size_bytes
         self.closed = last

@@ -214,7 +214,8 @@ class State:
         assert kept
         return 5
 
-    def extend(self, counter: int, tasks: int, chunk: bytes, *, last: bool) -> None:
+    def extend(self, counter: int, tasks: int, chunk: bytes, *, last: bool, single: bool = False) -> None:
+        assert single == bool(tasks)
         self.said.append((counter, tasks, chunk, last))
 
     def cancel(self, counter: int, spans: Sequence[tuple[int, int]]) -> None:

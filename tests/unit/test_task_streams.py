@@ -77,7 +77,7 @@ class EchoingCluster:
         assert not waits
         return self.has_room and not leg.ended
 
-    def wait_for_room(self, tasks: int = 1, size_bytes: int = 0) -> None:
+    def wait_for_room(self, tasks: int, size_bytes: int) -> None:
         assert tasks
         assert size_bytes
         self.has_room = True

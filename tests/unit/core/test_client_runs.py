@@ -152,6 +152,7 @@ def test_an_adopted_array_settles_with_what_is_still_to_come_of_it() -> None:
     talk.open(row(1, 6, ((0, 2),)), row(1, 6, ((4, 5),)))
     talk.hear(settled(1, 1, (2, 4, b"two")), failed(2, 1, (5, 6)))
     assert talk.last.outcomes == [Returned(1, 2, 4, 2, b"two"), Failed(1, 5, 6, CANCELLED)]
+    assert talk.last.released_tasks == 0, "nothing that another process's window counted"
     assert talk.state.arrays == {}
 
 

@@ -272,6 +272,20 @@ def test_outcomes_are_told_acknowledged_and_leave_the_window() -> None:
     assert talk.state.arrays == {}
 
 
+def test_what_leaves_the_window_is_told_apart_by_how_it_was_submitted() -> None:
+    talk = opened()
+    bulk, single = talk.submit(4, b"1234"), talk.state.submit(OTHER, "g", b"code", OPTIONS)
+    talk.state.extend(single, 2, b"12", last=False, single=True)
+    talk.state.extend(single, 0, b"", last=True)
+    talk.turn()
+    talk.hear(*(protocol.TasksSettled(1 + at, talk.array(at), ((0, 1, b"r"),), ()) for at in (bulk, single)))
+    assert (talk.last.released_tasks, talk.last.released_bytes) == (2, 2)
+    assert (talk.last.released_singles, talk.last.released_single_bytes) == (1, 1)
+    talk.state.extend(single + 99, 3, b"123", last=True, single=True)
+    talk.turn()
+    assert (talk.last.released_singles, talk.last.released_single_bytes) == (3, 3)
+
+
 def test_an_outcome_counts_once_however_often_it_comes() -> None:
     talk = opened()
     counter = talk.submit(4)

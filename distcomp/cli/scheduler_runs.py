@@ -57,18 +57,28 @@ def _list(flags: argparse.Namespace) -> int:
 
 
 def _forget(flags: argparse.Namespace) -> int:
+    where = watched(flags.address, FORGETTING_ROLES)
     if not flags.yes:
-        question = f"Forget the run {flags.name} at the scheduler, with what waits of it? [y/N] "
-        print(question, end="", file=sys.stderr, flush=True)
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        answers = asyncio.run(ask(where, ListRuns(1)))
+        rows = [row for part in answers for row in part.runs]
+        found = [row for row in rows if (row.run, row.owner) == (flags.name, where.owner)]
+        if found and not _confirms(found[0]):  # if there is none, the scheduler knows why
             print("nothing was forgotten", file=sys.stderr)
             return EXIT_FAILED
-    (answer,) = asyncio.run(ask(watched(flags.address, FORGETTING_ROLES), ForgetRun(1, flags.name)))
+    (answer,) = asyncio.run(ask(where, ForgetRun(1, flags.name)))
     if flags.json:
         print(json.dumps({"code": answer.code, "text": answer.text}))
     else:
         print(f"{flags.name}: {answer.code}, {answer.text}")
     return EXIT_ENDED if answer.code == "forgotten" else EXIT_FAILED
+
+
+def _confirms(row: RunRow) -> bool:
+    """Whether the user means it."""
+    done = f"{count(row.settled)} of {count(row.tasks)} tasks done and {size(row.waiting_bytes)} waiting"
+    question = f"Forget the run {row.run} at the scheduler, with {done}? [y/N] "
+    print(question, end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def screen(rows: Sequence[RunRow], width: int, *, now: float) -> str:

@@ -252,7 +252,13 @@ class StoreReader:
             (number,),
         ).fetchall()
         functions = tuple(self._summed(*row) for row in rows)
-        return RunSummary(run, began_at, functions)
+        ((handed_in,),) = self._connection.execute(
+            "SELECT count(*) FROM (SELECT call FROM places WHERE run = ?1 "
+            "UNION ALL SELECT call FROM earlier_places WHERE run = ?1) "
+            "JOIN calls ON calls.id = call WHERE cluster != x''",
+            (number,),
+        )
+        return RunSummary(run, began_at, functions, handed_in)
 
     def functions(self) -> list[FunctionSummary]:
         """All functions of the store, whatever run their tasks belong to; only tasks with outcomes count."""

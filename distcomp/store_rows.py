@@ -118,11 +118,20 @@ class FunctionSummary(NamedTuple):
 
 
 class RunSummary(NamedTuple):
-    """A run, with the tasks of each of its functions."""
+    """A run, with the tasks of each of its functions.
+
+    Attributes:
+        name: its name.
+        began_at: when its first task was submitted, in wall-clock seconds.
+        functions: whose tasks it has.
+        handed_in: how often its tasks went to a cluster: one for each of equal calls, and for each new try of
+            one that had failed.
+    """
 
     name: str
     began_at: float
     functions: tuple[FunctionSummary, ...]
+    handed_in: int = 0
 
     @property
     def tasks(self) -> int:

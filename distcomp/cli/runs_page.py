@@ -60,6 +60,8 @@ def run_screen(run: RunSummary, width: int, *, now: float, coloured: bool) -> st
         f"run {run.name}, begun {_ago(run.began_at, now)}: {count(run.tasks)} tasks, {count(run.done)} done, "
         f"{count(run.failed)} failed, {count(run.submitted)} submitted, {size(run.size_bytes)}"
     )
+    if run.handed_in > run.tasks:
+        head += f"; handed in {count(run.handed_in)} times"
     rows = [[each.name, each.version or "-", *_counted(each, now)] for each in run.functions]
     lines = _titled(FUNCTION_COLUMNS, rows, width, coloured=coloured)
     said = list(dict.fromkeys(f"{each.name}: {why}" for each in run.functions for why in each.reasons))
@@ -74,6 +76,7 @@ def run_as_json(run: RunSummary) -> dict[str, Any]:
         "began_at": run.began_at,
         "changed_at": run.changed_at,
         "tasks": run.tasks,
+        "handed_in": run.handed_in,
         "done": run.done,
         "failed": run.failed,
         "submitted": run.submitted,

@@ -63,10 +63,18 @@ def test_show_tells_each_function(capsys: pytest.CaptureFixture[str], path: Path
         assert store.reasons(changed)
     lines = said(capsys, "show", "fit").splitlines()
     assert "4 tasks, 2 done, 1 failed, 1 submitted" in lines[0]
+    assert "handed in" not in lines[0]
     assert lines[3].split()[:6] == ["model.fit", "2", "4", "2", "1", "1"]
     assert lines[-1] == "model.fit: recomputed because the code of fit changed"
     told = json.loads(said(capsys, "show", "fit", "--json"))
     assert (told["tasks"], told["functions"][0]["submitted"]) == (4, 1)
+
+
+def test_equal_calls_are_one_task_and_counted(capsys: pytest.CaptureFixture[str], path: Path) -> None:
+    with Store(path) as store:
+        store.submitted("fit", FIT, b"c" * 16, b"s" * 16, 2, 0, [b"\x01" * 32] * 5)
+    assert said(capsys, "show", "fit").splitlines()[0].endswith("; handed in 9 times")
+    assert json.loads(said(capsys, "show", "fit", "--json"))["handed_in"] == 9
 
 
 def test_export_writes_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,3 +33,10 @@ def cluster(
     temporary = tmp_path_factory.mktemp("tmp")
     with nothing_left_behind(temporary, monkeypatch), programs(tmp_path / "home") as made:
         yield made
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is made longer by hand may last as long as it takes."""
+    if any(name.startswith(("CHAOS_", "SLOW_READER_")) for name in os.environ):
+        for item in items:
+            item.add_marker(pytest.mark.timeout(0))

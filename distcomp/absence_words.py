@@ -45,7 +45,7 @@ def _left(told: Absence, where: str, clock: str) -> str:
         goes = "goes" if told.detached == 1 else "go"
         said.append(f"{_tasks(told.detached)} {_is(told.detached)} left there, and {goes} on: detached")
     if told.unsent:
-        said.append(f"{_tasks(told.unsent)} never got there, and {_is(told.unsent)} gone")
+        said.append(f"{_tasks(told.unsent)} {_is(told.unsent)} not acknowledged by it, and may be lost")
     return f"{where} has been away since {clock}, and is not waited for: {'; '.join(said)}"
 
 

@@ -28,7 +28,7 @@ class Absence(NamedTuple):
         since: monotonic seconds.
         attached: unfinished tasks that the scheduler has, and cancels if their client stays away.
         detached: unfinished tasks that it has and carries on with in any case.
-        unsent: tasks that only the client has.
+        unsent: tasks that the scheduler has not acknowledged.
         grace_s: seconds that a client may be away.
     """
 

@@ -21,7 +21,10 @@ WHERE = "the scheduler at tcp://a:7077"
             ": 2 tasks are left there, and cancelled when it has been back",
         ),
         (Absence("left", 8.0, 0, 1, 0, 60.0), "for: 1 task is left there, and goes on: detached"),
-        (Absence("left", 8.0, 1, 0, 1, 9.5), "been back for 9.5 s; 1 task never got there, and is gone"),
+        (
+            Absence("left", 8.0, 1, 0, 1, 9.5),
+            "been back for 9.5 s; 1 task is not acknowledged by it, and may be lost",
+        ),
     ],
 )
 def test_an_absence_in_words(told: Absence, words: str) -> None:

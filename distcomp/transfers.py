@@ -16,12 +16,12 @@ from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
 from distcomp.errors import FrameTooLargeError, MalformedMessageError
-from distcomp.ordering import HELD_KEYS, ORDER_KEYS
+from distcomp.ordering import Parked, Parking
 from distcomp.protocol import PiecesStored, SendPiece, codec
 from distcomp.wire import MAX_FRAME_BYTES, MAX_ITEMS, PIECE_BYTES, detach_blobs
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable
+    from collections.abc import Iterable
 
     from distcomp.config import WireLimits
     from distcomp.protocol import Message
@@ -31,16 +31,13 @@ _MAX_PACKED_BYTES = MAX_FRAME_BYTES - 5
 _SMALL_BLOB_BYTES = 256
 
 
-class _Entry:
-    """A parked message."""
+class _Entry(Parked):
+    """A parked message, and once it is packed, what it is beside its blobs."""
 
-    __slots__ = ("blockers", "followers", "holds", "message", "packed", "size_bytes", "transfers")
+    __slots__ = ("packed", "size_bytes", "transfers")
 
-    def __init__(self, message: Message, holds: tuple[Hashable, ...]) -> None:
-        self.message = message
-        self.holds = holds
-        self.blockers = 0
-        self.followers: list[_Entry] = []
+    def __init__(self, message: Message) -> None:
+        super().__init__(message)
         self.packed = b""
         self.size_bytes = 0
         self.transfers = 0
@@ -55,18 +52,8 @@ class _Transfer(NamedTuple):
     entry: _Entry
 
 
-def _keys(message: Message) -> tuple[Hashable, ...]:
-    keys = ORDER_KEYS.get(type(message))
-    return keys(message) if keys else ()
-
-
-def _held(message: Message) -> tuple[Hashable, ...]:
-    held = HELD_KEYS.get(type(message))
-    return held(message) if held else _keys(message)
-
-
-class Outgoing:
-    """What leaves over one connection.
+class Outgoing(Parking[_Entry]):
+    """What leaves over one connection, and what waits to leave.
 
     Args:
         limits: bounds and credit.
@@ -77,11 +64,10 @@ class Outgoing:
     """
 
     def __init__(self, limits: WireLimits) -> None:
-        self.parked = 0
+        super().__init__()
         self._limits = limits
         self._credit = limits.credit_bytes
         self._numbers = count(1)
-        self._last_holder: dict[Hashable, _Entry] = {}
         self._queued: deque[tuple[_Entry, list[tuple[int, bytes]]]] = deque()
         self._moving: deque[_Transfer] = deque()
         self._moving_bytes = 0
@@ -96,14 +82,18 @@ class Outgoing:
         ready: list[bytes] = []
         is_large, pack = codec.is_large, codec.pack
         for message in messages:
-            if self.parked and self._park_behind_others(message):
+            blockers = self.blockers_of(message) if self.parked else None
+            if blockers:
+                self.park(_Entry(message), blockers)
                 continue
             if not is_large(message):
                 packed = pack(message)
                 if len(packed) <= _MAX_PACKED_BYTES:
                     ready.append(packed)
                     continue
-            self._park(_Entry(message, _held(message)))
+            entry = _Entry(message)
+            self.park(entry)
+            self._detach(entry)
         return ready
 
     def add_credit(self, size_bytes: int) -> None:
@@ -144,24 +134,6 @@ class Outgoing:
                 self._start_queued()
         return frames
 
-    def _park_behind_others(self, message: Message) -> bool:
-        blockers = {self._last_holder[key] for key in _keys(message) if key in self._last_holder}
-        if not blockers:
-            return False
-        entry = _Entry(message, _held(message))
-        entry.blockers = len(blockers)
-        for blocker in blockers:
-            blocker.followers.append(entry)
-        self._park(entry)
-        return True
-
-    def _park(self, entry: _Entry) -> None:
-        self.parked += 1
-        for key in entry.holds:
-            self._last_holder[key] = entry
-        if not entry.blockers:
-            self._detach(entry)
-
     def _detach(self, entry: _Entry) -> bool:
         """Take the large blobs out of an entry that nothing blocks; whether there are any."""
         next_number = self._numbers.__next__
@@ -197,15 +169,8 @@ class Outgoing:
         leaving = deque([entry])
         while leaving:
             gone = leaving.popleft()
-            self.parked -= 1
             packed.append(gone.packed)
-            for key in gone.holds:
-                if self._last_holder.get(key) is gone:
-                    del self._last_holder[key]
-            for follower in gone.followers:
-                follower.blockers -= 1
-                if not follower.blockers and not self._detach(follower):
-                    leaving.append(follower)
+            leaving += [each for each in self.leave(gone) if not self._detach(each)]
         return packed
 
 

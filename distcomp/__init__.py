@@ -15,7 +15,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from distcomp.async_client import AsyncClient, AsyncTaskArray, AsyncTaskStream
+    from distcomp.async_client import AsyncClient
+    from distcomp.async_handles import AsyncRun, AsyncTaskArray, AsyncTaskStream
     from distcomp.client import Client
     from distcomp.decorator import compute_this
     from distcomp.default_client import connect
@@ -70,6 +71,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AmbiguousClusterError",
     "AsyncClient",
+    "AsyncRun",
     "AsyncTaskArray",
     "AsyncTaskStream",
     "AuthenticationError",
@@ -123,8 +125,9 @@ __all__ = [
 
 _HOMES = {
     "AsyncClient": "async_client",
-    "AsyncTaskArray": "async_client",
-    "AsyncTaskStream": "async_client",
+    "AsyncRun": "async_handles",
+    "AsyncTaskArray": "async_handles",
+    "AsyncTaskStream": "async_handles",
     "Client": "client",
     "connect": "default_client",
     "compute_this": "decorator",

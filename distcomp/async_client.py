@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
-from collections.abc import AsyncIterator, Iterable
-from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
+from distcomp.async_handles import AsyncRun, AsyncTaskArray, AsyncTaskStream, in_thread
 from distcomp.client import Client
 from distcomp.errors import ClientClosedError, UsageError, WindowFullError
 from distcomp.payload import dump_call, open_chunk, pack_calls
@@ -19,7 +18,7 @@ from distcomp.task_streams import TaskStream
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable
     from types import TracebackType
 
     from typing_extensions import Self, Unpack
@@ -32,206 +31,13 @@ if TYPE_CHECKING:
     from distcomp.options import OptionValues
     from distcomp.protocol import StatusReported
     from distcomp.rows import WorkerRow
-    from distcomp.task_arrays import TaskArray
 
-__all__ = ["AsyncClient", "AsyncTaskArray", "AsyncTaskStream"]
+__all__ = ["AsyncBoundClient", "AsyncClient"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 POLL_S = 0.05
-_END: Any = object()
-
-
-async def in_thread(call: Callable[..., T], *args: Any, on_cancel: Callable[[], object] | None = None) -> T:
-    """Make a call in a thread of its own, without bound to how many wait at the same time.
-
-    Args:
-        call: what to call. It goes on when the waiting coroutine is cancelled.
-        *args: its arguments.
-        on_cancel: called then, to have it end soon.
-    """
-    loop = asyncio.get_running_loop()
-    outcome: asyncio.Future[T] = loop.create_future()
-
-    def settle(value: Any, error: BaseException | None) -> None:
-        if outcome.done():
-            return
-        if error is None:
-            outcome.set_result(value)
-        else:
-            outcome.set_exception(error)
-
-    def run() -> None:
-        value, error = None, None
-        try:
-            value = call(*args)
-        except BaseException as raised:  # noqa: BLE001 - it is raised where the call is awaited
-            error = raised
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-            loop.call_soon_threadsafe(settle, value, error)
-
-    threading.Thread(target=run, name="distcomp-async", daemon=True).start()
-    try:
-        return await outcome
-    except asyncio.CancelledError:
-        if on_cancel is not None:
-            on_cancel()
-        raise
-
-
-class AsyncRuns(AsyncIterator[T]):
-    """Reads what comes in lists, waiting for each list in a thread.
-
-    Args:
-        runs: gives the lists; may block.
-        leave: what to do if a coroutine that waits is cancelled.
-    """
-
-    def __init__(self, runs: Iterator[Sequence[T]], leave: Callable[[], object]) -> None:
-        self._runs = runs
-        self._leave = leave
-        self._here: Iterator[T] = iter(())
-
-    async def __anext__(self) -> T:
-        while (value := next(self._here, _END)) is _END:
-            run = await in_thread(next, self._runs, _END, on_cancel=self._leave)
-            if run is _END:
-                raise StopAsyncIteration
-            self._here = iter(run)
-        return value
-
-
-class AsyncTaskArray(Generic[T]):
-    """Many tasks of one function; made by `AsyncClient.map`. See `TaskArray`.
-
-    Example:
-        >>> async def main():
-        ...     async with AsyncClient("inline:") as client:
-        ...         async for length in client.map(len, ["a", "bc"]):
-        ...             print(length)
-        >>> asyncio.run(main())
-        1
-        2
-    """
-
-    def __init__(self, array: TaskArray[T]) -> None:
-        self._array = array
-
-    def __len__(self) -> int:
-        return len(self._array)
-
-    def __aiter__(self) -> AsyncIterator[T]:
-        return AsyncRuns(self._array.runs(), self._array.cancel)
-
-    @property
-    def done_count(self) -> int:
-        """How many tasks have an outcome."""
-        return self._array.done_count
-
-    @property
-    def futures(self) -> Sequence[Future[T]]:
-        """One future for each task, to be awaited."""
-        return self._array.futures
-
-    def done(self) -> bool:
-        """Whether all tasks have an outcome."""
-        return self._array.done()
-
-    def as_completed(self, timeout: float | None = None) -> AsyncIterator[Future[T]]:
-        """Give the tasks' futures as they settle; see `TaskArray.as_completed`."""
-        return AsyncRuns(self._array.completed_runs(timeout), self._array.cancel)
-
-    @overload
-    async def results(self, on_error: Literal["raise", "skip"] = "raise") -> list[T]: ...
-
-    @overload
-    async def results(self, on_error: Literal["return"]) -> list[T | BaseException]: ...
-
-    async def results(self, on_error: Any = "raise") -> Any:
-        """Wait for all tasks and give their results in order; see `TaskArray.results`."""
-        return await in_thread(self._array.results, on_error, on_cancel=self._array.cancel)
-
-    def failures(self) -> dict[int, BaseException]:
-        """The exceptions of the tasks that have failed so far, by index."""
-        return self._array.failures()
-
-    def cancel(self) -> int:
-        """Cancel every task that has no outcome; returns how many that were."""
-        return self._array.cancel()
-
-    def retry(self) -> Self:
-        """Run the tasks again that have failed or were cancelled so far."""
-        self._array.retry()
-        return self
-
-    def __repr__(self) -> str:
-        return f"<Async{repr(self._array)[1:]}"
-
-
-class AsyncTaskStream(AsyncIterator[T]):
-    """Results of tasks whose arguments come from something without a length; made by `AsyncClient.map`.
-
-    Arguments are drawn in a thread. See `TaskStream`.
-
-    Example:
-        >>> async def main():
-        ...     async with AsyncClient("inline:") as client, client.map(abs, itertools.count(5)) as stream:
-        ...         return await anext(stream)
-        >>> asyncio.run(main())
-        5
-    """
-
-    def __init__(self, stream: TaskStream[T]) -> None:
-        self._stream = stream
-        self._reading: AsyncRuns[T] | None = None
-
-    def __aiter__(self) -> AsyncIterator[T]:  # noqa: PYI034 - what reads is faster without this object between
-        return self._in_order()
-
-    async def __anext__(self) -> T:
-        return await self._in_order().__anext__()
-
-    @property
-    def done_count(self) -> int:
-        """How many tasks have an outcome so far, those read included."""
-        return self._stream.done_count
-
-    def as_completed(self, timeout: float | None = None) -> AsyncIterator[Future[T]]:
-        """Give the tasks' futures as they settle; see `TaskStream.as_completed`."""
-        return AsyncRuns(self._stream.completed_runs(timeout), self._stream.cancel)
-
-    @overload
-    async def results(self, on_error: Literal["raise", "skip"] = "raise") -> list[T]: ...
-
-    @overload
-    async def results(self, on_error: Literal["return"]) -> list[T | BaseException]: ...
-
-    async def results(self, on_error: Any = "raise") -> Any:
-        """Read to the end and give all results in order; see `TaskStream.results`."""
-        return await in_thread(self._stream.results, on_error, on_cancel=self._stream.cancel)
-
-    def cancel(self) -> int:
-        """Cancel every task that has no outcome, and draw no more."""
-        return self._stream.cancel()
-
-    async def aclose(self) -> None:
-        """Leave the stream: cancel the rest of it, and drop what was not read."""
-        self._stream.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
-    def __repr__(self) -> str:
-        return f"<Async{repr(self._stream)[1:]}"
-
-    def _in_order(self) -> AsyncRuns[T]:
-        if self._reading is None:
-            self._reading = AsyncRuns(self._stream.runs(), self._stream.cancel)
-        return self._reading
 
 
 class AsyncBoundClient:
@@ -245,7 +51,7 @@ class AsyncBoundClient:
         3
     """
 
-    def __init__(self, client: Client, bound: BoundClient | Client) -> None:
+    def __init__(self, client: Client, bound: BoundClient) -> None:
         self.client = client
         self._bound = bound
 
@@ -277,7 +83,7 @@ class AsyncBoundClient:
     async def _submit_later(self, function: Callable[..., T], call: bytes) -> T:
         """Submit once there is room. The arguments are those of the call, whatever has changed since."""
         while True:
-            await in_thread(self.client.window.wait_to_enter)
+            await in_thread(self._bound.session.window.wait_to_enter)
             ((args, kwargs),) = open_chunk(call).calls(0, 1)
             with contextlib.suppress(WindowFullError):
                 future = self._bound.submit(function, *args, **kwargs)
@@ -333,7 +139,7 @@ class AsyncClient:
         """Connect, unless that was done; entering the client and awaiting it do the same."""
         if self._client is None and not self._gone:
             client = await in_thread(self._connect, on_cancel=self._give_up)
-            self._client, self._plain = client, AsyncBoundClient(client, client)
+            self._client, self._plain = client, AsyncBoundClient(client, client.options())
         return self
 
     async def close(self, *, cancel: bool = False) -> None:
@@ -414,6 +220,29 @@ class AsyncClient:
     def options(self, **values: Unpack[OptionValues]) -> AsyncBoundClient:
         """This client with task options; see `distcomp.options.Options`."""
         return self._connected().options(**values)
+
+    async def attach(self, name: str) -> AsyncRun:
+        """Collect a run, from any process; see `Client.attach`.
+
+        Returns:
+            A handle on all its tasks, in the order in which they were submitted.
+
+        Raises:
+            UnknownRunError: neither the scheduler nor the store has such a run.
+            RunTakenError: another process has it open.
+            UsageError: this client has submitted to it, and so has its handles.
+
+        Example:
+            >>> async def main():
+            ...     async with AsyncClient("inline:", store="results.db") as client:
+            ...         await client.options(run="fit").submit(abs, -1)
+            ...     async with AsyncClient("inline:", store="results.db") as client:
+            ...         return await client.attach("fit")
+            >>> asyncio.run(main())
+            <AsyncRun fit of 1 tasks, 1 done>
+        """
+        client = self._connected().client
+        return AsyncRun(await in_thread(client.attach, name))
 
     async def gather(self, futures: Iterable[asyncio.Future[T] | Future[T]]) -> list[T]:
         """The results of futures, in order; see `distcomp.gather`."""

@@ -391,8 +391,9 @@ class Client(ClientSession):
             self._runs = {name: run for name, run in self._runs.items() if not run.closed}
             if len(self._runs) >= self.settings.max_runs:
                 raise UsageError(f"the client has {len(self._runs)} runs open, and max_runs is no more")
-            waits = self.window.may_block
-            run = RunSession(self._belongings, self, name, attaches=attaches, waits=waits)
+            may_block = self.window.may_block
+            run = RunSession(self._belongings, self, name, attaches=attaches, waits=may_block or attaches)
+            run.window.may_block = may_block
             self._runs[name] = run
         return run
 

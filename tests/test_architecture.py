@@ -47,6 +47,7 @@ FLOORS: dict[str, int] = {
     "journal_lock": 3,
     "journal_note": 3,
     "journal_rows": 3,
+    "journal_storing": 3,
     "memory_journal": 3,
     "relay": 3,
     "gateway_token": 3,
@@ -97,6 +98,7 @@ FLOORS: dict[str, int] = {
     "html": 4,
     "news": 4,
     "questions": 4,
+    "anteroom": 4,
     "scheduler": 4,
     "scheduler_memory": 4,
     "stay": 4,
@@ -114,6 +116,7 @@ FLOORS: dict[str, int] = {
     "task_streams": 4,
     "worker": 4,
     "async_client": 5,
+    "async_handles": 5,
     "cli": 5,
     "watching": 5,
     "decorator": 5,
@@ -127,6 +130,7 @@ FLOORS: dict[str, int] = {
 """The floor of every top-level module or package of distcomp."""
 
 FAMILIES: list[set[str]] = [
+    {"async_client", "async_handles"},
     {"cli", "gateway"},
     {"executor", "pool", "pool_results", "turnstile", "wrapped_calls"},
     {"core"},
@@ -158,6 +162,7 @@ FAMILIES: list[set[str]] = [
         "journal_lock",
         "journal_note",
         "journal_rows",
+        "journal_storing",
         "memory_journal",
     },
     {
@@ -174,7 +179,7 @@ FAMILIES: list[set[str]] = [
     {"http_answers", "http_link", "http_roads", "http_wires"},
     {"access", "gateway_token"},
     {"task_links", "worker"},
-    {"scheduler", "scheduler_memory"},
+    {"anteroom", "scheduler", "scheduler_memory"},
     {
         "absence_words",
         "bound_client",

@@ -17,6 +17,7 @@ from distcomp import (
     AsyncTaskStream,
     ClientClosedError,
     RemoteTracebackError,
+    UnknownRunError,
     UnpicklableError,
     UnreachableError,
     UsageError,
@@ -204,6 +205,33 @@ def test_an_endless_stream_can_be_left(way: str) -> None:
             while (await client.status()).totals.pending:  # noqa: ASYNC110 - only the scheduler knows
                 await asyncio.sleep(0.01)
             assert await client.submit(inc, 1) == 2
+
+    run(main())
+
+
+def test_a_run_is_collected(way: str, tmp_path: Path) -> None:
+    store = tmp_path / "results.db"
+
+    async def main() -> None:
+        async with AsyncClient(way or None, store=store, settings=ClientSettings(window_tasks=1)) as client:
+            bound = client.options(run="collected")
+            begin = time.monotonic()
+            futures = [bound.submit(nap, 0.3), bound.submit(nap, 0), bound.submit(nap, 0.01)]
+            assert time.monotonic() - begin < 0.25, "its full window blocks nobody"
+            assert await client.gather(futures) == [0.3, 0, 0.01]
+        async with AsyncClient(way or None, store=store) as client:
+            with pytest.raises(UnknownRunError):
+                await client.attach("collect")
+            async with await client.attach("collected") as attached:
+                assert len(attached) == len(attached.futures) == attached.done_count == 3
+                assert [result async for result in attached] == await attached.gather()
+                assert sorted(await attached.gather()) == [0, 0.01, 0.3]
+                assert attached.done()
+                assert sum(map(len, attached.arrays)) == 3
+                assert (attached.failed_count, attached.cancel()) == (0, 0)
+            await (await client.attach("collected")).forget()
+            with pytest.raises(UnknownRunError):
+                await client.attach("collected")
 
     run(main())
 

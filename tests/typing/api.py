@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import distcomp
 from distcomp import (
     AsyncClient,
+    AsyncRun,
     AsyncTaskArray,
     AsyncTaskStream,
     Client,
@@ -151,6 +152,8 @@ async def with_an_async_client() -> None:
         values: list[int] = await client.gather([client.submit(len, "a"), array.futures[0]])
         async for future in stream.as_completed():
             print(future.result() + value)
+        attached: AsyncRun = await client.attach("fit")
+        print([result async for result in attached], await attached.gather(), attached.done_count)
         client.cancel([array, stream])
         await client.wait_for_workers(1)
         print(results, values, (await client.status()).totals)

@@ -51,7 +51,10 @@ class GatewaySettings(Settings):
     tunnel_window_bytes: int = setting(
         8 << 20, "bytes towards a tunnel's client that it has not confirmed", low=1 << 16
     )
-    tunnel_idle_s: float = setting(60.0, "seconds that a tunnel waits for its client to come back", low=0.01)
+    tunnel_idle_s: float = setting(15.0, "seconds that a tunnel waits for its client to come back", low=0.01)
+    tunnel_yield_s: float = setting(
+        2.0, "seconds without client after which a tunnel makes room for another one of its token", low=0.01
+    )
     tunnel_keepalive_s: float = setting(15.0, "seconds after which a quiet stream says something", low=0.01)
     max_array_tasks: int = setting(10_000, "tasks handed in by one request", low=1)
     max_open_tasks: int = setting(100_000, "tasks of one owner that have not ended", low=1)

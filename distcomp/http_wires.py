@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from distcomp.errors import ForeignProtocolError, UnreachableError
@@ -24,6 +25,8 @@ MAX_ANSWER_BYTES = 1 << 20
 """Of an answer that is read as a whole; what a gateway says of itself is far smaller."""
 READ_BYTES = 256 << 10
 _MAX_INTERIM = 8
+_REMEMBERED_HEADS = 8
+"""A gateway's answers to requests up have the same head, but for one or two bytes."""
 _MAX_TRAILERS = 64
 _MAX_SHOWN_BYTES = 40
 
@@ -210,6 +213,7 @@ class HttpWire:
         return ForeignProtocolError(f"what answers at {self._name} does not speak HTTP as it should: {words}")
 
 
+@lru_cache(_REMEMBERED_HEADS)
 def read_head(raw: bytes) -> Head:
     r"""Read the head of an answer, from its first byte to its empty line.
 

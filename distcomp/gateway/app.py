@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -210,15 +211,16 @@ def _headers_for(origin: str | None) -> list[tuple[bytes, bytes]]:
 def _parameters(request: Request, operation: Operation, path: Mapping[str, str]) -> dict[str, Any]:
     """The values of an operation's parameters, typed and checked; raises `Problem`."""
     values: dict[str, Any] = {}
-    known = {each.name for each in operation.parameters if each.where == "query"}
-    for name in request.query_params:
-        if name not in known:
+    asked: dict[str, list[str]] = {each.name: [] for each in operation.parameters if each.where == "query"}
+    for name, text in parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True):
+        if name not in asked:
             raise Problem("invalid", f"there is no parameter {name!r:.60} here")
+        asked[name].append(text)
     for each in operation.parameters:
         if each.where == "path":
             given = [path[each.name]]
         elif each.where == "query":
-            given = request.query_params.getlist(each.name)
+            given = asked[each.name]
         else:
             given = request.headers.getlist(each.name)
         try:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
+import anyio
 from starlette.requests import ClientDisconnect
 
 from distcomp.gateway.problems import Problem
@@ -32,8 +33,9 @@ async def pieces(request: Request, settings: GatewaySettings) -> AsyncIterator[b
     """
     while True:
         try:
-            message = await asyncio.wait_for(request.receive(), settings.body_gap_s)
-        except asyncio.TimeoutError:
+            with anyio.fail_after(settings.body_gap_s):  # unlike `wait_for` it starts no task
+                message = await request.receive()
+        except TimeoutError:
             raise Problem("slow", f"nothing came for {settings.body_gap_s:g} s", headers=_CLOSE) from None
         if message["type"] == "http.disconnect":
             raise ClientDisconnect

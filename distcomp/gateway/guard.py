@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -37,6 +38,7 @@ SECURITY_HEADERS = {
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 _MAX_REMEMBERED = 10_000
+_REMEMBERED_HOSTS = 64
 _BEARER, _BASIC = "bearer ", "basic "
 
 
@@ -172,6 +174,7 @@ def _token_text(header: str, *, login: bool) -> str:
     return ""
 
 
+@lru_cache(_REMEMBERED_HOSTS)
 def _host_of(header: str) -> str:
     try:
         return (urlsplit(f"//{header}").hostname or "").lower()

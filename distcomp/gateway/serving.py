@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -22,7 +22,47 @@ GRACE_S = 2.0
 VANISHED_MS = 30_000
 """A client that confirms nothing for so long has vanished."""
 
+_HEAD = b"HTTP/1.1 "
+
 _log = logging.getLogger("distcomp")
+
+
+class Joining:
+    """A transport that sends the head of an answer together with what follows, if that follows at once.
+
+    uvicorn writes them one by one, and each write costs a packet and wakes the client.
+
+    Args:
+        transport: the socket's.
+        loop: of it.
+    """
+
+    def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._head = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send bytes, or keep them for a turn of the loop if they look like a head."""
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(_HEAD):
+            self._head = data
+            self._loop.call_soon(self._send_head)
+            return
+        self._transport.write(data)
+
+    def close(self) -> None:
+        """End in order."""
+        self._send_head()
+        self._transport.close()
+
+    def _send_head(self) -> None:
+        head, self._head = self._head, b""
+        if head and not self._transport.is_closing():
+            self._transport.write(head)
 
 
 class Bounded(HttpToolsProtocol):
@@ -32,7 +72,7 @@ class Bounded(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         """Somebody connected."""
-        super().connection_made(transport)
+        super().connection_made(cast("asyncio.Transport", Joining(transport, self.loop)))
         _tune(transport.get_extra_info("socket"))
         self._head_bytes = 0
         self._waits = True

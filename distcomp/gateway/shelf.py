@@ -1,28 +1,27 @@
 """What a gateway keeps on its disk: published functions, tasks handed in, and what came of them.
 
-SQLite in one file, touched by one thread alone. A task is on the disk before its client is told its id, and
-an outcome before the scheduler may let go of it, so that a gateway that is killed goes on where it was.
+A task is on the disk before its client is told its id, and an outcome before the scheduler may let go of it,
+so that a gateway that is killed goes on where it was. How it gets there: `shelf_file`.
 
 Laws:
 
 - A submission is *open* until each of its indexes has an outcome; arguments are kept exactly so long.
+- `open_tasks` of an owner is how many of its tasks have no outcome.
 - `session` and `counter` say under which array the scheduler may know it. They are given before anything is
   sent, and no counter of a session is given twice.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import sqlite3
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from distcomp.errors import ConfigError
 from distcomp.gateway.problems import Problem, busy
+from distcomp.gateway.shelf_file import ShelfFile
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 FORMAT_VERSION = 1
-BUSY_S = 1.0
+REMEMBERED_NAMES = 256
 
 _TABLES = """
 CREATE TABLE functions (
@@ -55,6 +54,7 @@ CREATE TABLE outcomes (
     settled_at REAL NOT NULL, PRIMARY KEY (submission, place)) WITHOUT ROWID;
 CREATE TABLE logs (submission TEXT NOT NULL, place INTEGER NOT NULL, text TEXT NOT NULL,
     PRIMARY KEY (submission, place)) WITHOUT ROWID;
+CREATE TABLE owners (owner TEXT PRIMARY KEY, open_tasks INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE sessions (owner TEXT NOT NULL, python TEXT NOT NULL, session BLOB NOT NULL,
     counter INTEGER NOT NULL, PRIMARY KEY (owner, python));
 """
@@ -122,61 +122,14 @@ class TaskShelf:
     """
 
     def __init__(self, path: Path, max_bytes: int) -> None:
-        self._path = path
         self._max_bytes = max_bytes
-        self._thread = ThreadPoolExecutor(1, "distcomp-shelf")
-        try:
-            self._db: sqlite3.Connection = self._thread.submit(self._open).result()
-        except (sqlite3.Error, OSError) as error:
-            self._thread.shutdown()
-            raise ConfigError(f"{path} cannot be used: {error}; does another gateway run here?") from None
-        except ConfigError:
-            self._thread.shutdown()
-            raise
-
-    def _open(self) -> sqlite3.Connection:
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._path.touch(mode=0o600)
-        db = sqlite3.connect(self._path, timeout=BUSY_S, isolation_level=None)
-        for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=FULL"):
-            db.execute(f"PRAGMA {pragma}")
-        db.execute("BEGIN IMMEDIATE")
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            for statement in _TABLES.split(";"):
-                db.execute(statement)
-            db.execute(f"PRAGMA user_version={FORMAT_VERSION}")
-        db.execute("COMMIT")
-        if version not in (0, FORMAT_VERSION):
-            db.close()
-            raise ConfigError(f"{self._path} has format {version}, and this gateway knows {FORMAT_VERSION}")
-        return db
+        self._remembered: dict[str, list[Published]] = {}
+        self._changes = 0
+        self._file = ShelfFile(path, _TABLES, FORMAT_VERSION)
 
     async def close(self) -> None:
         """Write all that is under way, and close the file."""
-        await self._do(lambda db: db.close())
-        self._thread.shutdown()
-
-    async def _do(self, action: Callable[[sqlite3.Connection], T]) -> T:
-        """Have the thread do something; raises `Problem` if the disk does not play along."""
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, action, self._db)
-        except sqlite3.Error as error:
-            raise Problem("full", f"the gateway's disk does not do what it is asked: {error}") from None
-
-    async def _write(self, action: Callable[[sqlite3.Connection], T]) -> T:
-        def within(db: sqlite3.Connection) -> T:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                found = action(db)
-                db.execute("COMMIT")
-            except BaseException:
-                if db.in_transaction:  # some errors have ended it already
-                    db.execute("ROLLBACK")
-                raise
-            return found
-
-        return await self._do(within)
+        await self._file.close()
 
     def _check_room(self, db: sqlite3.Connection, size_bytes: int) -> None:
         (pages,), (free,), (page_bytes,) = (
@@ -215,7 +168,7 @@ class TaskShelf:
             )
             return Published(*row, header, len(data), now, 0.0, 0)
 
-        return await self._write(act)
+        return await self._forgetting(act)
 
     async def functions(self, name: str | None = None) -> list[Published]:
         """All published functions, or all versions of one, by name and time."""
@@ -229,7 +182,18 @@ class TaskShelf:
             rows = db.execute(query, values)
             return list(map(_published, rows))
 
-        return await self._do(act)
+        return await self._file.do(act)
+
+    async def versions(self, name: str) -> list[Published]:
+        """The same of one name, as those who call it need it: how much each was used may be old."""
+        rows, changes = self._remembered.get(name), self._changes
+        if rows is None:
+            rows = await self.functions(name)
+            if rows and changes == self._changes:
+                if len(self._remembered) >= REMEMBERED_NAMES:
+                    self._remembered.clear()
+                self._remembered[name] = rows
+        return rows
 
     async def withdraw(self, name: str, version: str, owner: str | None) -> None:
         """Forget a version; raises `Problem` if there is none, or if it is another owner's."""
@@ -243,7 +207,15 @@ class TaskShelf:
                 raise Problem("forbidden", f"{name} is {row[0]}'s")
             db.execute("UPDATE functions SET withdrawn=1 WHERE name=? AND version=?", (name, version))
 
-        await self._write(act)
+        await self._forgetting(act)
+
+    async def _forgetting(self, act: Callable[[sqlite3.Connection], T]) -> T:
+        """Change functions; who looks them up afterwards sees it."""
+        try:
+            return await self._file.write(act)
+        finally:
+            self._changes += 1
+            self._remembered.clear()
 
     async def publication(self, name: str, version: str) -> bytes:
         """The bytes of a publication, also if it was withdrawn while tasks of it are open."""
@@ -253,7 +225,7 @@ class TaskShelf:
             row = db.execute(query, (name, version)).fetchone()
             return b"" if row is None else bytes(row[0])
 
-        return await self._do(act)
+        return await self._file.do(act)
 
     # --- submissions ---
 
@@ -273,10 +245,13 @@ class TaskShelf:
                 if row is not None:
                     return _submitted(row)
             self._check_room(db, sum(len(chunk) for _, _, chunk in chunks))
-            query = "SELECT coalesce(sum(tasks - settled), 0) FROM submissions WHERE is_open AND owner=?"
-            (count,) = db.execute(query, (made.owner,)).fetchone()
-            if count + made.tasks > most_open:
-                raise busy(f"{count} tasks have not ended; at most {most_open} may be open")
+            query = (
+                "INSERT INTO owners VALUES (?, ?) ON CONFLICT DO UPDATE "
+                "SET open_tasks=open_tasks+excluded.open_tasks RETURNING open_tasks"
+            )
+            (count,) = db.execute(query, (made.owner, made.tasks)).fetchone()
+            if count > most_open:
+                raise busy(f"{count - made.tasks} tasks have not ended; at most {most_open} may be open")
             row = (*made[:6], json.dumps(made.options), *made[7:])
             marks = ", ".join("?" * len(row))
             db.execute(f"INSERT INTO submissions VALUES ({marks}, 0)", row)  # noqa: S608 - ours
@@ -289,7 +264,7 @@ class TaskShelf:
             session = db.execute(query, (made.owner, made.python)).fetchone()
             return made if session is None else _number(db, made, *session)
 
-        return await self._write(act)
+        return await self._file.write(act)
 
     async def find(self, number: str) -> HandedIn | None:
         """A submission by its id."""
@@ -299,7 +274,7 @@ class TaskShelf:
             row = db.execute(query, (number,)).fetchone()
             return None if row is None else _submitted(row)
 
-        return await self._do(act)
+        return await self._file.do(act)
 
     async def of_owner(self, owner: str | None, limit: int, before: tuple[float, str]) -> list[HandedIn]:
         """Submissions of an owner, or of all, the newest first, from before a time and id on."""
@@ -312,7 +287,7 @@ class TaskShelf:
             )
             return [_submitted(row) for row in db.execute(query, (*values, *before, limit))]
 
-        return await self._do(act)
+        return await self._file.do(act)
 
     async def open_ones(self, owner: str, python: str) -> list[HandedIn]:
         """Open submissions of one owner and Python version, in the order of their session."""
@@ -324,7 +299,7 @@ class TaskShelf:
             )
             return [_submitted(row) for row in db.execute(query, (owner, python))]
 
-        return await self._do(act)
+        return await self._file.do(act)
 
     async def arguments(self, number: str) -> tuple[list[tuple[int, int, bytes]], list[int]]:
         """The chunks of an open submission, and the places that have outcomes already."""
@@ -336,11 +311,11 @@ class TaskShelf:
             places = db.execute("SELECT place FROM outcomes WHERE submission=? ORDER BY place", (number,))
             return chunks.fetchall(), [place for (place,) in places]
 
-        return await self._do(act)
+        return await self._file.do(act)
 
     async def parties(self) -> list[tuple[str, str]]:
         """Owners and Python versions with open submissions."""
-        return await self._do(
+        return await self._file.do(
             lambda db: db.execute("SELECT DISTINCT owner, python FROM submissions WHERE is_open").fetchall()
         )
 
@@ -352,7 +327,7 @@ class TaskShelf:
             row = db.execute(query, (owner, python)).fetchone()
             return None if row is None else row[0]
 
-        return await self._do(act)
+        return await self._file.do(act)
 
     async def enter(self, owner: str, python: str, session: bytes) -> list[HandedIn]:
         """Give every open submission a place in a session; gives those that were in another one before."""
@@ -374,7 +349,7 @@ class TaskShelf:
                 counter += 1
             return [stranger for stranger in strangers if stranger.session is not None]
 
-        return await self._write(act)
+        return await self._file.write(act)
 
     # --- outcomes ---
 
@@ -393,7 +368,7 @@ class TaskShelf:
                 _count_settled(db, number, fresh.rowcount)
             db.executemany("INSERT OR REPLACE INTO logs VALUES (?, ?, ?)", logs)
 
-        await self._write(act)
+        await self._file.write(act)
 
     async def outcomes(self, number: str, start: int, stop: int) -> list[TaskOutcome]:
         """The outcomes that there are of some places of a submission."""
@@ -403,11 +378,11 @@ class TaskShelf:
             rows = db.execute(query, (number, start, stop))
             return list(map(_outcome, rows))
 
-        return await self._do(act)
+        return await self._file.do(act)
 
     async def counts(self, number: str) -> dict[str, int]:
         """How many outcomes a submission has, by their states."""
-        return await self._do(
+        return await self._file.do(
             lambda db: dict(
                 db.execute(
                     "SELECT state, count(*) FROM outcomes WHERE submission=? GROUP BY state", (number,)
@@ -423,7 +398,7 @@ class TaskShelf:
             row = db.execute(query, (number, place)).fetchone()
             return "" if row is None else str(row[0])
 
-        return await self._do(act)
+        return await self._file.do(act)
 
     async def drop_before(self, settled_at: float) -> int:
         """Forget what ended before a time; how many submissions that were."""
@@ -440,7 +415,7 @@ class TaskShelf:
             )
             return len(rows)
 
-        return await self._write(act)
+        return await self._file.write(act)
 
 
 def _is_there(db: sqlite3.Connection, owner: str, publication: Publication) -> bool:
@@ -471,6 +446,10 @@ def _number(db: sqlite3.Connection, submitted: HandedIn, session: bytes, counter
 def _count_settled(db: sqlite3.Connection, number: str, fresh: int) -> None:
     """So many tasks more of a submission have ended; with the last one it is closed."""
     db.execute("UPDATE submissions SET settled=settled+? WHERE id=?", (fresh, number))
+    change = (
+        "UPDATE owners SET open_tasks=open_tasks-? WHERE owner=(SELECT owner FROM submissions WHERE id=?)"
+    )
+    db.execute(change, (fresh, number))
     change = "UPDATE submissions SET is_open=0, settled_at=? WHERE id=? AND is_open AND settled>=tasks"
     if db.execute(change, (time.time(), number)).rowcount:
         db.execute("DELETE FROM chunks WHERE submission=?", (number,))

@@ -36,7 +36,7 @@ from distcomp.published_calls import Publication, read_result
 from distcomp.rows import TaskOptions, Versions
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from distcomp.auth import ClientHandshake
     from distcomp.core.client_effects import ClientEffects, KeptOutcomes
@@ -115,12 +115,12 @@ class Submitter:
 
     # --- what requests do ---
 
-    async def hand_in(self, submitted: HandedIn) -> None:
-        """Hand in what is on the shelf; without a connection that is done with the next one."""
+    async def hand_in(self, submitted: HandedIn, chunks: Sequence[tuple[int, int, bytes]]) -> None:
+        """Hand in what has just come to the shelf; without a connection that is done with the next one."""
         state = self._state
         if state is not None and state.phase in ("open", "opening", "apart"):
             async with self._entering:
-                await self._enter(state, submitted)
+                await self._enter(state, submitted, chunks)
             self._turn()
 
     async def cancel(self, submitted: HandedIn, spans: tuple[tuple[int, int], ...]) -> None:
@@ -239,12 +239,17 @@ class Submitter:
                         submitted, "its session was lost, and max_attempts=1 forbids another start"
                     )
             for submitted in await self._shelf.open_ones(self._owner, self._python):
-                await self._enter(state, submitted)
+                await self._enter(state, submitted, *await self._shelf.arguments(submitted.id))
         self._turn()
 
-    async def _enter(self, state: ClientState, submitted: HandedIn) -> None:
+    async def _enter(
+        self,
+        state: ClientState,
+        submitted: HandedIn,
+        chunks: Sequence[tuple[int, int, bytes]],
+        settled: Sequence[int] = (),
+    ) -> None:
         """Hand in one submission, but for what has an outcome; nothing, if it is in another session."""
-        chunks, settled = await self._shelf.arguments(submitted.id)
         publication = await self._publication(submitted)
         is_here = state.phase != "unopened" and submitted.session == bytes(state.session)
         if publication is None or not chunks or not is_here or submitted.id in self._counters:

@@ -111,7 +111,7 @@ class TaskRoutes:
     async def _versions(self, name: str) -> list[Published]:
         rows = await self._shelf.functions(name)
         if not rows:
-            raise Problem("not-found", f"no function {name} is published; GET /v1/functions lists them")
+            raise _unknown(name)
         return rows
 
     # --- handing in ---
@@ -119,14 +119,17 @@ class TaskRoutes:
     async def submit(self, call: Call) -> Response:
         """Take a task or a task array in."""
         user, body = call.user, call.body
-        rows = await self._versions(call.values["function"])
+        rows = await self._shelf.versions(call.values["function"])
+        if not rows:
+            raise _unknown(call.values["function"])
         version = call.values["version"]
         published = next((row for row in rows if version in (None, row.version)), None)
         if published is None:
             raise Problem("not-found", f"{rows[0].name} has no version {version}")
         if "map" in body and ("args" in body or "kwargs" in body):
             raise Problem("invalid", "give either `map`, or `args` and `kwargs`")
-        self._doors.find("client", user.owner)
+        if (user.owner, _minor(published)) not in self._submitters:
+            self._doors.find("client", user.owner)  # or say that nobody would take it
         calls = [[args, {}] for args in body["map"]] if "map" in body else [_one_call(body)]
         if len(calls) > self._settings.max_array_tasks:
             raise Problem("invalid", f"one request hands in at most {self._settings.max_array_tasks} tasks")
@@ -147,9 +150,10 @@ class TaskRoutes:
             idempotency=key,
             asked=asked if key else None,
         )
-        kept = await self._shelf.submit(made, _chunks(calls), self._settings.max_open_tasks)
+        chunks = _chunks(calls)
+        kept = await self._shelf.submit(made, chunks, self._settings.max_open_tasks)
         if kept.id == made.id:
-            await submitter.hand_in(kept)
+            await submitter.hand_in(kept, chunks)
         elif kept.asked != asked:
             raise Problem("conflict", "another request had this Idempotency-Key", task=kept.id)
         shown = await self._shown_in_time(kept, call.values["wait"])
@@ -253,8 +257,10 @@ class TaskRoutes:
         until = loop.time() + min(wait_s, self._settings.max_wait_s)
         try:
             while not await self._has_ended(submitted, place):
-                news.clear()
                 await asyncio.wait_for(news.wait(), until - loop.time())
+                if not submitted.is_array:
+                    return
+                news.clear()  # before the next look, as what comes during that counts
         except asyncio.TimeoutError:
             return
         finally:
@@ -329,6 +335,10 @@ class TaskRoutes:
         if submitted.options.get("logs"):
             shown["logs"] = await self._shelf.printed(submitted.id, place) or shown.get("logs", "")
         return shown
+
+
+def _unknown(name: str) -> Problem:
+    return Problem("not-found", f"no function {name} is published; GET /v1/functions lists them")
 
 
 def _one_call(body: dict[str, Any]) -> list[Any]:

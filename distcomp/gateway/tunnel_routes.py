@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from distcomp.gateway.bodies import pieces
 from distcomp.gateway.problems import Problem
-from distcomp.gateway.shapes import OCTETS
+from distcomp.gateway.shapes import JSON, OCTETS
 from distcomp.gateway.tunnels import Tunnel, Tunnels
 from distcomp.protocol import PROTOCOL
 from distcomp.wire import MAX_FRAME_BYTES
@@ -74,7 +74,7 @@ class TunnelRoutes:
                 tunnel.take(offset, data)
                 offset += len(data)
                 await tunnel.room()
-        return JSONResponse({"offset": tunnel.received})
+        return Response(b'{"offset":%d}' % tunnel.received, media_type=JSON)
 
     async def down(self, call: Call) -> Response:
         """Give what comes from the scheduler, without end."""

@@ -9,7 +9,9 @@ that after a break nothing is lost and nothing doubled:
 - down: what the client has not confirmed is kept, `tunnel_window_bytes` at most, and sent again from the
   offset that it asks for. When the window is full, nothing more is read from the scheduler.
 
-While its client is away, for `tunnel_idle_s` at most, a tunnel gives signs of life in its place.
+While its client is away, for `tunnel_idle_s` at most, a tunnel gives signs of life in its place. A client is
+back at once after most breaks, and by another tunnel after all others; so where a token has as many tunnels
+as it may, those without a client make room.
 
 State law: a tunnel is *open* from its making until `close`, the end of its connection, or its expiry; then
 `over` says why, and it never opens again. At most one response carries it down: a new one ends the one
@@ -30,7 +32,7 @@ from distcomp.gateway.problems import Problem, busy
 from distcomp.protocol import Heartbeat, codec
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from distcomp.access import Access
     from distcomp.auth import ClientHandshake
@@ -198,13 +200,17 @@ class Tunnel(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
+    def is_left(self, now: float, for_s: float) -> bool:
+        """Whether its client has been away for longer than `for_s`."""
+        return not self._visits and now - self.left_at > for_s
+
     # --- within ---
 
     def beat(self, now: float) -> None:
         """Give the signs of life that are due, and end a tunnel without a client or without scheduler."""
         if self.over:
             return
-        if not self._visits and now - self.left_at > self._settings.tunnel_idle_s:
+        if self.is_left(now, self._settings.tunnel_idle_s):
             self.close(f"its client was away for {now - self.left_at:.0f} s")
             return
         if not self._wrote and self._room.is_set():
@@ -287,9 +293,9 @@ class Tunnels:
             ConnectError: the scheduler cannot be reached, or refuses.
         """
         opening = self._opening.get(token.id, 0)
-        held = sum(each.token.id == token.id for each in self._open.values())
-        if held + opening >= self._settings.max_tunnels:
-            raise busy(f"this token has {held} tunnels, as many as it may: close one")
+        held = [each for each in self._open.values() if each.token.id == token.id]
+        if len(held) + opening >= self._settings.max_tunnels:
+            self._make_room(held)
         self._opening[token.id] = opening + 1
         try:
             connection = await dial(access, self._settings, self._make)
@@ -321,6 +327,20 @@ class Tunnels:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _make_room(self, held: Sequence[Tunnel]) -> None:
+        """Drop a tunnel that is over, or else the one whose client has been away for longest.
+
+        Raises:
+            Problem: all of them are in use.
+        """
+        now = asyncio.get_running_loop().time()
+        left = [each for each in held if each.over or each.is_left(now, self._settings.tunnel_yield_s)]
+        if not left:
+            raise busy(f"this token has {len(held)} tunnels, as many as it may: close one")
+        chosen = min(left, key=lambda each: (not each.over, each.left_at))
+        chosen.close("another one took its place")
+        del self._open[chosen.id]
 
     def _make(self, handshake: ClientHandshake) -> transport.Connection:
         return transport.Connection(

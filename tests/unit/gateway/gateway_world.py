@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import json
 import threading
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distcomp import transport
@@ -21,8 +22,11 @@ from distcomp.gateway_settings import GatewaySettings
 from distcomp.scheduler import SchedulerProgram
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+
+PATIENCE_S = 20.0
 
 
 class Reply(NamedTuple):
@@ -131,3 +135,12 @@ def world(folder: Path, **settings: Any) -> Iterator[World]:
         yield made
     finally:
         made.stop()
+
+
+def until(condition: Callable[[], Any]) -> Any:
+    """Wait for a condition, and give what it gave."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from gateway_world import World, world
+from gateway_world import Reply, World, until, world
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,6 +80,27 @@ def test_tunnels_are_bounded_by_token(gateway: World) -> None:
     assert [each.status for each in opened] == [201, 201, 429]
     assert gateway.ask("POST", "/v1/tunnel", scope="submit", body={"protocol": 1}).status == 201
     assert gateway.ask("DELETE", f"/v1/tunnel/{opened[0].body['tunnel']}").status == 204
+
+
+def test_tunnels_that_nobody_needs_make_room(tmp_path: Path) -> None:
+    with world(tmp_path, max_tunnels=2, tunnel_yield_s=0.05) as gateway:
+
+        def opened() -> Reply:
+            return gateway.ask("POST", "/v1/tunnel", body={"protocol": 1})
+
+        for _ in range(3):  # what its client has closed is not counted
+            assert gateway.ask("DELETE", f"/v1/tunnel/{opened().body['tunnel']}").status == 204
+        with socket.create_connection(("127.0.0.1", gateway.port)) as raw:
+            used, left = opened().body["tunnel"], opened().body["tunnel"]
+            token = gateway.texts["admin"]
+            raw.sendall(
+                f"GET /v1/tunnel/{used}/down?offset=0 HTTP/1.1\r\nHost: localhost\r\n"
+                f"Authorization: Bearer {token}\r\n\r\n".encode()
+            )
+            assert b" 200 " in raw.recv(1000)
+            until(lambda: opened().status == 201)
+            assert gateway.ask("POST", f"/v1/tunnel/{left}/up?offset=0", body=b"").status == 404
+            assert gateway.ask("POST", f"/v1/tunnel/{used}/up?offset=0", body=b"").status == 200
 
 
 def test_streams_are_bounded_by_token(gateway: World) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import stat
+import threading
 import time
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -175,13 +176,40 @@ def test_pages_of_tasks_go_back_in_time(path: Path) -> None:
 
 def test_a_disk_that_does_not_play_along_is_said_and_healed(path: Path) -> None:
     async def test(shelf: TaskShelf) -> None:
-        await shelf._do(lambda db: db.execute("PRAGMA query_only=1"))
+        await shelf._file.do(lambda db: db.execute("PRAGMA query_only=1"))
         with pytest.raises(Problem, match="disk") as problem:
             await shelf.submit(submitted("a"), [(0, 1, b"")], 10)
         assert problem.value.status == 507
-        await shelf._do(lambda db: db.execute("PRAGMA query_only=0"))
+        await shelf._file.do(lambda db: db.execute("PRAGMA query_only=0"))
         await shelf.submit(submitted("a"), [(0, 1, b"")], 10)
         assert (await shelf.find("a")) is not None
+
+    shelved(path, test)
+
+
+def test_what_comes_while_the_disk_is_busy_is_one_commit_and_fails_alone(path: Path) -> None:
+    async def test(shelf: TaskShelf) -> None:
+        said: list[str] = []
+        await shelf._file.do(lambda db: db.set_trace_callback(said.append))
+        busy = threading.Event()
+        first = asyncio.ensure_future(shelf._file.do(lambda _: busy.wait(20)))
+        wanted = [
+            asyncio.ensure_future(shelf.submit(submitted(f"t{number}", 1), [(0, 1, b"")], 8))
+            for number in range(10)
+        ]
+        wrong = asyncio.ensure_future(
+            shelf._file.write(lambda db: db.execute("INSERT INTO nowhere VALUES (1)"))
+        )
+        left = asyncio.ensure_future(shelf._file.write(lambda db: db.execute("DELETE FROM logs")))
+        await asyncio.sleep(0)
+        left.cancel()
+        busy.set()
+        await first
+        found = await asyncio.gather(*wanted, wrong, left, return_exceptions=True)
+        kinds = [each.kind if isinstance(each, Problem) else type(each).__name__ for each in found]
+        assert kinds == ["HandedIn"] * 8 + ["too-many"] * 2 + ["full", "CancelledError"]
+        assert said.count("COMMIT") == 1
+        assert len(await shelf.of_owner("alice", 20, (float("inf"), ""))) == 8
 
     shelved(path, test)
 

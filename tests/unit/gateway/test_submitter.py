@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from gateway_world import World, world
+from gateway_world import World, until, world
 
 from distcomp.publishing import make_publication
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
-
-PATIENCE_S = 20.0
 
 
 @pytest.fixture
@@ -23,14 +20,6 @@ def gateway(tmp_path: Path) -> Iterator[World]:
         data = make_publication(abs, "absolute", project=False).to_bytes()
         assert made.ask("PUT", "/v1/functions/absolute/versions/1", body=data).status == 201
         yield made
-
-
-def until(condition: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + PATIENCE_S
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return found
 
 
 def submit(gateway: World, **body: Any) -> str:

@@ -68,6 +68,11 @@ class GatewaySettings(Settings):
     )
 
 
-def gateway_file(cluster_name: str, folder: Path | None = None) -> Path:
-    """Where a running gateway says how its own user reaches it: its address, and a token."""
-    return (folder or user_folder()) / "gateways" / cluster_name / "gateway.json"
+def gateway_folder(cluster_name: str, cluster_id: bytes, folder: Path | None = None) -> Path:
+    """Where the gateways of a cluster keep what is theirs; each of one name has its own."""
+    return (folder or user_folder()) / "gateways" / f"{cluster_name}-{cluster_id.hex()[:16]}"
+
+
+def gateway_file(cluster_name: str, cluster_id: bytes, folder: Path | None = None) -> Path:
+    """Where a running gateway says of which cluster it is, and how its own user reaches it, with a token."""
+    return gateway_folder(cluster_name, cluster_id, folder) / "gateway.json"

@@ -19,7 +19,7 @@ from distcomp.cli.settings_flags import add_settings, settings_from
 from distcomp.cli.stopping import Stops
 from distcomp.config import state_folder, user_folder
 from distcomp.errors import ConfigError
-from distcomp.gateway_settings import GatewaySettings, gateway_file
+from distcomp.gateway_settings import GatewaySettings, gateway_file, gateway_folder
 
 if TYPE_CHECKING:
     import argparse
@@ -82,8 +82,9 @@ async def _run(flags: argparse.Namespace, settings: GatewaySettings, doors: Door
     if flags.owned:
         watch_owner(os.getppid(), stops.ask_now)
     await serving.start()
-    own = gateway_file(doors.cluster_name)
-    write_private(own, json.dumps({"address": url, "token": token, "pid": os.getpid()}) + "\n")
+    own = gateway_file(doors.cluster_name, doors.cluster_id)
+    told = {"address": url, "token": token, "pid": os.getpid(), "cluster": doors.cluster_name}
+    write_private(own, json.dumps({**told, "cluster_id": doors.cluster_id.hex()}) + "\n")
     print(f"gateway of cluster {doors.cluster_name} listens at {url}", flush=True)
     ended = asyncio.ensure_future(serving.wait_ended())
     asked = asyncio.ensure_future(stops.asked.wait())
@@ -107,14 +108,14 @@ def _make(settings: GatewaySettings, doors: Doors) -> tuple[Serving, str, str]:
     from distcomp.gateway.tokens import TokenFile  # noqa: PLC0415 - the same
 
     sockets = transport.bind(settings.gateway_host, settings.gateway_port)
-    place = state_folder() / "gateways" / doors.cluster_name / "gateway.db"
+    place = gateway_folder(doors.cluster_name, doors.cluster_id, state_folder())
     try:
-        shelf = TaskShelf(place, settings.max_kept_bytes)
+        shelf = TaskShelf(place / "gateway.db", settings.max_kept_bytes)
     except BaseException:
         for each in sockets:
             each.close()
         raise
-    tokens = TokenFile(doors.cluster_name)
+    tokens = TokenFile(gateway_folder(doors.cluster_name, doors.cluster_id))
     bound = [each.getsockname()[0] for each in sockets]
     gateway = Gateway(settings, doors, tokens, shelf, bound)
     url = _url(settings, *sockets[0].getsockname()[:2])

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from distcomp.access import SchedulerAccess, saved
+from distcomp.access import Access, SchedulerAccess, read_private, saved
 from distcomp.cli.flags import EXIT_ENDED, Flags, one_of, run
 from distcomp.cli.reach import owner_of
 from distcomp.config import user_folder
 from distcomp.errors import ConfigError
 from distcomp.gateway.tokens import SCOPES, BearerToken, TokenFile
+from distcomp.gateway_settings import gateway_folder
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
+    from pathlib import Path
 
 ACTIONS = ("create", "list", "revoke")
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -47,14 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.value("--owner", "the user whose tasks it is for; the one who runs this if not given")
     parser.value("--expires", "how long it is valid, such as 12h or 30d; for ever if not given", parse=period)
     parser.value("--name", "what people call it")
-    parser.value("--cluster", "the cluster's name, if several are known on this host")
+    parser.value("--cluster", "the cluster's name or id, if several are known on this host")
     parser.common()
     return run(parser, _token, argv)
 
 
 def _token(flags: argparse.Namespace) -> int:
-    cluster = _cluster(flags.cluster)
-    tokens = TokenFile(cluster)
+    cluster, cluster_id = _cluster(flags.cluster)
+    tokens = TokenFile(gateway_folder(cluster, cluster_id))
     if flags.action == "create":
         if flags.scope is None:
             raise ConfigError(f"say by --scope what the token is for: {', '.join(SCOPES)}")
@@ -103,18 +106,38 @@ def _owner(wanted: str | None, cluster: str) -> str:
     return owner
 
 
-def _cluster(wanted: str | None) -> str:
-    """The cluster that is meant, among those that this user's folder knows."""
-    known = {path.parent.name for path in saved()}
-    known |= {path.parent.name for path in (user_folder() / "schedulers").glob("*/cluster.json")}
-    if wanted is not None and wanted not in known:
-        raise ConfigError(f"no cluster {wanted!r} is known here; known: {', '.join(sorted(known)) or 'none'}")
-    if wanted is not None:
-        return wanted
-    if not known:
-        raise ConfigError("no cluster is known here: start distcomp-scheduler, or `distcomp join -`")
+def _cluster(wanted: str | None) -> tuple[str, bytes]:
+    """The name and id of the cluster that is meant, among those that this user's folder knows."""
+    every = _known()
+    known = sorted((name, number) for name, number in every if wanted in (None, name, number))
+    if len(known) == 1:
+        return known[0][0], bytes.fromhex(known[0][1])
     if len(known) > 1:
-        raise ConfigError(
-            f"several clusters are known here, say which by --cluster: {', '.join(sorted(known))}"
-        )
-    return known.pop()
+        names = [name for name, _ in known]
+        listed = ", ".join(name if names.count(name) == 1 else f"{number} ({name})" for name, number in known)
+        raise ConfigError(f"several clusters are known here, say which by --cluster: {listed}")
+    if every:
+        listed = ", ".join(sorted({name for name, _ in every}))
+        raise ConfigError(f"no cluster {wanted!r} is known here; known: {listed}")
+    raise ConfigError("no cluster is known here: start distcomp-scheduler, or `distcomp join -`")
+
+
+def _known() -> set[tuple[str, str]]:
+    """Names and ids of clusters: of schedulers, of access files, and of gateways that run."""
+    accesses = map(Access.read, saved())
+    known = {(access.cluster_name, access.cluster_id.hex()) for access in accesses}
+    for path in (user_folder() / "schedulers").glob("*/cluster.json"):
+        known.add((path.parent.name, str(_fields(path)["cluster_id"])))
+    for path in (user_folder() / "gateways").glob("*/gateway.json"):
+        told = _fields(path)
+        known.add((str(told["cluster"]), str(told["cluster_id"])))
+    return known
+
+
+def _fields(path: Path) -> dict[str, Any]:
+    try:
+        fields: dict[str, Any] = json.loads(read_private(path))
+        bytes.fromhex(fields["cluster_id"])
+    except (ConfigError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} cannot be used: {error!s:.200}") from None
+    return fields

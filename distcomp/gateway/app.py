@@ -70,7 +70,7 @@ class Gateway:
         bound: hosts that it is served at, besides those of the settings.
 
     Example:
-        `gateway = Gateway(settings, doors, TokenFile("7077"), shelf); await gateway.start()`, then serve it;
+        `gateway = Gateway(settings, doors, TokenFile(folder), shelf); await gateway.start()`, then serve it;
         where it is mounted in another application, that one's lifespan calls `start` and `stop`.
     """
 

@@ -17,7 +17,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from distcomp.access import read_private, write_private
-from distcomp.config import check_name, user_folder
+from distcomp.config import check_name
 from distcomp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -76,15 +76,14 @@ class TokenFile:
     """The tokens of one cluster's gateways.
 
     Args:
-        cluster_name: of the cluster.
-        folder: in place of `config.user_folder()`.
+        folder: of the cluster's gateways, see `gateway_settings.gateway_folder`.
 
     Example:
-        `text = TokenFile("7077").create(scope="submit", owner="alice")`
+        `_, text = TokenFile(gateway_folder("7077", cluster_id)).create(scope="submit", owner="alice")`
     """
 
-    def __init__(self, cluster_name: str, folder: Path | None = None) -> None:
-        self.path = (folder or user_folder()) / "gateways" / cluster_name / "tokens.json"
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "tokens.json"
         self._tokens: dict[str, BearerToken] = {}
         self._read_at: tuple[int, int] = (0, 0)
         self._own: dict[str, BearerToken] = {}

@@ -17,6 +17,7 @@ from distcomp.gateway.problems import TITLES
 from distcomp.gateway.schemas import check
 from distcomp.gateway.shapes import PROBLEM
 from distcomp.gateway.tokens import TokenFile
+from distcomp.gateway_settings import gateway_folder
 
 if TYPE_CHECKING:
     import subprocess
@@ -74,7 +75,14 @@ def listening_port(cluster: Programs, process: subprocess.Popen[str]) -> int:
 
 def make_token(cluster: Programs, scope: str = "submit", owner: str = "alice", name: str = "test") -> str:
     """A token for the gateways of a cluster."""
-    return TokenFile(name, cluster.home).create(scope=scope, owner=owner)[1]
+    folder = gateway_folder(name, cluster_id(cluster, name), cluster.home)
+    return TokenFile(folder).create(scope=scope, owner=owner)[1]
+
+
+def cluster_id(cluster: Programs, name: str = "test") -> bytes:
+    """The id of a cluster whose scheduler has run."""
+    path = cluster.home / "schedulers" / name / "cluster.json"
+    return bytes.fromhex(json.loads(path.read_text())["cluster_id"])
 
 
 def ask(

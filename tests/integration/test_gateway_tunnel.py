@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from clusters import until
-from gateways import Gatewayed, alices_cluster, ask, listening_port, make_token, start_gateway
+from gateways import Gatewayed, alices_cluster, ask, cluster_id, listening_port, make_token, start_gateway
 from http_bridge import bridged
 
 from distcomp import Client
@@ -143,7 +143,7 @@ def test_one_command_is_a_whole_cluster_whose_gateway_is_started_again(cluster: 
     port = listening_port(cluster, scheduler)
     token = make_token(cluster, owner=this_user())
     until(lambda: ask(port, token, "GET", "/v1/workers")[2].get("items"), "the worker is there")
-    own = gateway_file("test", cluster.home)
+    own = gateway_file("test", cluster_id(cluster), cluster.home)
     first = json.loads(own.read_text())
     os.kill(first["pid"], signal.SIGKILL)
     until(lambda: json.loads(own.read_text())["pid"] != first["pid"], "it was started again")

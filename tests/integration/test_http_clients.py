@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 import trustme
 from clusters import Programs, programs, until
-from gateways import make_token, start_gateway
+from gateways import cluster_id, make_token, start_gateway
 from web_intermediary import Intermediary
 
 from distcomp import Client
 from distcomp.config import ClientSettings
 from distcomp.errors import AuthenticationError, ConfigError, ForeignProtocolError, UnreachableError
+from distcomp.gateway_settings import gateway_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,7 +71,7 @@ def test_a_map_outlives_its_gateway(cluster: Programs) -> None:
     with socket.create_server(("127.0.0.1", 0)) as reserved:
         port = reserved.getsockname()[1]
     cluster.scheduler("test", "--owner", "alice", "--local-slots", "2", "--gateway", str(port))
-    told = cluster.home / "gateways" / "test" / "gateway.json"
+    told = gateway_file("test", cluster_id(cluster), cluster.home)
     until(told.exists, "the gateway listens")
     tasks, naps = 300_000, 600
     with Client(address_of(port), token=make_token(cluster)) as client:
@@ -128,7 +129,7 @@ def test_by_tls_through_a_proxy_that_wants_to_be_asked(
     with socket.create_server(("127.0.0.1", 0)) as reserved:
         port = reserved.getsockname()[1]
     cluster.start("gateway", "--port", str(port), *files, "--names", "gateway.example")
-    until((cluster.home / "gateways" / "test" / "gateway.json").exists, "the gateway listens")
+    until((gateway_file("test", cluster_id(cluster), cluster.home)).exists, "the gateway listens")
     with Intermediary(port, connects="gateway.example:443", idle_s=0.5) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))

@@ -32,8 +32,10 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_token_is_looked_for_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"no token for http://127\.0\.0\.1:8077: .* DISTCOMP_TOKEN"):
         token_for(HERE)
-    write_private(gateway_file("a"), json.dumps({"address": "http://127.0.0.1:8078", "token": "other"}))
-    write_private(gateway_file("b"), json.dumps({"address": str(HERE), "token": "own"}))
+    write_private(
+        gateway_file("a", bytes(16)), json.dumps({"address": "http://127.0.0.1:8078", "token": "other"})
+    )
+    write_private(gateway_file("b", bytes(16)), json.dumps({"address": str(HERE), "token": "own"}))
     assert token_for(HERE) == "own"
     (tmp_path / "distcomp.toml").write_text('token = "file"\n')
     (tmp_path / "distcomp.toml").chmod(0o600)
@@ -45,8 +47,8 @@ def test_a_token_is_looked_for_in_order(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"token": "x"}', '{"address": "tcp://a", "token": "x"}'])
 def test_a_broken_file_of_a_gateway_is_said_and_skipped(text: str, caplog: pytest.LogCaptureFixture) -> None:
-    write_private(gateway_file("a"), text)
-    write_private(gateway_file("b"), json.dumps({"address": str(HERE), "token": "own"}))
+    write_private(gateway_file("a", bytes(16)), text)
+    write_private(gateway_file("b", bytes(16)), json.dumps({"address": str(HERE), "token": "own"}))
     assert token_for(HERE) == "own"
     assert "skipped" in caplog.text
 

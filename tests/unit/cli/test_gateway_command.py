@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import io
+import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from distcomp.access import SchedulerAccess
+from distcomp.access import Access, SchedulerAccess, write_private
 from distcomp.cli import gateway, gateway_extra
 from distcomp.cli.main import main as distcomp_main
 from distcomp.cli.token import period
 from distcomp.gateway.tokens import TokenFile
+from distcomp.gateway_settings import gateway_file, gateway_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,7 +68,8 @@ def test_tokens_are_created_listed_and_revoked(home: Path, capsys: pytest.Captur
     SchedulerAccess.open("test", home, owner="alice")
     assert distcomp_main(["token", "create", "--scope", "observe", "--owner", "bob", "--expires", "2h"]) == 0
     text = capsys.readouterr().out.strip()
-    found = TokenFile("test", home).find(text)
+    tokens = TokenFile(gateway_folder("test", SchedulerAccess.open("test", home, owner="alice").cluster_id))
+    found = tokens.find(text)
     assert found is not None
     assert (found.owner, found.scope, round(found.expires - found.created)) == ("bob", "observe", 7200)
     assert SchedulerAccess.open("test", home, owner="alice").owners == ["alice", "bob"]
@@ -73,7 +77,7 @@ def test_tokens_are_created_listed_and_revoked(home: Path, capsys: pytest.Captur
     listed = capsys.readouterr().out
     assert (found.id in listed, text in listed) == (True, False)
     assert distcomp_main(["token", "revoke", found.id]) == 0
-    assert TokenFile("test", home).find(text) is None
+    assert tokens.find(text) is None
     assert distcomp_main(["token", "revoke"]) == 2
     assert distcomp_main(["token", "create"]) == 2
     SchedulerAccess.open("other", home, owner="alice")
@@ -82,19 +86,46 @@ def test_tokens_are_created_listed_and_revoked(home: Path, capsys: pytest.Captur
     assert distcomp_main(["token", "list", "--cluster", "test"]) == 0
 
 
+def test_clusters_of_one_name_have_tokens_of_their_own(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = SchedulerAccess.open("test", home, owner="alice")
+    elsewhere = Access.parse(here.issue("client", "alice", ["tcp://a.example:7077"]).to_join())
+    replace(elsewhere, cluster_id=bytes(16)).save(home)
+    create = ["token", "create", "--scope", "observe"]
+    assert distcomp_main(create) == 2
+    told = capsys.readouterr().err
+    assert f"{bytes(16).hex()} (test)" in told
+    assert f"{here.cluster_id.hex()} (test)" in told
+    assert distcomp_main([*create, "--cluster", here.cluster_id.hex()]) == 0
+    text = capsys.readouterr().out.strip()
+    assert TokenFile(gateway_folder("test", here.cluster_id)).find(text) is not None
+    assert TokenFile(gateway_folder("test", bytes(16))).find(text) is None
+    assert distcomp_main([*create, "--cluster", "other"]) == 2
+    assert "no cluster 'other' is known here; known: test" in capsys.readouterr().err
+
+
+def test_a_gateway_that_runs_makes_its_cluster_known(capsys: pytest.CaptureFixture[str]) -> None:
+    told = {"address": "http://127.0.0.1:9", "cluster": "far", "cluster_id": bytes(16).hex()}
+    write_private(gateway_file("far", bytes(16)), json.dumps(told))
+    assert distcomp_main(["token", "create", "--scope", "observe"]) == 0
+    text = capsys.readouterr().out.strip()
+    assert TokenFile(gateway_folder("far", bytes(16))).find(text) is not None
+    write_private(gateway_file("far", bytes(16)), "{}")
+    assert distcomp_main(["token", "list"]) == 2
+    assert "gateway.json cannot be used" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["", "d", "0d", "1w", "-1d", "1.5h"])
 def test_a_period_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not a period"):
         period(text)
 
 
-def test_publishing_what_is_not_there_is_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_publishing_what_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert distcomp_main(["publish", "math:sqrt"]) == 2
     assert "no gateway runs here" in capsys.readouterr().err
-    gateways = home / "gateways" / "test"
-    gateways.mkdir(mode=0o700, parents=True)
-    (gateways / "gateway.json").touch(mode=0o600)
-    (gateways / "gateway.json").write_text('{"address": "http://127.0.0.1:9", "token": "t"}')
+    write_private(gateway_file("test", bytes(16)), '{"address": "http://127.0.0.1:9", "token": "t"}')
     for name in ("math", "math:nothing", "no_such_module:f"):
         assert distcomp_main(["publish", name]) == 2
     assert distcomp_main(["publish", "math:sqrt"]) == 3

@@ -43,7 +43,7 @@ class World:
     def __init__(self, folder: Path, settings: GatewaySettings) -> None:
         self.settings = settings
         self.access = SchedulerAccess.open("test", folder, owner="alice")
-        self.tokens = TokenFile("test", folder)
+        self.tokens = TokenFile(folder)
         self.texts = {scope: self.tokens.create(scope=scope, owner="alice")[1] for scope in SCOPES}
         self.port = 0
         self._folder = folder

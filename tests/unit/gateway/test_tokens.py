@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def tokens(tmp_path: Path) -> TokenFile:
-    return TokenFile("test", tmp_path)
+    return TokenFile(tmp_path)
 
 
 def test_a_token_is_found_by_its_text_alone(tokens: TokenFile) -> None:
@@ -30,11 +30,11 @@ def test_the_file_is_private_and_holds_no_secret(tokens: TokenFile) -> None:
     assert text.rpartition("_")[2] not in tokens.path.read_text()
     tokens.path.chmod(0o640)
     with pytest.raises(ConfigError, match="others can read"):
-        TokenFile("test", tokens.path.parents[2]).find(text)
+        TokenFile(tokens.path.parent).find(text)
 
 
 def test_another_process_takes_notice(tokens: TokenFile, tmp_path: Path) -> None:
-    running = TokenFile("test", tmp_path)
+    running = TokenFile(tmp_path)
     assert running.all() == []
     token, text = tokens.create(scope="submit", owner="alice", name="laptop")
     assert running.find(text) == token
@@ -75,4 +75,4 @@ def test_a_running_gateway_has_a_token_that_is_in_no_file(tokens: TokenFile, tmp
     assert found is not None
     assert (found.owner, found.scope) == ("alice", "admin")
     assert tokens.all() == []
-    assert TokenFile("test", tmp_path).find(text) is None
+    assert TokenFile(tmp_path).find(text) is None

@@ -57,6 +57,8 @@ if TYPE_CHECKING:
     from distcomp.transport import Connection
 
 SETTLE_LOOK_S = 0.002
+NOTICE_S = 0.7
+"""Seconds without a scheduler after which is said that it is tried again, and until when."""
 _log = logging.getLogger("distcomp")
 _REFUSALS: dict[str, type[DistcompError]] = {
     "role": RoleError,
@@ -115,6 +117,8 @@ class ClientProgram:
         self._main: asyncio.Task[None]
         self._over: asyncio.Future[Exception | None]
         self._taken_until = 0.0
+        self._dial_error: ConnectError | None = None
+        self._met = False
         self._alarm = transport.Alarm(self._turn)
         self._opened: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._loop = transport.new_event_loop()
@@ -227,6 +231,7 @@ class ClientProgram:
         """Connect, and connect again whenever the connection is gone, until the client is closed."""
         give_up_at = self._loop.time() + self.settings.connect_timeout_s
         self._taken_until = self._loop.time() + self.settings.run_taken_s
+        self._loop.call_later(NOTICE_S, self._tell_of_trying, give_up_at)
         backoff_s = self.settings.backoff_first_s
         while not self._stopping:
             self._over = self._loop.create_future()
@@ -239,6 +244,7 @@ class ClientProgram:
                 if self._loop.time() - begun_at > self.settings.backoff_most_s:
                     backoff_s = self.settings.backoff_first_s
             except ConnectError as error:
+                self._dial_error = error
                 if not self._opened.done() and (not error.heals or self._loop.time() > give_up_at):
                     self._opened.set_exception(error)
                     return
@@ -248,6 +254,19 @@ class ClientProgram:
             self._turn()
             await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
             backoff_s = min(2 * backoff_s, self.settings.backoff_most_s)
+
+    def _tell_of_trying(self, give_up_at: float) -> None:
+        """Say that nobody has answered, if that is so, and for how long it is tried."""
+        if self._met or self._stopping or self.target.cluster is not None or self.target.door is not None:
+            return
+        _log.warning(
+            "no connection to %s: %s; it may be about to start, so this is tried for %.1f s more "
+            "(connect_timeout_s=%g)",
+            self.target.how,
+            self._dial_error or "no answer yet",
+            give_up_at - self._loop.time(),
+            self.settings.connect_timeout_s,
+        )
 
     async def _dial(self) -> None:
         """Try the scheduler's addresses in order; raises the last one's error if none will do."""
@@ -293,6 +312,7 @@ class ClientProgram:
 
     def _on_ready(self, connection: Connection) -> None:
         connection.peer = Peer(next(self._peers))
+        self._met = True
         self._connection = connection
         shaken, owner = connection.handshake, self.target.owner
         if isinstance(shaken, ClientHandshake | TunnelHandshake):

@@ -150,11 +150,11 @@ def at(address: str, why: str, token: str | None = None) -> Target:
         return Target(f"this process for its tasks, {why}", (), config.as_name(user_name()), inline=True)
     wanted = config.parse_address(address)
     found = [
-        access
-        for access in _client_accesses(saved())
+        (access, path)
+        for access, path in _client_accesses(saved())
         if wanted in {config.parse_address(each) for each in access.addresses}
     ]
-    chosen = _alive(found) if len(found) > 1 else found
+    chosen = _alive(found) if len(found) > 1 else [access for access, _ in found]
     if chosen:
         return _from_access(chosen[0], why)._replace(addresses=(str(wanted),))
     return Target(f"the cluster at {wanted}, {why}", (str(wanted),), config.as_name(user_name()))
@@ -195,29 +195,34 @@ def _from_access(access: Access, why: str) -> Target:
     return Target(how, access.addresses, access.owner, access.cluster_id, access.secret)
 
 
-def _client_accesses(paths: Iterable[Path]) -> list[Access]:
+def _client_accesses(paths: Iterable[Path]) -> list[tuple[Access, Path]]:
     """The access files for clients, the newest first; one that cannot be read is said and skipped."""
-    found: list[tuple[float, Access]] = []
+    found: list[tuple[float, Access, Path]] = []
     for path in paths:
         try:
             access = Access.read(path)
             if access.role == "client" and access.addresses:
-                found.append((path.stat().st_mtime, access))
+                found.append((path.stat().st_mtime, access, path))
         except (ConfigError, OSError) as error:  # noqa: PERF203 - each file may fail by itself
             _log.warning("skipped: %s", error)
-    return [access for _, access in sorted(found, key=lambda each: -each[0])]
+    return [(access, path) for _, access, path in sorted(found, key=lambda each: -each[0])]
 
 
-def _alive(accesses: Iterable[Access]) -> list[Access]:
+def _alive(accesses: Iterable[tuple[Access, Path]]) -> list[Access]:
     """Those whose scheduler answers and knows the secret, one for each cluster; others are said."""
     alive: dict[bytes, Access] = {}
-    for access in accesses:
+    for access, path in accesses:
         try:
             if access.cluster_id not in alive:
                 probe(access)
                 alive[access.cluster_id] = access
         except ConnectError as error:  # noqa: PERF203 - each cluster may fail by itself
-            _log.warning("the access file of cluster %s is stale, skipped: %s", access.cluster_name, error)
+            _log.warning(
+                "the access file of cluster %s is stale, skipped: %s; if it is gone for good, delete %s",
+                access.cluster_name,
+                error,
+                path,
+            )
     return list(alive.values())
 
 

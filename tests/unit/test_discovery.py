@@ -120,12 +120,13 @@ def test_an_access_is_followed_as_it_is() -> None:
 def test_the_running_scheduler_is_found_and_stale_files_are_said(caplog: pytest.LogCaptureFixture) -> None:
     with answering("right") as address, caplog.at_level(logging.WARNING, logger="distcomp"):
         access_to("right", address).save()
-        access_to("gone", free_address()).save()
+        gone = access_to("gone", free_address()).save()
         broken = access_to("broken", "tcp://a.example:1").save()
         broken.write_text("{")
         target = discovery.find()
     assert target.addresses == (address,)
     assert "gone is stale" in caplog.text
+    assert f"delete {gone}" in caplog.text
     assert str(broken) in caplog.text
 
 

@@ -46,7 +46,7 @@ from distcomp.rows import (
     WorkerRow,
     Workers,
 )
-from distcomp.wire import PIECE_BYTES, Codec, Listing, Message, Nested, Octets
+from distcomp.wire import PIECE_BYTES, Codec, Listing, Message, Nested, Octets, Repeated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -177,7 +177,7 @@ class Submit(NamedTuple):
 
     array: Array
     function: Function
-    options: Annotated[TaskOptions, Nested(TaskOptions)]
+    options: Annotated[TaskOptions, Repeated(Nested(TaskOptions))]
     start: Count
     tasks: Count
     chunk: Blob

@@ -54,7 +54,7 @@ from distcomp.rows import (
     Versions,
     Worker,
 )
-from distcomp.wire import Codec, Nested, Octets
+from distcomp.wire import Codec, Nested, Octets, Repeated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -73,24 +73,6 @@ Record: TypeAlias = tuple[Any, ...]
 
 codec = Codec()
 T = TypeVar("T", bound=type[Any])
-
-
-class _SameAgain(Nested):
-    """A record that is mostly equal to the one read before it: that is made once, and shared."""
-
-    def __init__(self, record: type[Any]) -> None:
-        super().__init__(record)
-        self._last: tuple[Any, Any] = (None, None)
-
-    def __call__(self, value: Any) -> Any:
-        last, made = self._last
-        if value != last:
-            made = super().__call__(value)
-            self._last = value, made
-        return made
-
-
-_Options = Annotated[TaskOptions, _SameAgain(TaskOptions)]
 
 
 def record(tag: int) -> Callable[[T], T]:
@@ -239,7 +221,7 @@ class TasksAccepted(NamedTuple):
 
     array: Array
     function: Function
-    options: _Options
+    options: Annotated[TaskOptions, Repeated(Nested(TaskOptions))]
     start: Count
     tasks: Count
     base: Count
@@ -265,7 +247,7 @@ class ArrayRestated(NamedTuple):
 
     array: Array
     function: Function
-    options: _Options
+    options: Annotated[TaskOptions, Repeated(Nested(TaskOptions))]
     accepted: Count
     closed: Switch
     failed: Count

@@ -18,6 +18,7 @@ from distcomp.wire import (
     Nested,
     Octets,
     Real,
+    Repeated,
     Row,
     Span,
     Text,
@@ -44,7 +45,7 @@ Blob = Annotated[bytes, _blob]
 Session = Annotated[SessionId, _identity]
 Worker = Annotated[WorkerId, _identity]
 Slots = Annotated[int, Integer(1, MAX_SLOTS)]
-Function = Annotated[FunctionId, Octets(32, 32)]
+Function = Annotated[FunctionId, Repeated(Octets(32, 32))]
 BindKey = Annotated[bytes, Octets(0, 32)]
 Bundle = Annotated[BundleId, Digest()]
 Array = Annotated[ArrayId, _array]

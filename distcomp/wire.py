@@ -220,6 +220,21 @@ class Nested(Kind):
         return self.schema.build(value)
 
 
+class Repeated(Kind):
+    """A field that mostly says what it said before: an equal value is taken as it was checked, or made, then.
+
+    Args:
+        kind: what the values are; without large blobs.
+    """
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind, self.wanted = kind, kind.wanted
+
+    def __call__(self, value: Any) -> Any:
+        """The value, checked."""
+        return self.kind(value)
+
+
 class Schema:
     """The fields of one record class, read from its annotations and compiled into one reader.
 
@@ -276,19 +291,35 @@ def _compiled_reader(
         lines.append(f"    {', '.join(['tag'] * skip + names)}, = values")
     if skip:  # a dict finds the readers for 1 by True and 1.0 as well
         lines.append("    if type(tag) is not int: raise ValueError('a tag is an integer')")
-    for place, (name, kind) in enumerate(zip(names, kinds, strict=True)):
-        if kind.test:
-            scope.update(kind.names)
-            failed = f"misfit(kinds[{place}], labels[{place}], {name})"
-            lines.append(f"    if not ({_renamed(kind.test, name)}): raise {failed}")
-        else:
-            scope[f"k{place}"] = kind
-            unless = f"if {name} != (): " if isinstance(kind, Listing) else ""  # most lists are empty
-            lines.append(f"    {unless}{name} = k{place}({name})")
+    for place, kind in enumerate(kinds):
+        lines += _reading_lines(kind, place, scope)
     lines.append(f"    return new(record, ({''.join(f'{name}, ' for name in names)}))")
     exec("\n".join(lines), scope)  # noqa: S102 - the source is ours
     read: Callable[[Any], Any] = scope["read"]
     return read
+
+
+def _reading_lines(kind: Kind, place: int, scope: dict[str, Any]) -> list[str]:
+    """The lines of a reader that check, or make, the value `v<place>`."""
+    name = f"v{place}"
+    if isinstance(kind, Repeated):
+        scope[f"last{place}"] = object(), None
+        return [
+            f"    global last{place}",
+            f"    known = last{place}",
+            f"    if {name} == known[0]: {name} = known[1]",
+            "    else:",
+            f"        given = {name}",
+            *(f"    {line}" for line in _reading_lines(kind.kind, place, scope)),
+            f"        last{place} = given, {name}",
+        ]
+    if kind.test:
+        scope.update(kind.names)
+        failed = f"misfit(kinds[{place}], labels[{place}], {name})"
+        return [f"    if not ({_renamed(kind.test, name)}): raise {failed}"]
+    scope[f"k{place}"] = kind
+    unless = f"if {name} != (): " if isinstance(kind, Listing) else ""  # most lists are empty
+    return [f"    {unless}{name} = k{place}({name})"]
 
 
 def _compiled_test(kind: Kind) -> Callable[[tuple[Any, ...]], bool]:

@@ -56,13 +56,11 @@ class Image:
         files: how many outcomes went to files; their numbers go up to it.
         epoch: of the last scheduler that wrote them; 0 before the first.
         began_at: when that one started, in wall-clock seconds.
-        replayed: how many records were taken in.
     """
 
     def __init__(self, *, compacted: bool = False, files: OutcomeFiles | None = None) -> None:
         self.epoch = 0
         self.began_at = 0.0
-        self.replayed = 0
         self.sessions: dict[SessionId, SessionImage] = {}
         self.workers: dict[WorkerId, records.WorkerCame] = {}
         self.functions: dict[bytes, records.FunctionDefined] = {}
@@ -80,7 +78,6 @@ class Image:
         """Take in the records of one commit, in order."""
         for record in batch:
             _HANDLERS[type(record)](self, record)
-            self.replayed += 1
 
     def end(self) -> None:
         """Note that there are no more records, or no more of a compaction: what is partial is whole."""
@@ -170,7 +167,7 @@ class Image:
         session = self.sessions.get(session_id)
         if session is None:
             return
-        array = session.array(counter)
+        array = session.array(counter) if counter in session.untouched else session.arrays.get(counter)
         if array is None:
             if record.start or counter in session.finished:
                 return

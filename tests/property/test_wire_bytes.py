@@ -28,6 +28,7 @@ from distcomp.wire import (
     Nested,
     Octets,
     Real,
+    Repeated,
     Row,
     Span,
     Text,
@@ -63,6 +64,7 @@ VALUES: dict[type[Kind], Callable[[Any], st.SearchStrategy[Any]]] = {
     Row: lambda kind: st.tuples(*map(values_of, kind.kinds)),
     Listing: lambda kind: st.lists(values_of(kind.kind), max_size=4).map(tuple),
     Nested: lambda kind: records_of(kind.record),
+    Repeated: lambda kind: values_of(kind.kind),
 }
 """For each class of kinds: values that a kind takes, kept small."""
 

@@ -24,6 +24,7 @@ from distcomp.wire import (
     Nested,
     Octets,
     Real,
+    Repeated,
     Row,
     Schema,
     Span,
@@ -161,6 +162,32 @@ def test_older_peers_send_less_and_newer_ones_more() -> None:
     assert schema.build((1, 2, "new", None)) == Point(1, 2)
     with pytest.raises(ValueError, match="at least 1 fields"):
         schema.build(())
+
+
+class Placed(NamedTuple):
+    name: Annotated[str, Repeated(Text(5))]
+    point: Annotated[Point, Repeated(Nested(Point))]
+
+
+def test_what_a_field_says_again_is_made_once() -> None:
+    read = Schema(Placed).build
+    first, again = (read(("ab", (1, 2))) for _ in range(2))
+    assert first == again == Placed("ab", Point(1, 2))
+    assert first.point is again.point
+    assert read(("", (1, 2))).point is first.point
+    assert read(("", (1, 3))).point == Point(1, 3)
+    assert Repeated(SMALL)(3) == 3
+
+
+@pytest.mark.parametrize("values", [(None, (1, 2)), ("a", None), ("abcdef", (1, 2)), ("a", (1, 99))])
+def test_a_misfit_said_again_is_one_again(values: tuple[Any, ...]) -> None:
+    read = Schema(Placed).build
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"Placed|Point"):
+            read(values)
+    assert read(("ab", (1, 2))) == Placed("ab", Point(1, 2))
+    with pytest.raises(ValueError, match=r"Placed|Point"):
+        read(values)
 
 
 def test_messages_survive_the_wire(codec: Codec) -> None:

@@ -38,6 +38,8 @@ class ReadingRoutes:
         self._view = view
         self._document = document(settings.root_path.rstrip("/"))
         self._page = page()
+        self._told_of: StatusReported | None = None
+        self._words: dict[str | None, bytes] = {}
 
     async def health(self, call: Call) -> Response:
         """Say that there is somebody."""
@@ -80,19 +82,29 @@ class ReadingRoutes:
     async def _told(self, listener: EventReader, user: BearerToken) -> AsyncIterator[bytes]:
         yield b": hello\n\n"
         if self._view.report is not None:
-            yield _event("status", self._status(user))
+            yield self._status_event(user)
         while not listener.over:
             events = await listener.wait(self._settings.tunnel_keepalive_s)
             if not events and not listener.over:
                 yield b": nothing happens\n\n"
             for kind, owner, event in events:
                 if kind == "status" and self._view.report is not None:
-                    yield _event(kind, self._status(user))
+                    yield self._status_event(user)
                 elif kind != "status" and (owner == user.owner or user.allows("admin")):
                     yield _event(kind, event)
             if listener.missed:
                 yield _event("missed", {"events": listener.missed})
                 listener.missed = 0
+
+    def _status_event(self, user: BearerToken) -> bytes:
+        """The status as an event, made once for all who may see the same."""
+        report = self._report()
+        if self._told_of is not report:
+            self._told_of, self._words = report, {}
+        whose = None if user.allows("admin") else user.owner
+        if whose not in self._words:
+            self._words[whose] = _event("status", self._status(user))
+        return self._words[whose]
 
     def _report(self) -> StatusReported:
         report = self._view.report

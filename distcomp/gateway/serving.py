@@ -66,7 +66,10 @@ class Joining:
 
 
 class Bounded(HttpToolsProtocol):
-    """One connection: a request's head has to come whole within a time and a size."""
+    """One connection: a request's head has to come whole within a time and a size.
+
+    So has what is left of a body that was answered before it was there; nobody reads it any more.
+    """
 
     bounds: GatewaySettings
 
@@ -99,6 +102,13 @@ class Bounded(HttpToolsProtocol):
         """The body is here; another request may follow."""
         super().on_message_complete()
         self._waits = True
+        self._forget_timer()
+
+    def on_response_complete(self) -> None:
+        """An answer has left."""
+        super().on_response_complete()
+        if not self._waits:
+            self._set_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is over."""
@@ -160,6 +170,11 @@ class Serving:
         )
         self._server = Server(config)
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def connections(self) -> int:
+        """How many there are."""
+        return len(self._server.server_state.connections)
 
     async def start(self) -> None:
         """Serve."""

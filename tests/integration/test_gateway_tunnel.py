@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def alice(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gatewayed]:
-    flags = ("--head-s", "2", "--max-http-connections", "200")
+    flags = ("--head-s", "2", "--max-http-connections", "1000")
     with alices_cluster(tmp_path_factory.mktemp("home"), *flags) as made:
         yield made
 
@@ -110,7 +110,7 @@ def test_without_scheduler_a_gateway_says_so(cluster: Programs) -> None:
 def test_requests_that_never_come_end_and_change_nothing_for_others(alice: Gatewayed) -> None:
     port = alice.port
     token = alice.token()
-    slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(100)]
+    slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(500)]
     try:
         for each in slow:
             each.sendall(b"GET /healthz HTTP/1.1\r\nHost: loc")

@@ -47,18 +47,18 @@ class World:
         self.texts = {scope: self.tokens.create(scope=scope, owner="alice")[1] for scope in SCOPES}
         self.port = 0
         self._folder = folder
-        self._loop = transport.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
+        self.loop = transport.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever)
 
     def start(self) -> None:
         self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(30)
+        asyncio.run_coroutine_threadsafe(self._start(), self.loop).result(30)
 
     def stop(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(30)
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        asyncio.run_coroutine_threadsafe(self._stop(), self.loop).result(30)
+        self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
-        self._loop.close()
+        self.loop.close()
 
     async def _start(self) -> None:
         await self._start_scheduler(0)
@@ -66,8 +66,8 @@ class World:
         self.port = sockets[0].getsockname()[1]
         shelf = TaskShelf(self._folder / "gateway.db", self.settings.max_kept_bytes)
         gateway = Gateway(self.settings, Doors((), self.access), self.tokens, shelf)
-        self._serving = Serving(gateway, self.settings, sockets)
-        await self._serving.start()
+        self.serving = Serving(gateway, self.settings, sockets)
+        await self.serving.start()
 
     async def _start_scheduler(self, port: int) -> None:
         settings = SchedulerSettings(port=port)
@@ -87,10 +87,10 @@ class World:
             await self._stop_scheduler()
             await self._start_scheduler(port)
 
-        asyncio.run_coroutine_threadsafe(replace(), self._loop).result(30)
+        asyncio.run_coroutine_threadsafe(replace(), self.loop).result(30)
 
     async def _stop(self) -> None:
-        await self._serving.stop()
+        await self.serving.stop()
         await self._stop_scheduler()
 
     def ask(

@@ -58,6 +58,24 @@ def test_a_body_that_comes_too_slowly_ends_its_request(gateway: World) -> None:
         assert b" 408 " in answer
 
 
+def test_a_body_that_nobody_wants_any_more_does_not_keep_its_connection(tmp_path: Path) -> None:
+    with world(tmp_path, head_s=0.3) as gateway, socket.create_connection(("127.0.0.1", gateway.port)) as raw:
+        raw.sendall(f"POST {SUBMIT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n".encode())
+        assert b" 401 " in raw.recv(2000)
+        raw.settimeout(0.05)
+
+        def is_cut() -> bool:
+            try:
+                raw.sendall(b" ")
+                return raw.recv(1000) == b""
+            except TimeoutError:
+                return False
+            except ConnectionError:
+                return True
+
+        until(is_cut)
+
+
 def test_rates_are_bounded_by_token(tmp_path: Path) -> None:
     with world(tmp_path, requests_per_s=2.0) as gateway:
         replies = [gateway.ask("GET", "/v1/functions") for _ in range(20)]

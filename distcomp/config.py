@@ -190,7 +190,6 @@ class WireLimits(Settings):
     )
     silence_s: float = setting(10.0, "seconds of silence after which a peer is given up", low=0.02)
     handshake_s: float = setting(5.0, "seconds that a new connection has for its handshake", low=0.01)
-    handshake_bytes: int = setting(4096, "bytes read from a peer that has not proved who it is", low=512)
     patience_s: float = setting(
         0.005, "seconds that an acknowledgement waits for other messages to leave with", high=1
     )

@@ -33,7 +33,6 @@ WANTED_RUN, WANTED_INDEX = 8, 9
 PRINTED_RUN, PRINTED_INDEX, PRINTED_BYTES = 16, 17, 18
 FIRST_LANE = 24
 HEADER_BYTES = 4096
-WORD_BYTES = 8
 
 SETTLE_NS = 10_000
 """How long a store may stay unseen by another core: tens of nanoseconds; this is far beyond."""

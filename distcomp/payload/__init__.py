@@ -35,7 +35,6 @@ from distcomp.payload.plain import PLAIN_TYPES
 from distcomp.payload.project import Project, open_project
 from distcomp.payload.results import (
     Results,
-    ResultWriter,
     dump_result,
     open_results,
     pack_results,
@@ -55,7 +54,6 @@ __all__ = [
     "LoadedFunction",
     "Packed",
     "Project",
-    "ResultWriter",
     "Results",
     "argument_digest",
     "argument_digests",

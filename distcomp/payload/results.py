@@ -89,34 +89,6 @@ def pack_results(kept: Sequence[Any], start: int = 0, *, max_bytes: int = RUN_BY
     return pack(len(kept), encode, max_bytes, RUN_RESULTS, start)
 
 
-class ResultWriter:
-    """Collects results until they are sent."""
-
-    def __init__(self) -> None:
-        self._kept: list[Any] = []
-        self.size_bytes = 0
-
-    @property
-    def count(self) -> int:
-        """How many results are waiting."""
-        return len(self._kept)
-
-    def add(self, value: Any) -> None:
-        """Take one result.
-
-        Raises:
-            UnpicklableResultError: this one cannot travel; nothing else is affected.
-        """
-        kept = dump_result(value)
-        self._kept.append(kept)
-        self.size_bytes += result_size_bytes(kept)
-
-    def take(self, start: int = 0) -> list[Packed]:
-        """Hand over what has been collected, the first under index `start`."""
-        kept, self._kept, self.size_bytes = self._kept, [], 0
-        return pack_results(kept, start)
-
-
 class Results(Sequence[Any]):
     """Results from a blob; what is not plain is unpickled anew at each access."""
 

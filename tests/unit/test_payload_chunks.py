@@ -16,7 +16,6 @@ from distcomp.payload import (
     Boxed,
     Constant,
     Packed,
-    ResultWriter,
     dump_call,
     dump_result,
     open_chunk,
@@ -309,16 +308,13 @@ def test_results_are_read_one_by_one_each_time_anew() -> None:
 
 
 def test_a_result_that_cannot_be_pickled_hurts_nothing_else() -> None:
-    writer = ResultWriter()
-    writer.add([1])
+    kept = [dump_result([1])]
     with pytest.raises(
         UnpicklableResultError, match=r"result → .options: cannot pickle '_thread.lock' object"
     ):
-        writer.add(Config(threading.Lock()))
-    writer.add(2)
-    assert writer.count == 2
-    assert [list(open_results(run.blob)) for run in writer.take(7)] == [[[1], 2]]
-    assert (writer.count, writer.size_bytes) == (0, 0)
+        dump_result(Config(threading.Lock()))
+    kept.append(dump_result(2))
+    assert [(run.start, list(open_results(run.blob))) for run in pack_results(kept, 7)] == [(7, [[1], 2])]
 
 
 def test_a_result_that_cannot_be_rebuilt_hurts_nothing_else() -> None:

@@ -7,6 +7,8 @@ Law of a journal:
   as many turns of the scheduler as come while the disk works.
 - `on_committed` names the last batch that is durable, and so all before it. Several commits may be told of
   at once. A batch is durable as a whole or not at all.
+- Large blobs are files, on the disk before the commit that names them. Those that were handed to `store` are
+  stored beside the commits; with a record that has others, its commit takes as long as they do.
 - While the disk is full the journal tries again by itself, and `is_full`. After any other error it writes
   nothing more: what an `fsync` that failed has left on the disk cannot be known by trying again.
 
@@ -18,6 +20,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from distcomp.config import JournalSettings
@@ -25,15 +28,16 @@ from distcomp.errors import JournalError, JournalFailedError, JournalFullError
 from distcomp.journal_backlog import Backlog
 from distcomp.journal_file import JournalFile, connect_sqlite
 from distcomp.journal_rows import packed_group
+from distcomp.journal_storing import BlobStoring, KnownBlobs, StoreRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Hashable, Iterator, Sequence
     from pathlib import Path
 
     from distcomp.ids import ClusterId
     from distcomp.journal_backlog import TurnRecords
     from distcomp.journal_file import Connect
-    from distcomp.journal_rows import CommitRow
+    from distcomp.journal_rows import CommitRow, PackedRecords
     from distcomp.records import JournalBegan, Record
 
 
@@ -123,6 +127,7 @@ class Journal:
 
     Attributes:
         recovered: what it held.
+        settings: as they were given.
 
     Raises:
         JournalBusyError: another scheduler uses it.
@@ -150,13 +155,15 @@ class Journal:
         connect: Connect = connect_sqlite,
     ) -> None:
         self.path = path
-        self._settings = settings or JournalSettings()
-        self._file = JournalFile(path, cluster, self._settings, connect)
+        self.settings = settings or JournalSettings()
+        self._file = JournalFile(path, cluster, self.settings, connect)
         self.recovered = Recovered(self._file)
-        self._backlog = Backlog(self._settings)
+        self._backlog = Backlog(self.settings)
         self._changed = threading.Condition(threading.Lock())
         self._thread: threading.Thread | None = None
-        self._closing = self._no_room = self._telling = False
+        self._closing = self._telling = False
+        self._lacking: set[str] = set()
+        self._known = KnownBlobs()
         self._close_by = 0.0
         self._hurried = threading.Event()
         self._committed = 0
@@ -183,6 +190,14 @@ class Journal:
         assert self.recovered.complete, "a journal is read before it is written"  # noqa: S101 - our own order
         self._post, self._on_committed = post, on_committed
         self._on_full, self._on_failed = on_full, on_failed
+        self._storing = BlobStoring(
+            self._file.blobs,
+            self.settings,
+            self._known,
+            post=post,
+            on_room=lambda error: self._note_room("blobs", error),
+            on_failed=self._fail,
+        )
         self._thread = threading.Thread(target=self._write_all, name="journal", daemon=True)
         self._thread.start()
 
@@ -191,7 +206,7 @@ class Journal:
     @property
     def is_full(self) -> bool:
         """Whether nothing should be accepted now: too much waits, the disk is full, or the journal failed."""
-        return self._no_room or self._error is not None or self._backlog.is_full
+        return bool(self._lacking) or self._error is not None or self._backlog.is_full
 
     @property
     def backlog_bytes(self) -> int:
@@ -213,7 +228,7 @@ class Journal:
         Args:
             live_bytes: about how many bytes a compaction would write.
         """
-        settings = self._settings
+        settings = self.settings
         used_bytes = self._file.used_bytes + self._file.blobs.size_bytes
         return (
             used_bytes > settings.journal_compact_bytes
@@ -228,8 +243,32 @@ class Journal:
             batch: a number above that of the batch before.
             records: facts in order; they belong to the journal from now on.
         """
+        stored_bytes = self._known.bytes_in(records) if self._known else 0
         with self._changed:
-            self._backlog.add(batch, records)
+            self._backlog.add(batch, records, stored_bytes)
+            self._changed.notify()
+
+    def store(
+        self, key: Hashable, blobs: Sequence[bytes], on_stored: Callable[[StoreRequest], None]
+    ) -> StoreRequest:
+        """Have large blobs stored beside the commits, for records to come that hold these very objects.
+
+        Args:
+            key: whose they are; one does not wait for all of another's.
+            blobs: each of more than `journal_blob_bytes`.
+            on_stored: called in the caller's thread once all are. Then `let_go` has to follow.
+
+        Returns:
+            What it is called with. If that is made `unwanted`, it may not be called any more.
+        """
+        request = StoreRequest(key, blobs, on_stored)
+        self._storing.ask(request)
+        return request
+
+    def let_go(self, requests: Sequence[StoreRequest]) -> None:
+        """All records that hold what was stored are appended; remove again what none of them does."""
+        with self._changed:
+            self._backlog.let_go(requests)
             self._changed.notify()
 
     def begin_compaction(self) -> None:
@@ -256,7 +295,7 @@ class Journal:
             return
         with self._changed:
             if not self._closing:
-                self._close_by = time.monotonic() + self._settings.journal_close_s
+                self._close_by = time.monotonic() + self.settings.journal_close_s
             self._closing = True
             self._changed.notify()
         self._thread.join()
@@ -273,9 +312,11 @@ class Journal:
         """Make commits until the journal is closed or fails."""
         try:
             try:
-                while (group := self._next_group()) is not None:
-                    self._write(group)
+                while self._write_next():
+                    pass
             finally:
+                self._storing.close()
+                self._file.blobs.remove()
                 self._file.close()
         except JournalError as error:
             self._fail(error)
@@ -285,14 +326,25 @@ class Journal:
             self._fail(failed)
 
     def _fail(self, error: JournalError) -> None:
-        self._error = error
-        self._post(self._on_failed, error)
+        """From either thread: end both, and tell the first reason."""
+        with self._changed:
+            is_first, self._error = self._error is None, self._error or error
+            self._changed.notify()
+        if is_first:
+            self._post(self._on_failed, error)
+
+    def _write_next(self) -> bool:
+        """Make the next commit, if there is one; what it wrote is let go of before the next is awaited."""
+        group = self._next_group()
+        if group is not None:
+            self._write(group)
+        return group is not None
 
     def _next_group(self) -> list[TurnRecords] | None:
-        """What came while the last commit was made; None when all is done and the journal closes."""
+        """What came while the last commit was made; None when all is done and it closes, or it failed."""
         with self._changed:
-            while not self._backlog:
-                if self._closing:
+            while not self._backlog or self._error is not None:
+                if self._closing or self._error is not None:
                     return None
                 if self._file.dropping:
                     return []
@@ -303,6 +355,7 @@ class Journal:
         """Make one commit, tell of it, then do a bounded part of what makes room."""
         if group and group[0].drops:
             self._insist(lambda: self._file.drop_before(self._opened_at))
+            self._storing.sweep()
         elif group:
             self._commit(group)
         self._insist(self._file.tidy)
@@ -310,15 +363,34 @@ class Journal:
     def _commit(self, group: list[TurnRecords]) -> None:
         if group[0].opens:
             self._opened_at = self._file.next
-        pieces = packed_group(group, self._settings)
+        pieces = packed_group(group, self.settings, self._known.digest_of)
         if pieces:
-            self._insist(lambda: self._file.write(pieces))
+            self._write_pieces(pieces)
+        self._let_go([request for entry in group for request in entry.frees])
         with self._changed:
             self._backlog.done(group)
         self._committed = group[-1].batch
         if not self._telling:
             self._telling = True
             self._post(self._tell, None)
+
+    def _write_pieces(self, pieces: Sequence[PackedRecords]) -> None:
+        """Make records durable, and before them what of their large blobs is not stored."""
+        blobs = self._file.blobs
+        named = [named for piece in pieces for named in piece.blobs]
+        for digest, blob in named:
+            if not blobs.hold(digest):
+                self._insist(partial(self._file.store, digest, blob))
+        self._insist(lambda: self._file.write(pieces))
+        if named:
+            blobs.let_go([digest for digest, _ in named])
+
+    def _let_go(self, requests: Sequence[StoreRequest]) -> None:
+        for request in requests:
+            self._known.forget(request.blobs)
+            self._file.blobs.let_go(request.digests)
+        if requests:
+            self._storing.sweep()
 
     def _tell(self, _nothing: None) -> None:
         """In the caller's thread: tell how far it is, of several commits at once if they were faster."""
@@ -327,23 +399,32 @@ class Journal:
 
     def _insist(self, act: Callable[[], None]) -> None:
         """Do what needs room on the disk; wait and try again as long as there is none."""
-        pause_s = self._settings.journal_retry_first_s
+        pause_s = self.settings.journal_retry_first_s
         while True:
             try:
                 act()
                 break
             except JournalFullError as error:
-                if not self._no_room:
-                    self._no_room = True
-                    self._post(self._on_full, error)
+                self._note_room("commits", error)
                 if self._out_of_patience():
                     raise
             if self._hurried.wait(pause_s):
-                time.sleep(self._settings.journal_retry_first_s)
-            pause_s = min(2 * pause_s, self._settings.journal_retry_most_s)
-        if self._no_room:
-            self._no_room = False
-            self._post(self._on_full, None)
+                time.sleep(self.settings.journal_retry_first_s)
+            pause_s = min(2 * pause_s, self.settings.journal_retry_most_s)
+        self._note_room("commits", None)
+
+    def _note_room(self, where: str, error: JournalFullError | None) -> None:
+        """From either thread: it lacks room on the disk, or no more; tell when the first or last does."""
+        if error is None and where not in self._lacking:
+            return
+        with self._changed:
+            lacked = bool(self._lacking)
+            if error is None:
+                self._lacking.discard(where)
+            else:
+                self._lacking.add(where)
+            if lacked != bool(self._lacking):
+                self._post(self._on_full, error)
 
     def _out_of_patience(self) -> bool:
         return self._closing and (self._hurried.is_set() or time.monotonic() >= self._close_by)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from distcomp.config import JournalSettings
+    from distcomp.journal_storing import StoreRequest
     from distcomp.records import Record
 
 
@@ -22,7 +23,8 @@ class TurnRecords(NamedTuple):
     """The records of one turn of the scheduler.
 
     `opens`: a compaction begins with it. `drops`: it holds no records, and once everything before it is
-    durable, what stands before the last that `opens` can go.
+    durable, what stands before the last that `opens` can go. `frees`: what was stored beforehand for
+    what comes up to here, and is let go of once that is durable.
     """
 
     batch: int
@@ -30,6 +32,7 @@ class TurnRecords(NamedTuple):
     weight_bytes: int
     opens: bool = False
     drops: bool = False
+    frees: Sequence[StoreRequest] = ()
 
 
 class Backlog:
@@ -47,6 +50,7 @@ class Backlog:
         self._group_bytes = settings.journal_commit_bytes
         self._entries: deque[TurnRecords] = deque()
         self._opening = False
+        self._batch = 0
         self.weight_bytes = 0
 
     def __len__(self) -> int:
@@ -61,9 +65,10 @@ class Backlog:
         """Let a compaction begin with the next records."""
         self._opening = True
 
-    def add(self, batch: int, records: Sequence[Record]) -> None:
-        """Add the records of one turn."""
-        weight = RECORD_BYTES + sum(map(weight_bytes, records))
+    def add(self, batch: int, records: Sequence[Record], stored_bytes: int = 0) -> None:
+        """Add the records of one turn; so many bytes of them are stored already."""
+        self._batch = batch
+        weight = RECORD_BYTES + sum(map(weight_bytes, records)) - stored_bytes
         self._entries.append(TurnRecords(batch, records, weight, opens=self._opening))
         self._opening = False
         self.weight_bytes += weight
@@ -71,6 +76,10 @@ class Backlog:
     def drop(self) -> None:
         """Let what stands before the last beginning of a compaction go, after all that was added."""
         self._entries.append(TurnRecords(0, (), 0, drops=True))
+
+    def let_go(self, requests: Sequence[StoreRequest]) -> None:
+        """Let go of what was stored beforehand, after all that was added."""
+        self._entries.append(TurnRecords(self._batch, (), 0, frees=requests))
 
     def take(self) -> list[TurnRecords]:
         """The next group; empty if nothing waits."""

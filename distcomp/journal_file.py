@@ -11,7 +11,7 @@ Law of the file `<path>`:
 - `<path>-blobs` holds large blobs, see `distcomp.journal_blobs`; `<path>-lock` is locked while a scheduler
   uses all of these.
 
-One thread at a time uses a `JournalFile`.
+One thread at a time uses a `JournalFile`; another may use its `blobs`.
 """
 
 from __future__ import annotations
@@ -293,8 +293,17 @@ class JournalFile:
 
     # --- writing ---
 
+    def store(self, digest: bytes, blob: bytes) -> None:
+        """Store a blob that is held, unless that is done; raises as `write` does."""
+        if not self.blobs.is_stored(digest):
+            for _ in self.blobs.writing(digest, blob):
+                pass
+            self.blobs.seal([(digest, blob)])
+
     def write(self, pieces: Sequence[PackedRecords]) -> None:
         """Make one commit of packed records, a row for each piece; when this returns, it is durable.
+
+        Their large blobs are stored.
 
         Raises:
             JournalFullError: there is no room, and nothing was written.
@@ -302,10 +311,6 @@ class JournalFile:
         """
         now = time.time()
         rows = [piece.row(self._seed, self.next + place, now) for place, piece in enumerate(pieces)]
-        for piece in pieces:
-            for digest, blob in piece.blobs:
-                self.blobs.store(digest, blob)
-        self.blobs.sync()
         with self._on_disk():
             if (
                 len(rows) == 1

@@ -7,7 +7,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zlib import crc32
 
-from distcomp.journal_blobs import DIGEST_BYTES, digest_of
+from distcomp.journal_blobs import DIGEST_BYTES
 from distcomp.records import codec, pack, unpack, weight_bytes
 from distcomp.wire import detach_blobs
 
@@ -79,10 +79,15 @@ def row_of(seed: int, sequence: int, committed_at: float, digests: bytes, packed
     return CommitRow(sequence, crc, committed_at, digests, packed)
 
 
-def packed_group(group: Iterable[TurnRecords], settings: JournalSettings) -> list[PackedRecords]:
-    """All records of a group in order, in as few rows as the bounds allow: nearly always one."""
+def packed_group(
+    group: Iterable[TurnRecords], settings: JournalSettings, digest_of: Callable[[bytes], bytes]
+) -> list[PackedRecords]:
+    """All records of a group in order, in as few rows as the bounds allow: nearly always one.
+
+    `digest_of` gives what names a large blob.
+    """
     return [
-        _packed_apart(records, settings.journal_blob_bytes)
+        _packed_apart(records, settings.journal_blob_bytes, digest_of)
         for records in _portions(group, settings.journal_commit_bytes)
     ]
 
@@ -107,7 +112,9 @@ def _portions(group: Iterable[TurnRecords], most_bytes: int) -> Iterator[Sequenc
         yield portion
 
 
-def _packed_apart(records: Sequence[Record], blob_bytes: int) -> PackedRecords:
+def _packed_apart(
+    records: Sequence[Record], blob_bytes: int, digest_of: Callable[[bytes], bytes]
+) -> PackedRecords:
     """Records packed, without blobs of more than `blob_bytes`."""
     is_large = codec.is_large
     if not any(map(is_large, records)):

@@ -6,6 +6,7 @@ Its commits are made where `post` has them made, so in the order that a test or 
 from __future__ import annotations
 
 import time
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 
 from distcomp.config import JournalSettings
@@ -18,11 +19,13 @@ from distcomp.errors import (
 )
 from distcomp.journal import Recovered
 from distcomp.journal_backlog import Backlog
+from distcomp.journal_blobs import digest_of
 from distcomp.journal_rows import packed_group, seed_of
+from distcomp.journal_storing import KnownBlobs, StoreRequest
 from distcomp.records import FORMAT, JournalBegan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
     from distcomp.errors import JournalError
     from distcomp.ids import ClusterId
@@ -37,6 +40,7 @@ class MemoryDisk:
     Attributes:
         rows: the rows by number.
         blobs: large blobs by digest.
+        held: how often each is held though no row names it.
         in_use: whether a journal is open on it.
         full: set it, and nothing can be written until it is unset.
         broken: set it, and the next write fails for good.
@@ -47,6 +51,7 @@ class MemoryDisk:
         self._seed = seed_of(self.head)
         self.rows: dict[int, CommitRow] = {}
         self.blobs: dict[bytes, bytes] = {}
+        self.held: Counter[bytes] = Counter()
         self.in_use = self.full = self.broken = False
 
     @property
@@ -74,21 +79,41 @@ class MemoryDisk:
 
     def write(self, pieces: Sequence[PackedRecords]) -> None:
         """Add a row for each piece."""
-        if self.broken:
-            raise JournalFailedError("the journal in memory was told to fail")
-        if self.full:
-            raise JournalFullError("the journal in memory was told to be full")
+        self._check()
         for piece in pieces:
             self.blobs.update(piece.blobs)
             row = piece.row(self._seed, self.next, time.time())
             self.rows[row.sequence] = row
 
+    def _check(self) -> None:
+        if self.broken:
+            raise JournalFailedError("the journal in memory was told to fail")
+        if self.full:
+            raise JournalFullError("the journal in memory was told to be full")
+
     def drop_before(self, first: int) -> None:
         """Forget rows, and the blobs that only they name."""
         self.head = self.head._replace(first=max(first, self.first))
         self.rows = {sequence: row for sequence, row in self.rows.items() if sequence >= self.first}
-        named = {digest for row in self.rows.values() for digest in row.named()}
-        self.blobs = {digest: blob for digest, blob in self.blobs.items() if digest in named}
+        self._drop_unnamed()
+
+    def store(self, blobs: Sequence[bytes]) -> list[bytes]:
+        """Store blobs and hold them; returns their digests."""
+        self._check()
+        digests = [digest_of(blob) for blob in blobs]
+        self.blobs.update(zip(digests, blobs, strict=True))
+        self.held.update(digests)
+        return digests
+
+    def let_go(self, digests: Iterable[bytes]) -> None:
+        """Hold blobs once less, and forget those that nobody holds and no row names."""
+        self.held.subtract(digests)
+        self._drop_unnamed()
+
+    def _drop_unnamed(self) -> None:
+        needed = {digest for row in self.rows.values() for digest in row.named()}
+        needed.update(+self.held)
+        self.blobs = {digest: blob for digest, blob in self.blobs.items() if digest in needed}
 
     def size_bytes(self) -> int:
         """What it holds."""
@@ -105,6 +130,7 @@ class MemoryJournal:
 
     Attributes:
         recovered: what it held.
+        settings: as they were given.
 
     Raises:
         JournalBusyError: another journal is open on the disk.
@@ -122,11 +148,15 @@ class MemoryJournal:
                 f"the journal in memory belongs to cluster {disk.head.cluster.hex()[:12]}"
             )
         self.disk = disk
-        self._settings = settings or JournalSettings()
+        disk.held.clear()
+        disk.let_go(())
+        self.settings = settings or JournalSettings()
         self.recovered = Recovered(disk)
         disk.in_use = True
-        self._backlog = Backlog(self._settings)
+        self._backlog = Backlog(self.settings)
         self._group: list[TurnRecords] = []
+        self._asked: deque[StoreRequest] = deque()
+        self._known = KnownBlobs()
         self._posted = self._no_room = False
         self._opened_at = self._committed = 0
         self._error: JournalError | None = None
@@ -166,12 +196,25 @@ class MemoryJournal:
     def wants_compaction(self, live_bytes: int) -> bool:
         """Whether it holds so much more than `live_bytes` that a compaction is worth its while."""
         used_bytes = self.disk.size_bytes()
-        settings = self._settings
+        settings = self.settings
         return used_bytes > max(settings.journal_compact_bytes, settings.journal_compact_factor * live_bytes)
 
     def append(self, batch: int, records: Sequence[Record]) -> None:
         """Have the records of one turn made durable."""
-        self._backlog.add(batch, records)
+        self._backlog.add(batch, records, self._known.bytes_in(records) if self._known else 0)
+        self._plan()
+
+    def store(
+        self, key: Hashable, blobs: Sequence[bytes], on_stored: Callable[[StoreRequest], None]
+    ) -> StoreRequest:
+        """Have large blobs stored for records to come that hold these very objects."""
+        self._asked.append(StoreRequest(key, blobs, on_stored))
+        self._plan()
+        return self._asked[-1]
+
+    def let_go(self, requests: Sequence[StoreRequest]) -> None:
+        """All records that hold what was stored are appended; remove again what none of them does."""
+        self._backlog.let_go(requests)
         self._plan()
 
     def begin_compaction(self) -> None:
@@ -216,6 +259,7 @@ class MemoryJournal:
         if self._error is not None or not self.disk.in_use:
             return
         try:
+            self._store_all()
             self._commit_all()
         except JournalFullError as error:
             if not self._no_room:
@@ -224,6 +268,17 @@ class MemoryJournal:
         except JournalFailedError as error:
             self._error = error
             self._on_failed(error)
+
+    def _store_all(self) -> None:
+        """Store what is still wanted, and tell of it."""
+        while self._asked:
+            request = self._asked[0]
+            if not request.unwanted:
+                request.digests += self.disk.store(request.blobs)
+                for digest, blob in request.named():
+                    self._known.add(blob, digest)
+                self._post(request.on_stored, request)
+            self._asked.popleft()
 
     def _commit_all(self) -> None:
         """Write group after group; one for which there is no room stays, and all behind it."""
@@ -246,8 +301,11 @@ class MemoryJournal:
             self.disk.drop_before(self._opened_at)
             return
         opened_at = self.disk.next if group[0].opens else self._opened_at
-        pieces = packed_group(group, self._settings)
+        pieces = packed_group(group, self.settings, self._known.digest_of)
         if pieces:
             self.disk.write(pieces)
+        for request in (request for entry in group for request in entry.frees):
+            self._known.forget(request.blobs)
+            self.disk.let_go(request.digests)
         self._opened_at = opened_at
         self._committed = group[-1].batch

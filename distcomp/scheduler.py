@@ -1,9 +1,10 @@
 """The scheduler program: a listener, its connections, and one `SchedulerState`.
 
 State law: a connection is *open* from its arrival to its end, and a *peer* from the end of its handshake
-on; the state knows exactly the peers. Whatever arrives changes the state at once. What comes of it leaves
-in one turn, which is scheduled when something arrived or the state wanted to be woken, never twice:
-one placement pass, one commit (see `scheduler_memory`), one write for each peer.
+on; the state knows exactly the peers. Whatever arrives changes the state at once, but for what waits in the
+`Anteroom` until it is on the disk. What comes of it leaves in one turn, which is scheduled when something
+arrived or the state wanted to be woken, never twice: one placement pass, one commit (see
+`scheduler_memory`), one write for each peer.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distcomp import transport
+from distcomp.anteroom import Anteroom
 from distcomp.auth import ServerHandshake
 from distcomp.config import Address, is_loopback, parse_address
 from distcomp.core.scheduler_state import SchedulerState
@@ -88,6 +90,11 @@ class SchedulerProgram:
         )
         if self.memory is not None:
             self.memory.recall(self._state, time.monotonic())
+        self._anteroom = (
+            None
+            if journal is None or self.memory is None
+            else Anteroom(self.memory, journal.settings, self._on_admitted)
+        )
         self._numbers = count(1)
         self._open: set[Connection] = set()
         self._peers: dict[Peer, Connection] = {}
@@ -213,11 +220,18 @@ class SchedulerProgram:
         self._plan_turn()
 
     def _on_messages(self, connection: Connection, messages: list[Message]) -> None:
+        if connection.incoming.claimed_bytes and self._anteroom is not None:
+            messages = self._anteroom.let_in(connection, messages)
         receive, peer, now = self._state.receive, connection.peer, time.monotonic()
         for message in messages:
             receive(peer, message, now)
         if not self._turn_comes:
             self._plan_turn()
+
+    def _on_admitted(self, peer: Peer, messages: list[Message]) -> None:
+        for message in messages:
+            self._state.receive(peer, message, time.monotonic())
+        self._plan_turn()
 
     def _on_closed(self, connection: Connection, error: Exception | None) -> None:
         level = "debug" if error is None else "warning"
@@ -227,6 +241,8 @@ class SchedulerProgram:
         if isinstance(error, ProtocolError):
             self._state.note_nonsense()
         self._peers.pop(connection.peer, None)
+        if self._anteroom is not None:
+            self._anteroom.leave(connection.peer)
         self._state.disconnect(connection.peer, time.monotonic())
         self._forget(connection)
         self._plan_turn()

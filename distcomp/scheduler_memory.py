@@ -1,8 +1,10 @@
 """What a scheduler remembers beyond its process, and what waits until it is remembered.
 
 State law: `_held` are the acks of turns whose records are not durable yet, in the order of their turns. A
-turn that recorded nothing waits for the last one before it that did. What a full disk, or too great a
-backlog, keeps from being written down is not accepted: the state is shut until there is room.
+turn that recorded nothing waits for the last one before it that did. `_stored` are large blobs that are on
+the disk already, of messages taken in since the last turn: what it does not record of them goes again. What
+a full disk, or too great a backlog, keeps from being written down is not accepted: the state is shut until
+there is room.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from distcomp.core.image import Image
 from distcomp.versions import installed_versions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from distcomp.core.effects import Effects
     from distcomp.core.image import OutcomeFiles
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from distcomp.errors import JournalError, JournalFullError
     from distcomp.ids import Peer
     from distcomp.journal import Journal
+    from distcomp.journal_storing import StoreRequest
     from distcomp.protocol import Message
 
 LOOK_S = 1.0
@@ -54,6 +57,7 @@ class SchedulerMemory:
         self.failure: JournalError | None = None
         self._journal = journal
         self._log = log
+        self._stored: list[StoreRequest] = []
         self._held: deque[tuple[int, dict[Peer, list[Message]]]] = deque()
         self._committed = 0
         self._committed_at = 0.0
@@ -131,6 +135,9 @@ class SchedulerMemory:
             if self._compacts and not self._state.is_compacting:
                 self._end_compaction()
             self._look_soon()
+        if self._stored:
+            self._journal.let_go(self._stored)
+            self._stored = []
         if self._begins:
             self._begin_compaction()
         if not effects.acks:
@@ -140,6 +147,17 @@ class SchedulerMemory:
             return
         for peer, messages in effects.acks.items():
             effects.sends.setdefault(peer, []).extend(messages)
+
+    def store(
+        self, peer: Peer, blobs: Sequence[bytes], on_stored: Callable[[StoreRequest], None]
+    ) -> StoreRequest:
+        """Have large blobs of a peer written down beside all else; see `Journal.store`."""
+        return self._journal.store(peer, blobs, on_stored)
+
+    def let_go(self, request: StoreRequest) -> None:
+        """What holds stored blobs is taken in now: what the turn does not record of them need not stay."""
+        self._stored.append(request)
+        self._turn()
 
     def close(self) -> None:
         """Wait until all is durable; raises `JournalError` if it cannot be made so."""

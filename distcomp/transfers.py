@@ -190,6 +190,10 @@ class Incoming:
 
     Args:
         limits: bounds; what exceeds them is the peer's mistake.
+
+    Attributes:
+        claimed_bytes: what was claimed since somebody set it to 0.
+        withheld: set it, and the peer gets no credit back.
     """
 
     def __init__(self, limits: WireLimits) -> None:
@@ -199,6 +203,8 @@ class Incoming:
         self._held_bytes = 0
         self._owed_bytes = 0
         self._newest = 0
+        self.claimed_bytes = 0
+        self.withheld = False
 
     def store(self, piece: SendPiece) -> None:
         """Take in a piece.
@@ -222,11 +228,13 @@ class Incoming:
         if blob is None:
             raise ValueError(f"transfer {transfer} is not whole")
         self._held_bytes -= len(blob)
+        self.claimed_bytes += len(blob)
         return blob
 
     def take_credit(self) -> PiecesStored | None:
         """What to tell the sender, when it is worth a message."""
-        if self._owed_bytes < PIECE_BYTES:  # not by our own credit: the peer's may be another
+        too_little = self._owed_bytes < PIECE_BYTES  # not by our own credit: the peer's may be another
+        if too_little or self.withheld:
             return None
         stored = PiecesStored(self._owed_bytes)
         self._owed_bytes = 0

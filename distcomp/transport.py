@@ -114,7 +114,7 @@ class Connection(asyncio.Protocol):
         self.on_messages, self.on_closed = on_messages, on_closed
         self.on_ready, self.on_failed = on_ready, on_failed
         self._outgoing = Outgoing(self.limits)
-        self._incoming = Incoming(self.limits)
+        self.incoming = Incoming(self.limits)
         self._splitter = FrameSplitter()
         self._error: Exception | None = None
         self._transport: Any = None
@@ -174,6 +174,12 @@ class Connection(asyncio.Protocol):
         self._write(b"".join(frames))
         if self._outgoing.parked:
             self._pump()
+
+    def give_credit(self) -> None:
+        """Let the peer send more pieces, as far as the last ones are `incoming` and it is not withheld."""
+        stored = self.incoming.take_credit()
+        if stored is not None:
+            self.send([stored])
 
     def close(self, reason: str = "") -> None:
         """End the connection in order: what was written leaves first, within `linger_s`."""
@@ -299,7 +305,7 @@ class Connection(asyncio.Protocol):
         """The messages that are now whole, without those that are the transport's own."""
         messages: list[Message] = []
         for body in self._splitter.feed(data):
-            came = codec.decode(body, self._incoming.claim)
+            came = codec.decode(body, self.incoming.claim)
             if not _OWN.isdisjoint(map(type, came)):
                 came = [message for message in came if not self._is_own(message)]
             messages += came
@@ -308,10 +314,8 @@ class Connection(asyncio.Protocol):
     def _is_own(self, message: Message) -> bool:
         """Whether a message is the transport's; then it is done with."""
         if type(message) is SendPiece:
-            self._incoming.store(message)
-            stored = self._incoming.take_credit()
-            if stored is not None:
-                self.send([stored])
+            self.incoming.store(message)
+            self.give_credit()
         elif type(message) is PiecesStored:
             self._outgoing.add_credit(message.size_bytes)
             self._pump()

@@ -14,6 +14,7 @@ import tempfile
 import threading
 from itertools import count
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import apsw
@@ -29,6 +30,7 @@ from distcomp.records import CompactionBegan, EpochBegan, FunctionDefined
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from distcomp.journal_storing import StoreRequest
     from distcomp.records import Record
 
 CUTS = int(os.environ.get("CHAOS_POWER_CUTS", "500"))
@@ -367,8 +369,11 @@ def test_without_a_sync_at_each_commit_batches_are_lost(quick_folder: Callable[[
     assert any(found.noticed for found in short), "the note of the last commit tells of most of it"
 
 
+@pytest.mark.parametrize("beforehand", [False, True])
 def test_a_large_blob_is_on_the_disk_before_a_commit_names_it(
-    quick_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    quick_folder: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    beforehand: bool,  # noqa: FBT001 - a parameter
 ) -> None:
     path = quick_folder("life") / "journal.db"
     done: list[tuple[str, int]] = []
@@ -399,8 +404,14 @@ def test_a_large_blob_is_on_the_disk_before_a_commit_names_it(
     committed: list[int] = []
     journal.start(lambda f, value: f(value), on_committed=committed.append, on_full=fail, on_failed=fail)
     blobs = [letter * (SETTINGS.journal_blob_bytes + 1) for letter in (b"a", b"b", b"a")]
+    stored: SimpleQueue[StoreRequest] = SimpleQueue()
     for batch, blob in enumerate(blobs, start=1):
+        request = journal.store("peer", [blob], stored.put) if beforehand else None
+        if request is not None:
+            assert stored.get(timeout=20) is request
         journal.append(batch, [FunctionDefined(FunctionId(blob[:32]), "f", blob)])
+        if request is not None:
+            journal.let_go([request])
     journal.close()
     disk.unregister()
     assert committed[-1] == len(blobs)

@@ -26,6 +26,7 @@ from distcomp.errors import (
 )
 from distcomp.ids import ClusterId, FunctionId, SessionId
 from distcomp.journal import Journal
+from distcomp.journal_blobs import SLICE_BYTES
 from distcomp.journal_file import connect_sqlite
 from distcomp.journal_lock import set_aside
 from distcomp.memory_journal import MemoryDisk, MemoryJournal
@@ -33,6 +34,8 @@ from distcomp.records import CompactionBegan, EpochBegan, FunctionDefined, Recor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from distcomp.journal_storing import StoreRequest
 
 AnyJournal: TypeAlias = "Journal | MemoryJournal"
 
@@ -55,6 +58,10 @@ def all_said(*numbers: int) -> list[Record]:
 
 def defined(letter: bytes, size_bytes: int = LARGE) -> FunctionDefined:
     return FunctionDefined(FunctionId(letter * 32), letter.decode(), letter * size_bytes)
+
+
+def file_of(descriptor: int) -> Path:
+    return Path(f"/proc/self/fd/{descriptor}").readlink()
 
 
 def wait_until(happened: Callable[[], bool]) -> None:
@@ -91,6 +98,14 @@ class Program:
             function, value = self.posted.get(timeout=max(0.001, end - time.monotonic()))
             function(value)
 
+    def store(self, journal: AnyJournal, *blobs: bytes) -> StoreRequest:
+        """Have blobs stored, and wait until they are."""
+        stored: list[StoreRequest] = []
+        request = journal.store("peer", blobs, stored.append)
+        self.run_until(lambda: stored)
+        assert stored == [request]
+        return request
+
     def run_posted(self) -> None:
         """Call what is posted now."""
         while not self.posted.empty():
@@ -106,9 +121,16 @@ class Program:
 class OnDisk:
     """Journals of one path."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.path = folder / "state" / "journal.db"
         self.fault: BaseException | None = None
+        self._sync = os.fsync
+        monkeypatch.setattr(os, "fsync", self._fsync)
+
+    def _fsync(self, descriptor: int) -> None:
+        if self.fault is not None and "-blobs" in str(file_of(descriptor)):
+            raise OSError(errno.ENOSPC if "full" in str(self.fault) else errno.EIO, str(self.fault))
+        self._sync(descriptor)
 
     def open(self, cluster: ClusterId = CLUSTER, settings: JournalSettings | None = None) -> Journal:
         return Journal(self.path, cluster, settings, connect=lambda path: Faulty(path, self))
@@ -119,6 +141,10 @@ class OnDisk:
     def empty(self, journal: AnyJournal) -> None:
         del journal
         self.fault = None
+
+    def blobs(self) -> list[bytes]:
+        folder = Path(f"{self.path}-blobs")
+        return [path.read_bytes() for path in folder.iterdir()] if folder.is_dir() else []
 
     def smash(self) -> None:
         self.fault = sqlite3.OperationalError("disk I/O error")
@@ -150,6 +176,20 @@ class Faulty:
         return self._connection.execute(statement, values)
 
 
+class HeldSyncs:
+    """Files that become durable only once they may."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun, self.go_on = threading.Event(), threading.Event()
+        self._sync = os.fsync
+        monkeypatch.setattr(os, "fsync", self._fsync)
+
+    def _fsync(self, descriptor: int) -> None:
+        self.begun.set()
+        assert self.go_on.wait(DEADLINE_S)
+        self._sync(descriptor)
+
+
 class InMemory:
     """Journals of one piece of memory."""
 
@@ -167,6 +207,9 @@ class InMemory:
         assert isinstance(journal, MemoryJournal)
         journal.retry()
 
+    def blobs(self) -> list[bytes]:
+        return list(self.disk.blobs.values())
+
     def smash(self) -> None:
         self.disk.broken = True
 
@@ -182,13 +225,13 @@ Place: TypeAlias = "OnDisk | InMemory"
 
 
 @pytest.fixture(params=["disk", "memory"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    return OnDisk(tmp_path) if request.param == "disk" else InMemory()
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    return OnDisk(tmp_path, monkeypatch) if request.param == "disk" else InMemory()
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> OnDisk:
-    return OnDisk(tmp_path)
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OnDisk:
+    return OnDisk(tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -293,6 +336,111 @@ def test_large_blobs_come_back(place: Place, program: Program) -> None:
     again = place.open()
     assert program.start(again) == records
     again.close()
+
+
+def test_what_was_stored_beforehand_is_neither_read_nor_written_with_its_commit(
+    place: Place, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = place.open()
+    program.start(journal)
+    record = defined(b"a")
+    request = program.store(journal, record.blob)
+    assert place.blobs() == [record.blob]
+    monkeypatch.setattr("distcomp.journal_storing.digest_of", pytest.fail)
+    place.fill()
+    journal.append(1, [record])
+    assert journal.backlog_bytes < LARGE, "it weighs nothing any more"
+    journal.let_go([request])
+    place.empty(journal)
+    program.run_until(lambda: program.committed == [1])
+    journal.close()
+    again = place.open()
+    assert program.start(again) == [record]
+    again.close()
+
+
+def test_what_was_stored_and_is_not_recorded_is_removed(place: Place, program: Program) -> None:
+    journal = place.open()
+    program.start(journal)
+    requests = [program.store(journal, letter * LARGE) for letter in (b"a", b"b", b"b")]
+    journal.append(1, [defined(b"a")])
+    journal.let_go(requests[:2])
+    program.run_until(lambda: program.committed == [1])
+    assert sorted(place.blobs()) == [b"a" * LARGE, b"b" * LARGE], "somebody else holds the same"
+    journal.let_go(requests[2:])
+    wait_until(lambda: program.run_posted() or place.blobs() == [b"a" * LARGE])
+    journal.close()
+    assert place.blobs() == [b"a" * LARGE]
+
+
+def test_what_is_held_outlives_a_compaction(place: Place, program: Program) -> None:
+    journal = place.open()
+    program.start(journal)
+    program.commit(journal, 1, [defined(b"a")])
+    request = program.store(journal, b"a" * LARGE)
+    journal.begin_compaction()
+    journal.append(2, [CompactionBegan()])
+    journal.end_compaction()
+    program.commit(journal, 3, [defined(b"a")])
+    journal.let_go([request])
+    journal.close()
+    again = place.open()
+    assert program.start(again) == [CompactionBegan(), defined(b"a")]
+    again.close()
+
+
+def test_no_room_to_store_is_a_full_disk(place: Place, program: Program) -> None:
+    journal = place.open(settings=QUICK)
+    program.start(journal)
+    place.fill()
+    stored: list[StoreRequest] = []
+    request = journal.store("peer", [b"a" * LARGE], stored.append)
+    program.run_until(lambda: program.full)
+    assert journal.is_full
+    place.empty(journal)
+    program.run_until(lambda: stored and len(program.full) == 2)
+    assert [type(news) for news in program.full] == [JournalFullError, type(None)]
+    assert not journal.is_full
+    journal.let_go([request])
+    journal.close()
+    assert place.blobs() == []
+
+
+def test_what_cannot_be_stored_for_any_other_reason_ends_it(place: Place, program: Program) -> None:
+    journal = place.open(settings=QUICK)
+    program.start(journal)
+    place.smash()
+    journal.store("peer", [b"a" * LARGE], pytest.fail)
+    program.run_until(lambda: program.failed)
+    assert journal.is_full
+    with pytest.raises(JournalFailedError) as failure:
+        journal.close()
+    assert program.failed == [failure.value]
+    assert place.blobs() == []
+
+
+def test_what_is_unwanted_is_not_stored(place: Place, program: Program) -> None:
+    journal = place.open(settings=QUICK)
+    program.start(journal)
+    place.fill()
+    request = journal.store("peer", [b"a" * LARGE], pytest.fail)
+    program.run_until(lambda: program.full)
+    request.unwanted = True
+    place.empty(journal)
+    program.run_until(lambda: program.full[-1] is None)
+    program.store(journal, b"b" * LARGE)
+    journal.close()
+    assert b"a" * LARGE not in place.blobs()
+
+
+def test_closing_gives_up_what_is_not_stored(place: Place, program: Program) -> None:
+    journal = place.open(settings=QUICK)
+    program.start(journal)
+    place.fill()
+    journal.store("peer", [b"a" * LARGE], pytest.fail)
+    program.run_until(lambda: program.full)
+    journal.close()
+    assert place.blobs() == []
 
 
 def test_a_full_backlog_says_so_until_it_is_written(place: Place, program: Program) -> None:
@@ -552,6 +700,53 @@ def test_a_harmed_blob_is_damage_of_the_commit_that_names_it(
     with pytest.raises(JournalDamagedError) as damage:
         list(again.recovered)
     assert damage.value.sequence == 2
+    again.close()
+
+
+def test_keys_take_turns_in_what_is_stored(
+    disk: OnDisk, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = disk.open()
+    program.start(journal)
+    held = HeldSyncs(monkeypatch)
+    order: list[StoreRequest] = []
+    large = journal.store("one", [bytes(3 * SLICE_BYTES)], order.append)
+    held.begun.wait(DEADLINE_S)
+    small = journal.store("other", [b"a" * LARGE], order.append)
+    last = journal.store("one", [b"b" * LARGE], order.append)
+    held.go_on.set()
+    program.run_until(lambda: len(order) == 3)
+    assert order == [small, large, last]
+    journal.close()
+
+
+def test_a_commit_does_not_wait_for_what_is_stored_beside_it(
+    disk: OnDisk, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = disk.open()
+    program.start(journal)
+    held = HeldSyncs(monkeypatch)
+    stored: list[StoreRequest] = []
+    journal.store("peer", [b"a" * LARGE], stored.append)
+    held.begun.wait(DEADLINE_S)
+    program.commit(journal, 1, said(1))
+    assert not stored
+    held.go_on.set()
+    program.run_until(lambda: stored)
+    journal.close()
+
+
+def test_what_was_stored_and_never_let_go_of_is_removed_at_the_next_start(
+    disk: OnDisk, program: Program
+) -> None:
+    journal = disk.open()
+    program.start(journal)
+    program.store(journal, b"a" * LARGE)
+    journal.close()
+    assert disk.blobs()
+    again = disk.open()
+    program.start(again)
+    assert not disk.blobs()
     again.close()
 
 

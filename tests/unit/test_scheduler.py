@@ -2,10 +2,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import resource
 import socket
+import sys
+import threading
 import time
 from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,9 +18,11 @@ import pytest
 from distcomp import scheduler, transport
 from distcomp.access import SchedulerAccess
 from distcomp.auth import ClientHandshake
-from distcomp.config import Address, SchedulerSettings, parse_address
+from distcomp.config import Address, JournalSettings, SchedulerSettings, parse_address
 from distcomp.errors import AddressTakenError, AuthenticationError, ConfigError, SchedulerBusyError
 from distcomp.ids import ROLES, ClusterId
+from distcomp.journal import Journal
+from distcomp.journal_blobs import SLICE_BYTES
 from distcomp.protocol import (
     Accepted,
     AckOutcomes,
@@ -25,6 +32,7 @@ from distcomp.protocol import (
     SessionOpened,
     StatusReported,
     Submit,
+    SubmitRefused,
     TasksSettled,
     WatchStatus,
 )
@@ -45,6 +53,8 @@ FUNCTION = hashlib.blake2b(CODE, digest_size=32).digest()
 VERSIONS = Versions("0.1.0", "3.11.7", "3.0")
 OPEN = OpenSession(SESSION, VERSIONS, "host", 1, "test", b"", resumes=False)
 REGISTER = RegisterWorker(b"w" * 16, "w", "host", 1, 2, VERSIONS, ())
+LARGE = bytes(300 << 10)
+SOON = JournalSettings(journal_retry_first_s=0.001, journal_retry_most_s=0.002, journal_close_s=0.01)
 SECRETS = {(role, "alice"): bytes([number]) * 32 for number, role in enumerate(ROLES)}
 
 
@@ -57,6 +67,23 @@ def run(coroutine: Coroutine[Any, Any, None]) -> None:
     finally:
         loop.close()
     assert troubles == []
+
+
+def calls_of(action: Callable[[], Any]) -> int:
+    """How many Python functions it calls."""
+    calls = 0
+
+    def count(_frame: Any, event: str, _argument: Any) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        action()
+    finally:
+        sys.setprofile(before)
+    return calls
 
 
 async def until(condition: Callable[[], Any]) -> None:
@@ -96,12 +123,15 @@ class Peer:
 
 
 class Cluster:
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, journal: Path | None = None, **settings: Any) -> None:
         self.lines: list[tuple[str, str, dict[str, Any]]] = []
         self.auth = settings.get("auth", True)
         self.access = SchedulerAccess(ClusterId(b"c" * 16), "test", SECRETS, owner="alice")
         self.program = SchedulerProgram(
-            SchedulerSettings.from_environment({}, port=0, **settings), self.access, log=self.log
+            SchedulerSettings.from_environment({}, port=0, **settings),
+            self.access,
+            log=self.log,
+            journal=None if journal is None else Journal(journal, self.access.cluster_id, SOON),
         )
 
     def log(self, level: str, text: str, **values: Any) -> None:
@@ -298,6 +328,124 @@ def test_without_authentication() -> None:
             client = await Peer().dial(cluster, "client")
             client.send(OPEN)
             assert (await client.receive(SessionOpened)).epoch
+
+    run(body())
+
+
+class HeldDisk:
+    """What holds every sync of a large blob's file until it is let go; `busy` once it holds one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.busy, self._free = threading.Event(), threading.Event()
+        self.syncs = 0
+        self._sync = os.fsync
+        monkeypatch.setattr(os, "fsync", self._fsync)
+
+    def _fsync(self, descriptor: int) -> None:
+        if Path(f"/proc/self/fd/{descriptor}").readlink().parent.name.endswith("-blobs"):
+            self.busy.set()
+            self.syncs += 1
+            assert self._free.wait(DEADLINE_S)
+        self._sync(descriptor)
+
+    def let_go(self) -> None:
+        self._free.set()
+
+
+def test_a_large_payload_holds_up_no_other_peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = HeldDisk(monkeypatch)
+
+    async def body() -> None:
+        async with running(journal=tmp_path / "journal.db") as cluster:
+            one, other = [await Peer().dial(cluster, "client") for _ in range(2)]
+            one.send(OPEN)
+            await one.receive(SessionOpened)
+            one.send(Submit((SESSION, 1), FUNCTION, TaskOptions(), 0, 1, LARGE, last=True))
+            await until(disk.busy.is_set)
+            try:
+                session = b"o" * 16
+                other.send(OPEN._replace(session=session))
+                other.send(Submit((session, 1), FUNCTION, TaskOptions(), 0, 1, b"small", last=True))
+                assert (await other.receive(Accepted)).tasks == 1
+                assert not any(type(message) is Accepted for message in one.messages)
+            finally:
+                disk.let_go()
+            assert (await one.receive(Accepted)).tasks == 1
+
+    run(body())
+
+
+def test_a_large_payload_that_is_refused_leaves_nothing(tmp_path: Path) -> None:
+    blobs = tmp_path / "journal.db-blobs"
+
+    async def body() -> None:
+        async with running(journal=tmp_path / "journal.db", max_held_bytes=1 << 20) as cluster:
+            client = await Peer().dial(cluster, "client")
+            client.send(OPEN)
+            await client.receive(SessionOpened)
+            for array in range(1, 5):
+                client.send(
+                    Submit((SESSION, array), FUNCTION, TaskOptions(), 0, 1, LARGE + b"%d" % array, last=True)
+                )
+            assert (await client.receive(SubmitRefused)).code == "full"
+            await until(lambda: len(list(blobs.iterdir())) == 3)
+
+    run(body())
+
+
+def test_who_leaves_while_a_large_payload_is_stored_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = HeldDisk(monkeypatch)
+    blobs = tmp_path / "journal.db-blobs"
+
+    async def body() -> None:
+        async with running(journal=tmp_path / "journal.db") as cluster:
+            client = await Peer().dial(cluster, "client")
+            client.send(OPEN)
+            await client.receive(SessionOpened)
+            client.send(Submit((SESSION, 1), FUNCTION, TaskOptions(), 0, 1, LARGE, last=True))
+            await until(disk.busy.is_set)
+            client.connection.close()
+            await until(lambda: not cluster.program._peers)
+            disk.let_go()
+            await until(lambda: not list(blobs.iterdir()))
+
+    run(body())
+
+
+def test_stopping_waits_for_no_large_payload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = HeldDisk(monkeypatch)
+
+    async def body() -> None:
+        cluster = Cluster(tmp_path / "journal.db")
+        await cluster.program.start()
+        client = await Peer().dial(cluster, "client")
+        client.send(OPEN)
+        await client.receive(SessionOpened)
+        client.send(Submit((SESSION, 1), FUNCTION, TaskOptions(), 0, 1, bytes(3 * SLICE_BYTES), last=True))
+        await until(disk.busy.is_set)
+        cluster.program.request_stop()
+        await cluster.program.wait_stopped()
+        disk.let_go()
+        await cluster.program.wait_closed()
+        assert disk.syncs == 1, "that of the slice under way"
+        assert not list((tmp_path / "journal.db-blobs").iterdir())
+
+    run(body())
+
+
+def test_a_journal_adds_no_call_to_messages_without_large_payloads(tmp_path: Path) -> None:
+    async def body() -> None:
+        calls = []
+        for journal in (None, tmp_path / "journal.db"):
+            async with running(journal=journal) as cluster:
+                await Peer().dial(cluster, "observer")
+                await until(lambda: cluster.program._peers)
+                (connection,) = cluster.program._peers.values()
+                take_in = partial(cluster.program._on_messages, connection, [WatchStatus(9.0)])
+                calls.append(calls_of(take_in))
+        assert calls[0] == calls[1]
 
     run(body())
 

@@ -155,7 +155,13 @@ def _running_here() -> str:
     )
 
 
-def ask(access: GatewayAccess, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
+def ask(
+    access: GatewayAccess,
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    kind: str = "application/octet-stream",
+) -> dict[str, Any]:
     """One request to a gateway; what it answers.
 
     Proxies and certificates are those of the variables HTTPS_PROXY, NO_PROXY and SSL_CERT_FILE.
@@ -165,7 +171,7 @@ def ask(access: GatewayAccess, method: str, path: str, body: bytes | None = None
         AuthenticationError: the token is not taken.
         PublishError: the gateway refuses, and says why.
     """
-    headers = {"Authorization": f"Bearer {access.token}", "Content-Type": "application/octet-stream"}
+    headers = {"Authorization": f"Bearer {access.token}", "Content-Type": kind}
     request = urllib.request.Request(access.address + path, body, headers, method=method)  # noqa: S310 - checked
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310 - as above

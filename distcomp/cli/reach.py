@@ -8,6 +8,7 @@ from distcomp.access import Access, saved, this_user
 from distcomp.config import parse_address, user_folder
 from distcomp.discovery import probe
 from distcomp.errors import AmbiguousClusterError, ConfigError, ConnectError, UnreachableError
+from distcomp.web_address import is_web, parse_web_address
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,11 +76,14 @@ def owner_of(cluster_name: str) -> str:
 def watched(address: str | None, roles: Sequence[str]) -> Reach:
     """What an `--address` means, or, without one, the running scheduler.
 
-    For an address that no access file names, the connection is tried without a secret.
+    For an address that no access file names, the connection is tried without a secret; a gateway takes a
+    token instead, and lets nobody be more than a client.
     """
     if address is None:
         found = find_running(roles)
         return Reach(found.role, found.owner, found.cluster_id, found.secret, found.addresses)
+    if is_web(address):
+        return Reach("client", this_user(), None, None, (str(parse_web_address(address)),))
     wanted = str(parse_address(address))
     for access in accesses(roles):
         if wanted in {str(parse_address(each)) for each in access.addresses}:

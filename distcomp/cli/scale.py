@@ -6,22 +6,26 @@ import asyncio
 import json
 import shutil
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
 
 from distcomp.cli.flags import EXIT_ENDED, EXIT_FAILED, Flags, run, whole
 from distcomp.cli.reach import watched
 from distcomp.cli.table import Column, table
 from distcomp.errors import ConfigError
+from distcomp.ids import WorkerId
 from distcomp.protocol import ResizeWorker, WatchStatus
+from distcomp.publishing import GatewayAccess, find_gateway
+from distcomp.publishing import ask as ask_gateway
 from distcomp.questions import ask
-from distcomp.rows import MAX_SLOTS
+from distcomp.rows import MAX_SLOTS, WorkerRow
+from distcomp.web_address import is_web
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
     from distcomp.cli.reach import Reach
-    from distcomp.rows import WorkerRow
 
 NEAR_NAMES = 3
 COLUMNS = (
@@ -34,6 +38,7 @@ COLUMNS = (
 EXAMPLES = """\
   distcomp scale --slots 8
   distcomp scale --slots 2 --worker left
+  distcomp scale --slots 2 --address https://a.example   with a token of the scope admin in DISTCOMP_TOKEN
 """
 
 
@@ -59,7 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--slots", "tasks that each worker runs at a time", parse=most, variable="DISTCOMP_SCALE_SLOTS"
     )
     parser.value("--worker", "the name or id of one worker; all if not given")
-    parser.value("--address", "the scheduler's; the one running scheduler of this user if not given")
+    parser.value(
+        "--address", "the scheduler's or a gateway's; the one running scheduler of this user if not given"
+    )
     parser.switch("--json", "print what was done as JSON")
     parser.common()
     return run(parser, _scale, argv)
@@ -68,7 +75,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _scale(flags: argparse.Namespace) -> int:
     if flags.slots is None:
         raise ConfigError("say by --slots how many slots each worker is to have")
-    changes = asyncio.run(scale(watched(flags.address, ("admin",)), flags.slots, flags.worker))
+    if flags.address is not None and is_web(flags.address):
+        changes = scale_at(find_gateway(flags.address), flags.slots, flags.worker)
+    else:
+        changes = asyncio.run(scale(watched(flags.address, ("admin",)), flags.slots, flags.worker))
     if flags.json:
         print(json.dumps([_as_json(change) for change in changes], indent=2))
     else:
@@ -91,6 +101,34 @@ async def scale(where: Reach, slots: int, name: str | None) -> list[Change]:
         Change(chosen[answer.request], slots, "" if answer.code == "asked" else answer.text)
         for answer in answers
     ]
+
+
+def scale_at(gateway: GatewayAccess, slots: int, name: str | None) -> list[Change]:
+    """The same through a gateway, whose token has to have the scope admin.
+
+    Raises:
+        ConnectError: it cannot be reached, or does not take the token.
+        PublishError: it refuses; the text says why.
+        ConfigError: there is no such worker.
+    """
+    rows, after = list[WorkerRow](), ""
+    while True:
+        page = ask_gateway(gateway, "GET", f"/v1/workers?limit=1000{after}")
+        rows += map(_row, page["items"])
+        if "next" not in page:
+            break
+        after = f"&after={quote(page['next'])}"
+    chosen = sorted(choose(rows, name), key=lambda row: (row.name, row.worker))
+    body = json.dumps({"slots": slots}).encode()
+    for row in chosen:
+        ask_gateway(gateway, "POST", f"/v1/workers/{row.worker.hex()}/slots", body, "application/json")
+    return [Change(row, slots, "") for row in chosen]
+
+
+def _row(told: dict[str, Any]) -> WorkerRow:
+    """A worker, as far as a gateway tells of it."""
+    known: dict[str, Any] = {name: value for name, value in told.items() if name != "id"}
+    return WorkerRow(worker=WorkerId(bytes.fromhex(told["id"])), leased=0, busy_s=0.0, **known)
 
 
 def choose(rows: Sequence[WorkerRow], name: str | None) -> list[WorkerRow]:

@@ -7,21 +7,19 @@ import json
 import shutil
 from typing import TYPE_CHECKING
 
-from distcomp import transport
-from distcomp.auth import ClientHandshake
 from distcomp.cli.flags import EXIT_ENDED, Flags, run
 from distcomp.cli.reach import Reach, watched
 from distcomp.cli.status_page import Observation, as_json, screen
 from distcomp.cli.table import is_coloured
-from distcomp.config import WireLimits, parse_address
 from distcomp.errors import ConnectError, RoleError, UnreachableError
 from distcomp.protocol import Refused, StatusReported, WatchStatus
-from distcomp.settings_file import surroundings
+from distcomp.questions import connected
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
+    from distcomp import transport
     from distcomp.protocol import Message
 
 ROLES = ("observer", "admin")
@@ -32,13 +30,16 @@ APART_S = 0.5
 EXAMPLES = """\
   distcomp status
   distcomp status --address tcp://a.example:7077 --json
+  distcomp status --address https://a.example/cluster    with DISTCOMP_TOKEN, as Python clients
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     parser = Flags("distcomp status", "Show workers, slots, queue, rates and journal of a cluster.", EXAMPLES)
-    parser.value("--address", "the scheduler's; the one running scheduler of this user if not given")
+    parser.value(
+        "--address", "the scheduler's or a gateway's; the one running scheduler of this user if not given"
+    )
     parser.switch("--json", "print everything as JSON")
     parser.common()
     return run(parser, _show, argv)
@@ -70,33 +71,20 @@ async def observe(where: Reach) -> Observation:
 
 
 async def _observe_at(address: str, where: Reach) -> Observation:
-    watch = _Watch(where)
-    connection = await transport.dial(parse_address(address), watch.connection, timeout_s=ANSWER_TIMEOUT_S)
-    try:
+    watch = _Watch()
+    async with connected(address, where, watch.on_messages, watch.on_closed, ANSWER_TIMEOUT_S) as connection:
         first, first_at = await watch.ask(connection)
         await asyncio.sleep(APART_S)
         last, last_at = await watch.ask(connection)
-    finally:
-        connection.close()
     return Observation(address, first, last, last_at - first_at)
 
 
 class _Watch:
     """The reports that come by one connection."""
 
-    def __init__(self, where: Reach) -> None:
-        self._where = where
+    def __init__(self) -> None:
         self._parts: StatusReported | None = None
         self._reports: asyncio.Queue[StatusReported | Exception] = asyncio.Queue()
-
-    def connection(self) -> transport.Connection:
-        where = self._where
-        return transport.Connection(
-            ClientHandshake(where.role, where.owner, where.cluster_id, where.secret),
-            on_messages=self._on_messages,
-            on_closed=self._on_closed,
-            limits=WireLimits.from_environment(surroundings()),
-        )
 
     async def ask(self, connection: transport.Connection) -> tuple[StatusReported, float]:
         """A whole report, and when it came."""
@@ -109,7 +97,7 @@ class _Watch:
             raise report
         return report, asyncio.get_running_loop().time()
 
-    def _on_messages(self, _: transport.Connection, messages: list[Message]) -> None:
+    def on_messages(self, _: transport.Connection, messages: list[Message]) -> None:
         for message in messages:
             if isinstance(message, StatusReported):
                 self._take_in(message)
@@ -122,7 +110,7 @@ class _Watch:
         if not part.more:
             self._reports.put_nowait(report)
 
-    def _on_closed(self, _: transport.Connection, error: Exception | None) -> None:
+    def on_closed(self, _: transport.Connection, error: Exception | None) -> None:
         self._reports.put_nowait(
             UnreachableError(f"the scheduler closed the connection: {error or 'no reason'}")
         )

@@ -14,6 +14,7 @@ from clusters import until
 from gateways import Gatewayed, alices_cluster, ask
 
 from distcomp import Client
+from distcomp.cli.main import main
 from distcomp.errors import AuthenticationError, ConfigError, PublishError
 from distcomp.publishing import publish
 
@@ -203,3 +204,17 @@ class Events:
     def close(self) -> None:
         self._answer.close()
         self._connection.close()
+
+
+def test_workers_are_scaled_through_the_gateway_by_command(
+    alice: Gatewayed, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DISTCOMP_ADDRESS", f"http://127.0.0.1:{alice.port}")
+    monkeypatch.setenv("DISTCOMP_TOKEN", alice.token("admin"))
+    assert main(["scale", "--slots", "3", "--json"]) == 0
+    (change,) = json.loads(capsys.readouterr().out)
+    assert (change["before"], change["slots"], change["problem"]) == (2, 3, "")
+    assert main(["scale", "--slots", "2"]) == 0
+    monkeypatch.setenv("DISTCOMP_TOKEN", alice.token("submit"))
+    assert main(["scale", "--slots", "3"]) == 1
+    assert "needs a token with the scope admin" in capsys.readouterr().err

@@ -311,7 +311,7 @@ class JournalSettings(Settings):
         256 << 10, "bytes above which arguments and results have files of their own", low=64 << 10
     )
     journal_waiting_bytes: int = setting(
-        1 << 30, "bytes of such that wait for the disk with which their senders are given no credit", low=1
+        1 << 30, "bytes of such files yet to be written with which their senders get no more credit", low=1
     )
     journal_checkpoint_bytes: int = setting(
         32 << 20, "bytes of commits that may wait to be moved to their place in the journal", low=1 << 16

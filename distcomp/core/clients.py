@@ -13,6 +13,7 @@ from distcomp.core.leaving import client_gone, come_back, end_session, make_room
 from distcomp.core.nesting import adopt
 from distcomp.core.outcomes import halt, let_go, mark_read, send_again
 from distcomp.core.sessions import Owner, Session
+from distcomp.core.sleeping import accepted, awake
 from distcomp.errors import MalformedMessageError
 from distcomp.protocol import GaveNotice, MissingBundle, MissingFunction, RunForgotten, SessionOpened
 
@@ -39,15 +40,14 @@ def on_open_session(books: Books, link: Link, message: OpenSession, now: float) 
         _go_on(books, session, message, now)
     session.peer = link.peer
     link.phase, link.session = "session", session
-    arrays = session.arrays.values()
-    known = () if session.run else tuple((array.id, array.accepted) for array in arrays)
+    known = () if session.run else tuple(accepted(session))
     settings = books.settings
     durable = books.journalled
     opened = SessionOpened(books.epoch, books.cluster, settings.client_grace_s, known, durable)
     books.tell(link.peer, opened)
     if session.run:
         runs.describe(books, session)
-    for array in arrays:
+    for array in awake(session):
         _ask_for(books, array)
     send_again(books, session)
 

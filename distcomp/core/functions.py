@@ -83,14 +83,14 @@ class DefinitionBook(Generic[M]):
             if definition is not None and definition.message is not None:
                 yield definition.message
 
-    def use(self, digest: bytes) -> Definition[M]:
-        """The definition for one more array; without bytes if they are not here."""
+    def use(self, digest: bytes, arrays: int = 1) -> Definition[M]:
+        """The definition for one more array, or so many; without bytes if they are not here."""
         definition = self._known.get(digest)
         if definition is None:
             definition = self._known[digest] = Definition(digest)
         elif not definition.users:
             del self._unused[digest]
-        definition.users += 1
+        definition.users += arrays
         return definition
 
     def release(self, definition: Definition[M]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from distcomp.core.flow import can_run
 from distcomp.core.outbox import AHEAD, FETCHED, UNDER_WAY
+from distcomp.core.sleeping import asleep, awake
 from distcomp.core.spans import contains
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def check(state: SchedulerState) -> None:
     books = state.books
     for session in books.sessions.values():
         _check_session(books, session)
-        for array in session.arrays.values():
+        for array in awake(session):
             _check_array(array)
     for worker in books.workers.values():
         _check_worker(worker)
@@ -184,8 +185,10 @@ def _check_pool(books: Books, pool: WorkerPool) -> None:
     _hold("the roster counts idle slots", roster.idle == sum(w.idle for w in enrolled), pool.python)
     sessions = [session for session in books.sessions.values() if session.pool is pool]
     _hold("sessions of a pool are counted", pool.sessions == len(sessions), pool.python)
-    arrays = [array for session in sessions for array in session.arrays.values()]
+    arrays = [array for session in sessions for array in awake(session)]
     pending = sum(array.pending.count for array in arrays if array.queued)
+    sleeping = [told for session in sessions if not session.paused for told in asleep(session).values()]
+    pending += sum(told.tasks for told in sleeping)
     _hold("the queue counts pending tasks", pool.queue.pending == pending, pool.python)
     leases = {token: lease for worker in workers for token, lease in worker.leases.items()}
     _hold("the pool counts leased tasks", pool.leased == sum(x.size for x in leases.values()), pool.python)
@@ -220,11 +223,18 @@ def _check_sums(books: Books) -> None:
     users: dict[Definition[Any], int] = {}
     held = books.outcome_bytes
     for session in books.sessions.values():
-        for array in session.arrays.values():
+        for array in awake(session):
             held += sum(len(chunk.blob) for chunk in array.chunks)
             needed: list[Definition[Any]] = [array.definition, *array.bundles]
             for definition in needed:
                 users[definition] = users.get(definition, 0) + 1
+        for told in asleep(session).values():
+            held += len(told.chunk)
+            places: list[tuple[Any, bytes]] = [(books.functions, told.function), (books.bundles, told.bundle)]
+            for book, digest in places[: 1 + bool(told.bundle)]:
+                known = book.get(digest)
+                _hold("what sleeps has what it needs", known is not None and known.message, told.array)
+                users[known] = users.get(known, 0) + 1
     boxes = [session.outbox for session in books.sessions.values()]
     _hold("unread bytes are counted", books.unread_bytes == sum(box.size_bytes for box in boxes))
     _hold("outcome bytes are counted", books.outcome_bytes == sum(box.here_bytes for box in boxes))

@@ -14,15 +14,23 @@ from __future__ import annotations
 
 from heapq import heappop, heappush, heapreplace
 from itertools import count
+from operator import attrgetter
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from distcomp.records import TasksAccepted
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from distcomp.core.arrays import TaskArrayState
     from distcomp.core.sessions import Session
     from distcomp.core.spans import Span
+    from distcomp.ids import SessionId
 
 SPARE_ENTRIES = 64
 """Entries that count for nothing any more, beyond half, which a heap may hold before it is swept."""
+
+_tasks_of = attrgetter("tasks")
 
 NEWCOMER = 1 << 62
 """Puts who comes back before others with the same tag, which have just been served."""
@@ -124,14 +132,20 @@ class OwnerClaim(Claim):
 
 
 class SessionClaim(Claim):
-    """What a session claims at one priority: its arrays, the oldest first."""
+    """What a session, with those of its tasks, claims at one priority: its arrays, the oldest first.
 
-    __slots__ = ("_orders", "arrays", "owner")
+    Attributes:
+        arrays: by order; those that sleep as their records.
+        sleepers: where these wake by being looked up, by session; see `sleeping`.
+    """
+
+    __slots__ = ("_orders", "arrays", "owner", "sleepers")
 
     def __init__(self, owner: OwnerClaim) -> None:
         super().__init__()
         self.owner = owner
-        self.arrays: dict[int, TaskArrayState] = {}
+        self.arrays: dict[int, TaskArrayState | TasksAccepted] = {}
+        self.sleepers: dict[SessionId, Mapping[int, TaskArrayState]] = {}
         self._orders: list[int] = []
 
     def put(self, array: TaskArrayState) -> None:
@@ -142,13 +156,24 @@ class SessionClaim(Claim):
         if len(orders) > 2 * len(self.arrays) + SPARE_ENTRIES:
             orders[:] = sorted(self.arrays)
 
+    def put_asleep(self, order: int, told: Sequence[TasksAccepted]) -> None:
+        """Add arrays that sleep; the first has this order, and the others follow."""
+        orders = range(order, order + len(told))
+        self.arrays.update(zip(orders, told, strict=True))
+        for each in orders:
+            heappush(self._orders, each)
+
     def first(self) -> TaskArrayState:
-        """The oldest array; there must be one."""
+        """The oldest array, awake; there must be one."""
         while True:
             array = self.arrays.get(self._orders[0])
-            if array is not None:
+            if array is None:
+                heappop(self._orders)
+            elif isinstance(array, TasksAccepted):
+                session, number = array.array
+                return self.sleepers[session][number]
+            else:
                 return array
-            heappop(self._orders)
 
 
 class FairQueue:
@@ -191,15 +216,26 @@ class FairQueue:
             claim.tag = owner.sessions.virtual = max(claim.tag, owner.sessions.virtual)
             self._alone = array
         else:
-            if self._alone is not None:
-                self._join(self._alone)
-            if not claim.arrays:
-                if not owner.sessions.size:
-                    self._rank(owner.priority)
-                    owner.crowd.enter(owner)
-                owner.sessions.enter(claim)
+            self._enter(claim)
             claim.put(array)
         self.pending += array.pending.count
+
+    def offer_asleep(self, claim: SessionClaim, order: int, told: Sequence[TasksAccepted]) -> None:
+        """Queue arrays that sleep; the first has this order, and the others follow."""
+        self._enter(claim)
+        claim.put_asleep(order, told)
+        self.pending += sum(map(_tasks_of, told))
+
+    def _enter(self, claim: SessionClaim) -> None:
+        """Place a claim that gets something to run, beside one that was alone."""
+        if self._alone is not None:
+            self._join(self._alone)
+        if not claim.arrays:
+            owner = claim.owner
+            if not owner.sessions.size:
+                self._rank(owner.priority)
+                owner.crowd.enter(owner)
+            owner.sessions.enter(claim)
 
     def _join(self, array: TaskArrayState) -> None:
         """Place the array that was alone where it would be had it never been."""

@@ -9,6 +9,7 @@ task opened belong to it again, if it is still leased.
 from __future__ import annotations
 
 import itertools
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from distcomp import records
@@ -24,20 +25,26 @@ from distcomp.core.placement import enter
 from distcomp.core.roster import WorkerEntry
 from distcomp.core.runs import remember_end
 from distcomp.core.sessions import Owner, Session
+from distcomp.core.sleeping import SleepingArrays
 from distcomp.core.spans import contains, count, overlap
-from distcomp.core.submitting import use_bundle
 from distcomp.core.workforce import await_return
 from distcomp.protocol import DefineBundle, DefineFunction, OpenSession
 from distcomp.records import NO_LEASE
 from distcomp.worker_protocol import RegisterWorker
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from distcomp.core.books import Books, WorkerPool
+    from distcomp.core.functions import Definition
     from distcomp.core.image import Image
     from distcomp.core.image_parts import ArrayImage, LeaseImage, SessionImage
     from distcomp.core.spans import Span
-    from distcomp.ids import ArrayId, BundleId, Token, WorkerId
-    from distcomp.rows import TaskOptions
+    from distcomp.ids import BundleId, Token, WorkerId
+
+_needs_of = attrgetter("function", "bundle", "options")
+_tasks_of = attrgetter("tasks")
+_chunk_of = attrgetter("chunk")
 
 
 class Restored(NamedTuple):
@@ -59,15 +66,7 @@ def restore(books: Books, image: Image, now: float) -> Restored:
     for session_image in parents_first:  # one from after a compaction began may come before its parent
         session = _open(books, session_image, leases)
         _fill_outbox(books, session, session_image)
-        for counter in sorted([*session_image.arrays, *session_image.untouched]):
-            record = session_image.untouched.get(counter)
-            if record is not None:
-                _restore_untouched(books, session, image, record, now)
-                continue
-            array_image = session_image.arrays[counter]
-            array = _restore_array(books, session, image, array_image, now)
-            for lease_image in array_image.leases.values():
-                leases[lease_image.token] = _restore_lease(books, array, image, lease_image, now)
+        leases.update(_restore_arrays(books, session, image, session_image, now))
         if session.closed:
             continue
         _await_client(books, session, session_image, now)
@@ -155,46 +154,78 @@ def _fill_outbox(books: Books, session: Session, image: SessionImage) -> None:
 # --- arrays ---------------------------------------------------------------------------------------
 
 
-def _begin_array(
-    books: Books,
-    session: Session,
-    image: Image,
-    known: tuple[ArrayId, bytes, TaskOptions],
-    now: float,
-) -> TaskArrayState:
-    """An array without anything in it; the younger, the higher its number."""
-    array_id, function, options = known
-    definition = books.functions.use(function)
-    claim = session.pool.queue.claim_of(session, options.priority)
-    order = next(books.orders) - session.depth * DEEPER
-    array = TaskArrayState(array_id, session, definition, options, claim, order=order, now=now)
-    session.arrays[array_id[1]] = array
-    if definition.message is None:
-        if function in image.functions:
-            books.functions.define(function, DefineFunction(*image.functions[function]))
-        else:
-            definition.waiting[order] = array
-    return array
+def _restore_arrays(
+    books: Books, session: Session, image: Image, known: SessionImage, now: float
+) -> dict[Token, OpenLease]:
+    """All arrays of a session, the younger, the higher their numbers; returns their leases."""
+    untouched = known.untouched
+    numbers = sorted([*known.arrays, *untouched])
+    order = next(books.orders)
+    books.orders = itertools.count(order + len(numbers))
+    arrays = SleepingArrays(session, untouched.copy(), numbers, order - session.depth * DEEPER, now)
+    session.arrays = arrays if untouched else arrays.awake
+    leases: dict[Token, OpenLease] = {}
+    for are_untouched, some in itertools.groupby(numbers, untouched.__contains__):
+        if are_untouched:
+            for _, told in itertools.groupby(map(untouched.__getitem__, some), _needs_of):
+                _restore_untouched(books, arrays, image, list(told))
+            continue
+        for number in some:
+            array_image = known.arrays[number]
+            array = _restore_array(books, session, image, array_image, order=arrays.order_of(number), now=now)
+            for lease in array_image.leases.values():
+                leases[lease.token] = _restore_lease(books, array, image, lease, now)
+    return leases
 
 
 def _restore_untouched(
-    books: Books, session: Session, image: Image, known: records.TasksAccepted, now: float
+    books: Books, arrays: SleepingArrays, image: Image, told: Sequence[records.TasksAccepted]
 ) -> None:
-    """An array all of which is pending, queued."""
-    array = _begin_array(books, session, image, known[:3], now)
-    array.accepted, array.closed = known.tasks, True
-    array.pending.add(0, known.tasks)
-    _hold(books, array, image, known, known.tasks)
-    books.counts.accepted += known.tasks
-    if can_run(array):
-        session.pool.queue.offer(array)
+    """Arrays that need the same, all of which is pending: asleep, unless some of that is not here."""
+    first = told[0]
+    definition = _function(books, image, first.function, len(told))
+    bundles = (_bundle(books, image, first.bundle, len(told)),) if first.bundle else ()
+    arrays.provide(first, (definition, bundles))
+    books.counts.accepted += sum(map(_tasks_of, told))
+    books.held_bytes += sum(map(len, map(_chunk_of, told)))
+    lacking = [needed for needed in (definition, *bundles) if needed.message is None]
+    if not lacking:
+        if not arrays.session.paused:
+            arrays.queue(told)
+        return
+    for record in told:
+        array = arrays[record.array[1]]
+        array.lacking = len(lacking) - (definition.message is None)
+        for needed in lacking:
+            needed.waiting[array.order] = array
+
+
+def _function(books: Books, image: Image, function: bytes, arrays: int) -> Definition[DefineFunction]:
+    """A function that so many arrays more use, with its bytes if they were there."""
+    definition = books.functions.use(function, arrays)
+    if definition.message is None and function in image.functions:
+        books.functions.define(function, DefineFunction(*image.functions[function]))
+    return definition
+
+
+def _bundle(books: Books, image: Image, bundle: BundleId, arrays: int) -> Definition[DefineBundle]:
+    """A bundle that so many arrays more use, with its bytes if they were there."""
+    definition = books.bundles.use(bundle, arrays)
+    if definition.message is None and bundle in image.bundles:
+        books.bundles.define(bundle, DefineBundle(*image.bundles[bundle]))
+    return definition
 
 
 def _restore_array(
-    books: Books, session: Session, image: Image, known: ArrayImage, now: float
+    books: Books, session: Session, image: Image, known: ArrayImage, *, order: int, now: float
 ) -> TaskArrayState:
     """An array without its leases, queued if something of it is pending."""
-    array = _begin_array(books, session, image, (known.id, known.function, known.options), now)
+    definition = _function(books, image, known.function, 1)
+    claim = session.pool.queue.claim_of(session, known.options.priority)
+    array = TaskArrayState(known.id, session, definition, known.options, claim, order=order, now=now)
+    session.arrays[known.id[1]] = array
+    if definition.message is None:
+        definition.waiting[order] = array
     array.accepted, array.closed = known.accepted, known.closed
     array.failed, array.retried = known.failed, known.retried
     unsettled = _restore_chunks(books, array, image, known)
@@ -258,14 +289,12 @@ def _hold(
     chunk.unsettled = unsettled
     array.chunks.append(chunk)
     books.held_bytes += len(told.chunk)
-    if told.bundle:
-        _restore_bundle(books, array, image, told.bundle)
-
-
-def _restore_bundle(books: Books, array: TaskArrayState, image: Image, bundle: BundleId) -> None:
-    if books.bundles.get(bundle) is None and bundle in image.bundles:
-        books.bundles.define(bundle, DefineBundle(*image.bundles[bundle]))
-    use_bundle(books, array, bundle)
+    if told.bundle and all(bundle.id != told.bundle for bundle in array.bundles):
+        bundle = _bundle(books, image, told.bundle, 1)
+        array.bundles += (bundle,)
+        if bundle.message is None:
+            bundle.waiting[array.order] = array
+            array.lacking += 1
 
 
 # --- leases ---------------------------------------------------------------------------------------

@@ -110,7 +110,7 @@ class Restating:
 
     def _session(self, session: Session) -> Iterator[Record | None]:
         books = self._books
-        arrays, last = list(session.arrays.values()), session.seq
+        numbers, last = list(session.arrays), session.seq
         yield recording.beginning_of(books, session)
         if _is_known(books, session):
             yield records.SessionRestated(session.id, session.seq, (), session.closed)
@@ -118,8 +118,9 @@ class Restating:
             yield recording.opening_of(books, session, session.began_at)
         if session.peer is None and not session.closed:
             yield recording.leaving_of(books, session)
-        for array in arrays:
-            if not array.forgotten:
+        for number in numbers:
+            array = session.arrays.get(number)
+            if array is not None:
                 yield from self._array(array)
         yield from self._outcomes(session, last)
         yield from self._past(session)

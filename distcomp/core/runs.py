@@ -14,6 +14,7 @@ from distcomp.core import recording
 from distcomp.core.cancelling import close
 from distcomp.core.flow import finish
 from distcomp.core.sessions import EndedRun
+from distcomp.core.sleeping import awake
 from distcomp.protocol import RunDescribed, RunsListed
 from distcomp.rows import RunArray, RunRow
 
@@ -82,7 +83,7 @@ def take_over(books: Books, session: Session, message: OpenSession) -> None:
 
 def close_open(books: Books, session: Session) -> None:
     """Let nothing more come to the arrays of a run."""
-    for array in list(session.arrays.values()):
+    for array in list(awake(session)):
         close(books, array)
         if array.finished:
             finish(books, array)

@@ -17,7 +17,7 @@ from distcomp.core.outbox import Outcomes
 from distcomp.core.ranges import RangeSet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, MutableMapping
 
     from distcomp.allowance import Allowance
     from distcomp.core.arrays import TaskArrayState
@@ -73,6 +73,7 @@ class Session:
         away_since: when it lost its connection.
         left: that is long ago, and it is in `Books.left`.
         began_at: when it was first opened.
+        arrays: those that are not finished, by number; after a restart, see `sleeping`.
         run: its name if it is a run, else empty; `opening` tells which process has or had it open.
         finished: counters of arrays that are finished, so that a late submit never runs them again.
         past: what is remembered of these: of a run all, of others those that their client did not close.
@@ -127,7 +128,7 @@ class Session:
         self.away_since = self.began_at = 0.0
         self.closed = self.left = False
         self.run: str = opening.run
-        self.arrays: dict[int, TaskArrayState] = {}
+        self.arrays: MutableMapping[int, TaskArrayState] = {}
         self.finished = RangeSet()
         self.past: dict[int, PastArray] = {}
         self.received: dict[int, RangeSet] = {}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from distcomp.core.cancelling import fail_session
 from distcomp.core.failing import retry, with_past
 from distcomp.core.flow import end_lease, finish, forward, settle
+from distcomp.core.sleeping import awake
 from distcomp.core.workforce import rest, unwind
 from distcomp.errors import MalformedMessageError
 from distcomp.protocol import TasksBegan
@@ -147,7 +148,7 @@ def _runs(session: Session) -> bool:
     """Whether some worker has said that it runs a task of the session."""
     return any(
         token in array.leases
-        for array in session.arrays.values()
+        for array in awake(session)
         for worker in {lease.worker for lease in array.leases.values()}
         for token, _ in worker.running
     )

@@ -11,6 +11,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+from distcomp.array_legs import Leg
 from distcomp.bound_client import Batch, BoundClient
 from distcomp.client_program import ClientProgram, introduce
 from distcomp.detour_feed import KnownTasks
@@ -32,7 +33,7 @@ from distcomp.store_desk import StoreDesk
 from distcomp.stored_feeder import StoredFeeder
 from distcomp.stored_streams import StoredStreamSource
 from distcomp.stream_source import StreamLeg, StreamSource
-from distcomp.task_arrays import Leg, TaskArray
+from distcomp.task_arrays import TaskArray
 from distcomp.task_streams import TaskStream
 from distcomp.window import Window
 
@@ -213,10 +214,14 @@ class ClientSession:
         if self.closed or self.forked:
             self._refuse()
 
-    def check_may_wait(self) -> None:
-        """Raise if the calling thread or process must not wait for outcomes."""
+    def check_process(self) -> None:
+        """Raise if this process only has a copy of the client, by a fork; takes no lock."""
         if self.forked:
             self._refuse()
+
+    def check_may_wait(self) -> None:
+        """Raise if the calling thread or process must not wait for outcomes."""
+        self.check_process()
         if self._program.is_here():
             raise BlockingCallError("a blocking call on the client's own loop thread would never return")
         if self.stay is not None:

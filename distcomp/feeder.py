@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 
+    from distcomp.array_legs import Leg
     from distcomp.core.client_state import ClientState
     from distcomp.futures import Woken
     from distcomp.handles import Sink
     from distcomp.ids import FunctionId
     from distcomp.payload import Packed
     from distcomp.rows import TaskOptions
-    from distcomp.task_arrays import Leg
 
 DRAW_BYTES = 1 << 20
 """About how many bytes of arguments are pickled before they are handed in."""

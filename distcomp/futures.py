@@ -199,7 +199,12 @@ class Future(concurrent.futures.Future[T], Generic[T]):
 
         Returns:
             True, unless the task had another outcome before.
+
+        Raises:
+            ForkedClientError: the task is another process's, which forked this one.
         """
+        if self._state in OPEN:
+            self._book.host.check_process()
         if not self._end(CANCELLED, None):
             return self._state == CANCELLED
         self._book.cancel_task(self._index)
@@ -208,6 +213,7 @@ class Future(concurrent.futures.Future[T], Generic[T]):
     def cancel_pending(self) -> None:
         """Cancel the task unless a worker has it, which the scheduler decides: this future settles then."""
         if self._state in OPEN:
+            self._book.host.check_process()
             self._book.cancel_task(self._index, pending_only=True)
 
     def failed(self) -> bool:
@@ -423,6 +429,7 @@ class Future(concurrent.futures.Future[T], Generic[T]):
 
     def _wait(self, timeout_s: float | None) -> None:
         host = self._book.host
+        host.check_process()
         with host.lock:
             if self._state not in OPEN:
                 return

@@ -56,6 +56,9 @@ class Host(Protocol):
     stay: Stay | None
     inline: RunsHere | None
 
+    def check_process(self) -> None:
+        """Raise if this process only has a copy of the client, by a fork; takes no lock."""
+
     def check_may_wait(self) -> None:
         """Raise if the calling thread or process must not wait for outcomes."""
 

@@ -9,11 +9,12 @@ import time
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from distcomp.adopted_arrays import AdoptedArray
+from distcomp.array_legs import Leg
 from distcomp.client_session import ClientSession
 from distcomp.core.client_runs import RunEntry
 from distcomp.errors import StoreError, UsageError
 from distcomp.keeper import Home
-from distcomp.task_arrays import Leg, TaskArray
+from distcomp.task_arrays import TaskArray
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

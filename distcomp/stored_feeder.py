@@ -16,13 +16,13 @@ from distcomp.wire import MAX_COUNTER
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from distcomp.array_legs import Leg
     from distcomp.core.client_state import ClientState
     from distcomp.detour_feed import KnownTasks
     from distcomp.feeder import FedClient
     from distcomp.futures import Woken
     from distcomp.keeper import Keeper
     from distcomp.payload import Packed
-    from distcomp.task_arrays import Leg
 
 
 class StoredFeeder(Feeder):

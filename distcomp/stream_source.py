@@ -19,6 +19,7 @@ from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING, Any, Protocol
 
+from distcomp.array_legs import Entry
 from distcomp.core.client_effects import Failed
 from distcomp.core.ranges import RangeSet
 from distcomp.errors import ClientClosedError, UsageError
@@ -26,7 +27,6 @@ from distcomp.feeder import DRAW_BYTES, GROWTH, FedClient, copied
 from distcomp.handles import CANCELLED, FINISHED, Host, ResultRun, entry_of, error_of, wait_until
 from distcomp.payload import CHUNK_BYTES, CHUNK_TASKS, pack_calls, pack_columns
 from distcomp.rows import Failure
-from distcomp.task_arrays import Entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -155,6 +155,7 @@ class StreamLeg:
             count = self._open.count
             return here or not count or self.ended or (for_any and count != seen)
 
+        self.host.check_process()
         with self._changed:
             self._ready = ready
             try:

@@ -17,21 +17,21 @@ from collections.abc import Sequence
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, NoReturn, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypeVar, overload
 
+from distcomp.array_legs import Entry
 from distcomp.core.ranges import FlagSet, RangeSet
 from distcomp.displays import Tally, follow
 from distcomp.errors import UnpicklableError, UsageError
 from distcomp.futures import Future, wake_all
-from distcomp.handles import CANCELLED, RUNNING, MovedRun, ResultRun, entry_of, error_of, wait_until
+from distcomp.handles import CANCELLED, RUNNING, ResultRun, error_of, wait_until
 from distcomp.html import bar, card, failures_html, line
 from distcomp.rows import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
-    from distcomp.core.client_effects import Failed, Returned
-    from distcomp.detours import Detour
+    from distcomp.array_legs import Leg
     from distcomp.futures import Woken
     from distcomp.handles import Host
     from distcomp.protocol import TaskExplained
@@ -40,104 +40,6 @@ if TYPE_CHECKING:
 __all__ = ["TaskArray"]
 
 T = TypeVar("T")
-
-
-class Entry(NamedTuple):
-    """What came of the indexes `start` to `stop`."""
-
-    start: int
-    stop: int
-    state: str
-    outcome: ResultRun | Failure
-
-
-class Leg:
-    """Tasks of a `TaskArray` on their way as one array of the cluster.
-
-    Args:
-        array: whose tasks they are.
-        tasks: how many there are.
-        order: the array's index of each task in the order in which they travel; None if it is the same.
-
-    Attributes:
-        ended: nothing of it is wanted any more; what has not left stays.
-    """
-
-    __slots__ = (
-        "_places",
-        "_wanted",
-        "array",
-        "counter",
-        "detours",
-        "ended",
-        "open_tasks",
-        "order",
-        "retried",
-        "tasks",
-    )
-
-    def __init__(self, array: TaskArray[Any], tasks: int, order: Sequence[int] | None) -> None:
-        self.array = array
-        self.counter = 0
-        self.detours: list[Detour] | None = None
-        self.tasks = tasks
-        self.open_tasks = tasks
-        self.retried = 0
-        self.order = order
-        self.ended = False
-        self._wanted: RangeSet | None = None
-        self._places: dict[int, int] | None = None
-
-    def place_of(self, index: int) -> int | None:
-        """Where the task with the array's `index` stands in this leg, if it does."""
-        if self.order is None:
-            return index
-        if self._places is None:
-            self._places = {each: place for place, each in enumerate(self.order)}
-        return self._places.get(index)
-
-    def retire(self, place: int) -> None:
-        """Take no more outcomes for a task: it travels in another leg from now on."""
-        if self._wanted is None:
-            self._wanted = RangeSet()
-            self._wanted.add(0, self.tasks)
-        self._wanted.cut(place, place + 1)
-
-    def wants(self, place: int) -> bool:
-        """Whether an outcome for a task would still be taken."""
-        return self._wanted is None or place in self._wanted
-
-    def settle(self, outcome: Returned | Failed, woken: list[Woken]) -> None:
-        """Take in what came of some tasks, with the host's lock held."""
-        stop = min(outcome.stop, self.tasks)
-        self.ended = self.ended or outcome.stop > self.tasks
-        self.open_tasks -= stop - outcome.start
-        state, content = entry_of(outcome)
-        spans = [(outcome.start, stop)] if self._wanted is None else self._wanted.cut(outcome.start, stop)
-        for first, behind in spans:
-            if self.order is None:
-                self.array.take_in(Entry(first, behind, state, content), woken)
-                continue
-            for place in range(first, behind):
-                index = self.order[place]
-                single = MovedRun(content, place) if isinstance(content, ResultRun) else content
-                self.array.take_in(Entry(index, index + 1, state, single), woken)
-
-    def label(self, place: int) -> str:
-        """The index of a task, in brackets."""
-        return f"[{place if self.order is None else self.order[place]}]"
-
-    def settle_here(self, failed: Failed, woken: list[Woken]) -> None:
-        """Take in a failure that the cluster will still report in its own way."""
-        count = min(failed.stop, self.tasks) - failed.start
-        self.settle(failed, woken)
-        self.open_tasks += count
-
-    def began(self, indexes: Iterable[int], woken: list[Woken]) -> None:
-        """Take in that tasks were said to run, with the host's lock held."""
-        for place in indexes:
-            if place < self.tasks and self.wants(place):
-                self.array.take_in_began(place if self.order is None else self.order[place], woken)
 
 
 class TaskArray(Generic[T]):
@@ -339,7 +241,11 @@ class TaskArray(Generic[T]):
 
         Returns:
             How many tasks that were.
+
+        Raises:
+            ForkedClientError: they are another process's, which forked this one.
         """
+        self.host.check_process()
         with self.host.lock:
             count = self._open.count
             failure = Failure("cancelled", text="cancelled by its client")
@@ -356,6 +262,7 @@ class TaskArray(Generic[T]):
 
     def cancel_pending(self) -> None:
         """Cancel every task that no worker has, which the scheduler decides: they settle when it says so."""
+        self.host.check_process()
         with self.host.lock:
             legs = list(self._legs) if self._open.count else []
             for leg in legs:
@@ -409,6 +316,7 @@ class TaskArray(Generic[T]):
         Returns:
             This array.
         """
+        self.host.check_process()
         with self.host.lock:
             failed = sorted(
                 entry for entry in self._entries.values() if not isinstance(entry.outcome, ResultRun)
@@ -524,6 +432,7 @@ class TaskArray(Generic[T]):
             return self._entry_of(index)
 
     def _wait(self, ready: Callable[[], bool], deadline: float | None) -> None:
+        self.host.check_process()
         try:
             with self._changed:
                 if ready():

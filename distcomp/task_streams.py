@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from distcomp.array_legs import Entry
     from distcomp.stream_source import StreamLeg, StreamSource
-    from distcomp.task_arrays import Entry
 
 __all__ = ["TaskStream"]
 
@@ -165,10 +165,12 @@ class TaskStream(Iterator[T]):
         Returns:
             How many tasks were under way.
         """
+        self._leg.host.check_process()
         return self._leg.cancel()
 
     def cancel_pending(self) -> None:
         """Cancel what no worker was given, and draw no more; see `Client.cancel`."""
+        self._leg.host.check_process()
         self._leg.cancel_pending()
 
     def close(self) -> None:

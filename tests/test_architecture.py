@@ -116,6 +116,7 @@ FLOORS: dict[str, int] = {
     "task_streams": 4,
     "worker": 4,
     "async_client": 5,
+    "array_legs": 4,
     "async_handles": 5,
     "cli": 5,
     "watching": 5,
@@ -214,6 +215,7 @@ FAMILIES: list[set[str]] = [
         "publishing",
         "remembered_calls",
         "stay",
+        "array_legs",
         "task_arrays",
         "stream_source",
         "task_streams",
@@ -229,6 +231,7 @@ KNIT: list[set[str]] = [
     {"distcomp.futures", "distcomp.future_groups", "distcomp.handles", "distcomp.detours"},
     {"distcomp.client_session", "distcomp.bound_client", "distcomp.store_desk"},
     {"distcomp.client", "distcomp.run_handles"},
+    {"distcomp.array_legs", "distcomp.task_arrays"},
 ]
 """Modules whose classes hold each other, and so name each other's types."""
 

@@ -289,8 +289,16 @@ def test_a_forked_child_has_no_use_of_its_parents_client(shared: Programs) -> No
 import os, distcomp
 client = distcomp.Client()
 future = client.submit(__import__("time").sleep, 0.2)
+array = client.map(__import__("time").sleep, [0.2])
+stream = client.map(abs, iter([1]))
+handles = future, array, array.futures[0], stream
 if os.fork() == 0:
-    for call in (lambda: client.submit(abs, 1), future.result, client.status):
+    client.lock.acquire()  # as another thread may have held it when this process was forked
+    for call in (
+        *(handle.cancel for handle in handles),
+        *(handle.cancel_pending for handle in handles),
+        lambda: client.submit(abs, 1), future.result, array.wait, client.status, array.retry,
+    ):
         try:
             call()
         except distcomp.ForkedClientError:
@@ -301,7 +309,8 @@ print(future.result(), client.submit(abs, -3).result())
 """,
         shared.home,
     )
-    assert done.stdout.split() == ["refused"] * 3 + ["None", "3"], done.stderr
+    assert done.stdout.split() == ["refused"] * 13 + ["None", "3"], done.stderr
+    assert done.stderr == ""
 
 
 def test_a_forked_child_keeps_no_connection_open(shared: Programs) -> None:

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from distcomp.array_legs import Leg
 from distcomp.feeder import Feeder, columns_of, order_by_cost
 from distcomp.ids import FunctionId
 from distcomp.payload import Constant, open_chunk
 from distcomp.rows import TaskOptions
-from distcomp.task_arrays import Leg, TaskArray
+from distcomp.task_arrays import TaskArray
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -66,6 +67,9 @@ class ClientInPlay:
         self.state = RecordingState()
         self.wanted = 10**9
         self.through = 0
+
+    def check_process(self) -> None:
+        """It is the process of its client."""
 
     def check_may_wait(self) -> None:
         """Every thread may."""

@@ -44,6 +44,9 @@ class PlainHost:
         self.explained = threading.Event()
         self.loop_thread = 0
 
+    def check_process(self) -> None:
+        """It is the process of its client."""
+
     def check_may_wait(self) -> None:
         if threading.get_ident() == self.loop_thread:
             raise BlockingCallError("here")

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 from test_futures import Group, PlainHost
 
 from distcomp import html
+from distcomp.array_legs import Entry
 from distcomp.displays import Tally
 from distcomp.payload import dump_failure
 from distcomp.protocol import StatusReported
 from distcomp.rows import Failure, PastAttempt, Totals, WorkerRow
-from distcomp.task_arrays import Entry, TaskArray
+from distcomp.task_arrays import TaskArray
 
 if TYPE_CHECKING:
     import pytest

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from distcomp.array_legs import Leg
 from distcomp.core.client_effects import Failed, Returned
 from distcomp.errors import UnpicklableError, UsageError
 from distcomp.futures import wake_all
 from distcomp.payload import dump_call, dump_failure, pack_results
 from distcomp.rows import Failure
-from distcomp.task_arrays import Leg, TaskArray
+from distcomp.task_arrays import TaskArray
 from distcomp.waiting import as_completed, gather, wait
 from distcomp.wire import MAX_COUNTER
 
@@ -36,6 +37,9 @@ class LoneHost:
         self.inline: Any = None
         self.cancelled: list[tuple[Any, tuple[tuple[int, int], ...]]] = []
         self.dispensed: list[tuple[Any, tuple[tuple[int, int], ...]]] = []
+
+    def check_process(self) -> None:
+        """It is the process of its client."""
 
     def check_may_wait(self) -> None:
         """Every thread may."""

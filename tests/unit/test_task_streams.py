@@ -65,6 +65,9 @@ class EchoingCluster:
         if self.closed:
             raise ClientClosedError("the client is closed")
 
+    def check_process(self) -> None:
+        """It is the process of its client."""
+
     def check_may_wait(self) -> None:
         """Every thread may."""
 

@@ -156,12 +156,11 @@ class SessionClaim(Claim):
         if len(orders) > 2 * len(self.arrays) + SPARE_ENTRIES:
             orders[:] = sorted(self.arrays)
 
-    def put_asleep(self, order: int, told: Sequence[TasksAccepted]) -> None:
-        """Add arrays that sleep; the first has this order, and the others follow."""
-        orders = range(order, order + len(told))
+    def put_asleep(self, orders: Sequence[int], told: Sequence[TasksAccepted]) -> None:
+        """Add arrays that sleep."""
         self.arrays.update(zip(orders, told, strict=True))
-        for each in orders:
-            heappush(self._orders, each)
+        for order in orders:
+            heappush(self._orders, order)
 
     def first(self) -> TaskArrayState:
         """The oldest array, awake; there must be one."""
@@ -220,10 +219,10 @@ class FairQueue:
             claim.put(array)
         self.pending += array.pending.count
 
-    def offer_asleep(self, claim: SessionClaim, order: int, told: Sequence[TasksAccepted]) -> None:
-        """Queue arrays that sleep; the first has this order, and the others follow."""
+    def offer_asleep(self, claim: SessionClaim, orders: Sequence[int], told: Sequence[TasksAccepted]) -> None:
+        """Queue arrays that sleep."""
         self._enter(claim)
-        claim.put_asleep(order, told)
+        claim.put_asleep(orders, told)
         self.pending += sum(map(_tasks_of, told))
 
     def _enter(self, claim: SessionClaim) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from operator import attrgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distcomp import records
 from distcomp.core import recording
@@ -162,24 +162,36 @@ def _restore_arrays(
     numbers = sorted([*known.arrays, *untouched])
     order = next(books.orders)
     books.orders = itertools.count(order + len(numbers))
-    arrays = SleepingArrays(session, untouched.copy(), numbers, order - session.depth * DEEPER, now)
+    order -= session.depth * DEEPER
+    arrays = SleepingArrays(session, untouched.copy(), numbers, order, now)
     session.arrays = arrays if untouched else arrays.awake
     leases: dict[Token, OpenLease] = {}
+    alike: dict[tuple[Any, ...], tuple[list[int], list[records.TasksAccepted]]] = {}
     for are_untouched, some in itertools.groupby(numbers, untouched.__contains__):
         if are_untouched:
-            for _, told in itertools.groupby(map(untouched.__getitem__, some), _needs_of):
-                _restore_untouched(books, arrays, image, list(told))
+            for needs, run in itertools.groupby(map(untouched.__getitem__, some), _needs_of):
+                orders, told = alike.setdefault(needs, ([], []))
+                told += run
+                begin, order = order, order + len(told) - len(orders)
+                orders += range(begin, order)
             continue
         for number in some:
             array_image = known.arrays[number]
-            array = _restore_array(books, session, image, array_image, order=arrays.order_of(number), now=now)
+            array = _restore_array(books, session, image, array_image, order=order, now=now)
+            order += 1
             for lease in array_image.leases.values():
                 leases[lease.token] = _restore_lease(books, array, image, lease, now)
+    for orders, told in alike.values():
+        _restore_untouched(books, arrays, image, orders, told)
     return leases
 
 
 def _restore_untouched(
-    books: Books, arrays: SleepingArrays, image: Image, told: Sequence[records.TasksAccepted]
+    books: Books,
+    arrays: SleepingArrays,
+    image: Image,
+    orders: Sequence[int],
+    told: Sequence[records.TasksAccepted],
 ) -> None:
     """Arrays that need the same, all of which is pending: asleep, unless some of that is not here."""
     first = told[0]
@@ -191,7 +203,7 @@ def _restore_untouched(
     lacking = [needed for needed in (definition, *bundles) if needed.message is None]
     if not lacking:
         if not arrays.session.paused:
-            arrays.queue(told)
+            arrays.queue(orders, told)
         return
     for record in told:
         array = arrays[record.array[1]]

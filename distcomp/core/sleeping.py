@@ -60,23 +60,18 @@ class SleepingArrays(MutableMapping[int, TaskArrayState]):
         """Note what arrays need that are like this one."""
         self._needs[told.function, told.bundle] = needs
 
-    def queue(self, told: Sequence[TasksAccepted]) -> None:
-        """Queue arrays that sleep; they follow each other, and have the same options."""
-        first, session = told[0], self.session
-        queue = session.pool.queue
-        claim = queue.claim_of(session, first.options.priority)
+    def queue(self, orders: Sequence[int], told: Sequence[TasksAccepted]) -> None:
+        """Queue arrays that sleep, and have the same options."""
+        session = self.session
+        claim = session.pool.queue.claim_of(session, told[0].options.priority)
         claim.sleepers[session.id] = self
-        queue.offer_asleep(claim, self.order_of(first.array[1]), told)
-
-    def order_of(self, number: int) -> int:
-        """The age of an array that was here from the first."""
-        return self._order + bisect_left(self._numbers, number)
+        session.pool.queue.offer_asleep(claim, orders, told)
 
     def _wake(self, number: int) -> TaskArrayState:
         told, session = self.asleep.pop(number), self.session
         definition, bundles = self._needs[told.function, told.bundle]
         claim = session.pool.queue.claim_of(session, told.options.priority)
-        order = self.order_of(number)
+        order = self._order + bisect_left(self._numbers, number)
         array = TaskArrayState(
             told.array, session, definition, told.options, claim, order=order, now=self._now
         )

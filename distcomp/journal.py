@@ -111,7 +111,8 @@ class Recovered:
         """Every commit in order; raises `JournalDamagedError` at the first that cannot be read."""
         for row, records in self._source.read():
             self.commits += 1
-            self.counts.update([type(record).__name__ for record in records])
+            for kind, number in Counter(map(type, records)).items():
+                self.counts[kind.__name__] += number
             yield RecoveredCommit(row.sequence, row.committed_at, records)
         self.complete = True
 

@@ -98,6 +98,7 @@ class Client(ClientSession):
         project: str | os.PathLike[str] | bool | None = None,
         store: str | os.PathLike[str] | None = None,
     ) -> None:
+        open_clients.check_time()
         settings = settings or ClientSettings.from_environment(surroundings())
         mine = open_project(project, settings)
         target = discovery.find(address, slots, token)

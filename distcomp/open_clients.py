@@ -7,6 +7,8 @@ import sys
 import threading
 from typing import Any, Protocol
 
+from distcomp.errors import ClientClosedError
+
 
 class OpenClient(Protocol):
     """What is done to a client from outside."""
@@ -27,19 +29,37 @@ class AroundTask(threading.local):
 around = AroundTask()
 
 _clients: list[OpenClient] = []
-_lock = threading.Lock()
+_lock = threading.RLock()
+"""Garbage collection may come here from anywhere, and so again from here."""
 _hooked = False
+_ending = False
+
+
+def check_time() -> None:
+    """See to it that clients are closed when the interpreter ends.
+
+    Raises:
+        ClientClosedError: it is ending: its main thread is through, and its threads cannot be relied on.
+    """
+    global _hooked, _ending  # noqa: PLW0603 - the hooks are set once in a process
+    with _lock:
+        if not _hooked and not sys.is_finalizing():
+            _hooked = True
+            os.register_at_fork(after_in_child=_mark_forked)
+            try:  # before threads are joined, as the standard library does: later ones cannot start
+                threading._register_atexit(_close_all)  # type: ignore[attr-defined]  # noqa: SLF001 - see above
+            except RuntimeError:
+                _ending = True
+        if _ending or sys.is_finalizing():
+            raise ClientClosedError(
+                "the interpreter is ending, so its clients are closed, and there will be no other: "
+                "submit, and wait for results, before the main thread ends"
+            )
 
 
 def remember(client: OpenClient) -> None:
     """Have a client closed when the interpreter ends, and known as another's in forked children."""
-    global _hooked  # noqa: PLW0603 - the hooks are set once in a process
     with _lock:
-        if not _hooked:
-            # Before threads are joined, as for the standard library's executors: later ones cannot start.
-            threading._register_atexit(_close_all)  # type: ignore[attr-defined]  # noqa: SLF001 - see above
-            os.register_at_fork(after_in_child=_mark_forked)
-            _hooked = True
         _clients.append(client)
 
 
@@ -51,6 +71,8 @@ def forget(client: OpenClient) -> None:
 
 
 def _close_all() -> None:
+    global _ending  # noqa: PLW0603 - it happens once in a process
+    _ending = True
     for client in tuple(_clients):
         client.close(cancel=_ends_badly())
 

@@ -270,6 +270,37 @@ def test_ctrl_c_interrupts_the_script_alone_and_its_client_goes_on(scripts: Scri
     assert (rest, err, process.returncode) == (["True", "0.25"], "", 0)
 
 
+LATE = """
+import atexit, distcomp, threading, time
+{before}
+@distcomp.compute_this
+def nap(seconds):
+    time.sleep(seconds)
+
+class Late:
+    def __init__(self, call):
+        self.call, self.cycle = call, self
+
+    def __del__(self, refused=distcomp.ClientClosedError):
+        try:
+            print(self.call())
+        except refused as error:
+            print("refused:", str(error)[:25], flush=True)
+
+here = Late(lambda: nap.compute(0))
+atexit.register(Late(lambda: nap.submit(0)).__del__)
+Late(lambda: distcomp.Client(slots=1).submit(abs, -1))
+"""
+
+
+@pytest.mark.parametrize("before", ["", "distcomp.Client('inline:').submit(abs, -1)"])
+def test_who_submits_when_the_interpreter_ends_is_refused(scripts: Scripts, before: str) -> None:
+    """By a callback of `atexit`, as a global object goes, and as the last garbage is collected."""
+    out, err, code = scripts.run(LATE.format(before=before))
+    assert (set(out.splitlines()), err, code) == ({"refused: the interpreter is ending"}, "", 0)
+    assert len(out.splitlines()) >= 3
+
+
 def test_a_forked_child_is_told_that_the_client_is_not_its_own(scripts: Scripts) -> None:
     out, err, code = scripts.run(
         NAP

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import sys
 from collections.abc import Sized
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
@@ -112,6 +113,7 @@ class ComputeFunction(Generic[P, T]):
         self._given = given
         self._kind = kind
         self._bound: tuple[Client, BoundClient] | None = None
+        self._is_well_placed = False
 
     # --- on the cluster ---------------------------------------------------------------------------
 
@@ -183,6 +185,7 @@ class ComputeFunction(Generic[P, T]):
             >>> square.local(3)
             9
         """
+        self._check_place()
         return self.__wrapped__(*self._given, *args, **kwargs)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> BoundCall[T]:
@@ -208,8 +211,25 @@ class ComputeFunction(Generic[P, T]):
         if client is None or client.outlived:  # made by a task before, in a module of its own
             client = default_client()
         if self._bound is None or self._bound[0] is not client:
+            self._check_place()
             self._bound = (client, client.bind(self._options))
         return self._bound[1]
+
+    def _check_place(self) -> None:
+        """Raise if it stands below `@classmethod`, which since Python 3.13 gives what it wraps no class.
+
+        It is looked for under its name, so that this stays unsaid of a class that is local to a function.
+        """
+        if self._is_well_placed:
+            return
+        *path, name = self.__qualname__.split(".")
+        holder: Any = sys.modules.get(self.__module__)
+        for part in path:
+            holder = getattr(holder, part, None)
+        stands = vars(holder).get(name) if isinstance(holder, type) else None
+        if isinstance(stands, classmethod) and isinstance(stands.__func__, ComputeFunction):
+            raise TypeError(f"write @compute_this above @classmethod for {self.__qualname__}, not below it")
+        self._is_well_placed = True
 
     # --- as an attribute, as a value --------------------------------------------------------------
 

@@ -58,6 +58,7 @@ class SchedulerMemory:
         self._journal = journal
         self._log = log
         self._stored: list[StoreRequest] = []
+        self._prepared: StoreRequest | None = None
         self._held: deque[tuple[int, dict[Peer, list[Message]]]] = deque()
         self._committed = 0
         self._committed_at = 0.0
@@ -138,6 +139,8 @@ class SchedulerMemory:
         if self._stored:
             self._journal.let_go(self._stored)
             self._stored = []
+        if effects.prepares:
+            self._journal.store("compaction", effects.prepares, self._on_prepared)
         if self._begins:
             self._begin_compaction()
         if not effects.acks:
@@ -202,14 +205,27 @@ class SchedulerMemory:
         self._compacts = True
         self._before_bytes = self._journal.size_bytes()
         self._journal.begin_compaction()
-        self._state.begin_compaction(time.monotonic())
+        self._state.begin_compaction(time.monotonic(), self._journal.settings.journal_blob_bytes)
         self._turn()
 
     def _end_compaction(self) -> None:
         """All is said again: what stands before can go once that is durable."""
         self._compacts = False
         self._journal.end_compaction()
+        self._let_go_of_prepared()
         self._log("info", "the journal is compacted", journal=self.path, was_bytes=self._before_bytes)
+
+    def _on_prepared(self, request: StoreRequest) -> None:
+        """What is to be said again next is known to the journal, and what was said before no more."""
+        self._let_go_of_prepared()
+        self._prepared = request
+        self._state.prepared()
+        self._turn()
+
+    def _let_go_of_prepared(self) -> None:
+        if self._prepared is not None:
+            self.let_go(self._prepared)
+            self._prepared = None
 
     # --- what the journal says ---
 

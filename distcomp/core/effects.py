@@ -53,6 +53,7 @@ class Effects:
         acks: messages by peer that may leave only once `records`, and all before them, are durable.
         batch: number of the last turn that recorded something; what `acks` wait for.
         closes: connections to end, after their sends.
+        prepares: large blobs that a record is soon to hold; see `SchedulerState.begin_compaction`.
         spills: messages to be kept in files; `loads` are numbers of some to be read again, `unspills` of
             some that nobody needs any more.
         events: facts for the log.
@@ -65,6 +66,7 @@ class Effects:
         "closes",
         "events",
         "loads",
+        "prepares",
         "records",
         "sends",
         "spills",
@@ -79,6 +81,7 @@ class Effects:
         self.batch = 0
         self.closes: list[Close] = []
         self.events: list[Event] = []
+        self.prepares: list[bytes] = []
         self.spills: list[Spill] = []
         self.loads: list[int] = []
         self.unspills: list[int] = []

@@ -15,7 +15,8 @@ something stands in comes before it:
                             what is over by then
 
 A turn says at most `restate_objects` records, and at most `restate_bytes` but for its last record. The next
-turn that says something is one after its commit, so compaction is as fast as the disk, and no faster.
+turn that says something is one after its commit, so compaction is as fast as the disk, and no faster. Large
+blobs are asked for before what holds them is said, so that no commit takes long for them.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from distcomp import records
 from distcomp.core import recording
 from distcomp.core.outcomes import fetch, release
 from distcomp.core.spans import joined
-from distcomp.protocol import TasksFailed
+from distcomp.protocol import TasksFailed, TasksSettled
 from distcomp.records import RECORD_BYTES, weight_bytes
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from distcomp.core.outbox import Outcome
     from distcomp.core.sessions import Session
     from distcomp.core.spans import Span
-    from distcomp.protocol import TasksSettled
     from distcomp.records import Record
 
 _END: Record = ()
@@ -49,14 +49,23 @@ SPANS_AT_ONCE = 4096
 class Restating:
     """One compaction, from its beginning, which is recorded at once, to its end.
 
+    Args:
+        books: what is said again.
+        now: monotonic seconds.
+        large_bytes: blobs above that are handed to `Effects.prepares` first; nothing is said until they are
+            `prepared`.
+
     Attributes:
         batch: what was said last becomes durable with it.
         over: all is said.
     """
 
-    def __init__(self, books: Books, now: float) -> None:
+    def __init__(self, books: Books, now: float, large_bytes: float) -> None:
         self._books = books
         self._now = now
+        self._large_bytes = large_bytes
+        self._asked: list[bytes] = []
+        self._waits = False
         self._rest = self._all()
         self._open: dict[HeldChunk, list[Span]] = {}
         self._open_of: TaskArrayState | None = None
@@ -82,6 +91,20 @@ class Restating:
             if size_bytes >= settings.restate_bytes:
                 return
 
+    def prepared(self) -> None:
+        """What was asked for last is prepared."""
+        self._waits = False
+
+    def _prepare(self, *blobs: bytes) -> Iterator[None]:
+        """Wait until the large ones of these are prepared; what was true may not be so any more then."""
+        large = [blob for blob in blobs if len(blob) > self._large_bytes]
+        if not large or large == self._asked:
+            return
+        self._asked, self._waits = large, True
+        self._books.effects.prepares += large
+        while self._waits:
+            yield None
+
     def _say(self, record: Record) -> None:
         self._books.effects.records.append(record)
         self.batch = self._books.batch + 1
@@ -98,8 +121,10 @@ class Restating:
             if books.workers.get(worker.id) is worker:
                 yield recording.coming_of(worker)
         for function in books.functions.messages():
+            yield from self._prepare(function.blob)
             yield records.FunctionDefined(*function)
         for bundle in books.bundles.messages():
+            yield from self._prepare(bundle.blob)
             yield records.BundleDefined(*bundle)
         for key, ended in list(books.ended_runs.items()):
             if books.ended_runs.get(key) is ended:
@@ -120,6 +145,9 @@ class Restating:
             yield recording.leaving_of(books, session)
         for number in numbers:
             array = session.arrays.get(number)
+            if array is not None and len(array.chunks) == 1:
+                yield from self._prepare(array.chunks[0].blob)
+                array = session.arrays.get(number)
             if array is not None:
                 yield from self._array(array)
         yield from self._outcomes(session, last)
@@ -159,12 +187,14 @@ class Restating:
             for outcome in some:
                 while outcome.message is None and not outcome.gone:
                     yield None
+                if isinstance(outcome.message, TasksSettled):
+                    yield from self._prepare(*[blob for _, _, blob in outcome.message.runs])
                 message, outcome.wanted = outcome.message, False
                 release(outcome)
                 if message is not None and not outcome.gone:
                     yield _restated_outcome(message)
 
-    def _array(self, array: TaskArrayState) -> Iterator[Record]:
+    def _array(self, array: TaskArrayState) -> Iterator[Record | None]:
         chunks = list(array.chunks)
         if _is_untouched(array):
             yield _as_accepted(array, chunks[0])
@@ -182,6 +212,8 @@ class Restating:
         if array.cut:
             yield records.ArrayClosed(array.id)
         for chunk in chunks:
+            if chunk.unsettled:
+                yield from self._prepare(chunk.blob)
             if chunk.unsettled:
                 yield from self._chunk(array, chunk)
         for token in list(array.leases):

@@ -21,6 +21,7 @@ A link in phase `closed` waits for its connection to end; what it still says cou
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from distcomp.core import recording, spilling
@@ -300,12 +301,18 @@ class SchedulerState:
         """About how many bytes a compaction would record."""
         return live_bytes(self.books)
 
-    def begin_compaction(self, now: float) -> None:
+    def begin_compaction(self, now: float, large_bytes: float = inf) -> None:
         """Record all again that must be remembered, turn by turn, until `is_compacting` is over.
 
-        It is called right after records were taken: the next ones begin with the compaction.
+        It is called right after records were taken: the next ones begin with the compaction. Before blobs of
+        more than `large_bytes` are recorded, `Effects.prepares` has them, and `prepared` is to be called.
         """
-        self._restating = Restating(self.books, now)
+        self._restating = Restating(self.books, now, large_bytes)
+
+    def prepared(self) -> None:
+        """What `Effects.prepares` asked for is ready to be recorded."""
+        if self._restating is not None:
+            self._restating.prepared()
 
     @property
     def is_compacting(self) -> bool:

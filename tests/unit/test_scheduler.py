@@ -26,6 +26,7 @@ from distcomp.journal_blobs import SLICE_BYTES
 from distcomp.protocol import (
     Accepted,
     AckOutcomes,
+    CancelTasks,
     DefineFunction,
     OpenSession,
     Refused,
@@ -36,6 +37,7 @@ from distcomp.protocol import (
     TasksSettled,
     WatchStatus,
 )
+from distcomp.records import TasksAccepted
 from distcomp.rows import TaskOptions, Versions
 from distcomp.scheduler import SchedulerProgram, check_exposure, reachable_at
 from distcomp.transport import Connection
@@ -54,7 +56,12 @@ VERSIONS = Versions("0.1.0", "3.11.7", "3.0")
 OPEN = OpenSession(SESSION, VERSIONS, "host", 1, "test", b"", resumes=False)
 REGISTER = RegisterWorker(b"w" * 16, "w", "host", 1, 2, VERSIONS, ())
 LARGE = bytes(300 << 10)
-SOON = JournalSettings(journal_retry_first_s=0.001, journal_retry_most_s=0.002, journal_close_s=0.01)
+SOON = JournalSettings(
+    journal_retry_first_s=0.001,
+    journal_retry_most_s=0.002,
+    journal_close_s=0.01,
+    journal_compact_bytes=1 << 19,
+)
 SECRETS = {(role, "alice"): bytes([number]) * 32 for number, role in enumerate(ROLES)}
 
 
@@ -391,6 +398,35 @@ def test_a_large_payload_that_is_refused_leaves_nothing(tmp_path: Path) -> None:
             await until(lambda: len(list(blobs.iterdir())) == 3)
 
     run(body())
+
+
+def test_a_compaction_reads_and_writes_no_large_payload_between_two_commits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distcomp.scheduler_memory.LOOK_S", 0.01)
+    monkeypatch.setattr("distcomp.journal_storing.digest_of", pytest.fail)
+    blobs = tmp_path / "journal.db-blobs"
+
+    async def body() -> None:
+        async with running(journal=tmp_path / "journal.db") as cluster:
+            client = await Peer().dial(cluster, "client")
+            client.send(OPEN)
+            for array in range(1, 5):
+                chunk = LARGE + b"%d" % array
+                client.send(Submit((SESSION, array), FUNCTION, TaskOptions(), 0, 1, chunk, last=True))
+            await until(lambda: len(list(blobs.iterdir())) == 4 if blobs.is_dir() else None)
+            inodes = {path.stat().st_ino for path in blobs.iterdir()}
+            for array in range(1, 4):
+                client.send(CancelTasks((SESSION, array), ((0, 1),)))
+            await until(lambda: cluster.said("the journal is compacted"))
+            await until(lambda: len(list(blobs.iterdir())) == 1)
+            assert {path.stat().st_ino for path in blobs.iterdir()} <= inodes
+
+    run(body())
+    journal = Journal(tmp_path / "journal.db", ClusterId(b"c" * 16))
+    held = [record for commit in journal.recovered for record in commit.records]
+    assert [record.chunk for record in held if isinstance(record, TasksAccepted)] == [LARGE + b"4"]
+    journal.close()
 
 
 def test_who_leaves_while_a_large_payload_is_stored_leaves_nothing(

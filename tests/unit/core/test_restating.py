@@ -171,6 +171,57 @@ def test_what_nothing_has_come_of_is_said_as_it_was_accepted() -> None:
     ]
 
 
+def test_large_blobs_are_prepared_before_they_are_said() -> None:
+    world = CompactingWorld()
+    worker, client = world.worker(), world.client()
+    world.submit(client, 1, 1, chunk=b"running")
+    (grant,) = world.grants(worker)
+    world.submit(client, 2, 1, chunk=b"waiting")
+    world.submit(client, 3, 1, chunk=b"part 1", last=False)
+    world.submit(client, 3, 1, start=1, chunk=b"part 2")
+    world.submit(client, 4, 1, chunk=b"s")
+    world.settle(worker, grant.token, (0, 1))
+    world.turn()
+    world.written.clear()
+    world.state.begin_compaction(world.now, large_bytes=1)
+    asked = []
+    while world.state.is_compacting:
+        effects = world.turn()
+        blobs = {blob for record in world.written for blob in record if type(blob) is bytes}
+        assert blobs.isdisjoint(effects.prepares)
+        before = len(world.written)
+        if effects.prepares:
+            world.turn()
+            assert len(world.written) == before, "nothing is said until that is done"
+            asked += effects.prepares
+            world.state.prepared()
+    world.state.prepared()  # when all is over it means nothing
+    assert asked == [BLOB, b"waiting", b"part 1", b"part 2"]
+    assert sorted(world.array(client, 3).chunks) == [0, 1]
+
+
+def test_what_ends_while_it_is_prepared_is_not_said() -> None:
+    world = CompactingWorld()
+    client = world.client()
+    for array, tasks in ((1, 1), (2, 1), (3, 1)):
+        world.submit(client, array, tasks, chunk=b"part 1", last=array < 3)
+    world.submit(client, 3, 1, start=1, chunk=b"part 2", last=False)
+    world.turn()
+    world.written.clear()
+    world.state.begin_compaction(world.now, large_bytes=1)
+    while world.state.is_compacting:
+        effects = world.turn()
+        if effects.prepares == [b"part 1"]:
+            world.cancel(client, 1, (0, 1))
+        if effects.prepares == [b"part 2"]:
+            world.cancel(client, 3, (1, 2))
+        world.state.prepared()
+    said = [record.array[1] for record in world.written if isinstance(record, records.ArrayRestated)]
+    accepted = [record.array[1] for record in world.written if isinstance(record, records.TasksAccepted)]
+    assert (said, accepted) == ([3], [2])
+    assert spans(world.array(client, 3).pending) == [(0, 1)]
+
+
 def test_a_chunk_in_many_fragments_takes_several_records() -> None:
     world = CompactingWorld()
     client = world.client()

@@ -11,7 +11,7 @@ compaction is at its end, though its last array may be over.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from distcomp import records
 from distcomp.core.effects import Spill
@@ -65,7 +65,7 @@ class Image:
         self.workers: dict[WorkerId, records.WorkerCame] = {}
         self.functions: dict[bytes, records.FunctionDefined] = {}
         self.bundles: dict[bytes, records.BundleDefined] = {}
-        self.leases: dict[Token, LeaseImage] = {}
+        self.leases: dict[Token, LeaseImage | records.LeaseGranted] = {}
         self.ended_runs: dict[RunKey, EndedRun] = {}
         self.files = 0
         self._outcome_bytes = 0
@@ -124,10 +124,12 @@ class Image:
         if before is not None:
             if not (self._restating and before.closed):
                 return
+            for granted in before.begun.values():
+                del self.leases[granted.token]
             for array in before.arrays.values():
                 self._drop_leases(array)
             del self.sessions[record.session]
-        self.sessions[record.session] = SessionImage(record, partial=self._restating)
+        self.sessions[record.session] = SessionImage(record, self.leases, partial=self._restating)
 
     def on_session_ended(self, record: records.SessionEnded) -> None:
         """Close a session; what its client has not received is dropped."""
@@ -214,7 +216,10 @@ class Image:
 
     def on_lease_granted(self, record: records.LeaseGranted) -> None:
         """Move indexes from what is pending into a lease."""
-        array = self._find(record.array)[1]
+        session = self.sessions.get(record.array[0])
+        if session is None or session.begin(record):
+            return
+        array = session.array(record.array[1])
         if array is None:
             return
         self._lease(array, record.token, record.worker, ((record.start, record.stop),))
@@ -233,14 +238,14 @@ class Image:
         held = [span for start, stop in spans for span in array.pending.cut(start, stop)]
         if not held:
             return
-        lease = self.leases.get(token)
+        lease = self._lease_at(token)
         if lease is None:
             lease = self.leases[token] = array.leases[token] = LeaseImage(token, array, worker, [])
         lease.open += held
 
     def on_indexes_returned(self, record: records.IndexesReturned) -> None:
         """Move indexes of a lease back to what is pending."""
-        lease = self.leases.get(record.token)
+        lease = self._lease_at(record.token)
         if lease is None:
             return
         array = lease.array
@@ -264,7 +269,7 @@ class Image:
         array.delays.pop(index, None)
         if record.delay_s:
             array.delays[index] = record.delay_s
-        lease = self.leases.get(record.token)
+        lease = self._lease_at(record.token)
         if lease is not None:
             for span in self._leave(lease, index, index + 1):
                 array.pending.add(*span)
@@ -283,14 +288,22 @@ class Image:
         session = self.sessions.get(record.array[0])
         if session is None:
             return
-        array = session.array(record.array[1])
         session.seq = max(session.seq, record.seq)
         if record.seq and not session.closed:
             self._keep(session, record)
+        told = session.settle(record)
+        if told is not None:
+            counter = record.array[1]
+            session.finish(counter)
+            if session.run is not None:
+                self._remember(session, counter, told.function, (told.tasks, len(record.failures)))
+            self._forget_if_over(session)
+            return
+        array = session.array(record.array[1])
         if array is None:
             return
         array.failed += len(record.failures)
-        lease = self.leases.get(record.token)
+        lease = self._lease_at(record.token)
         for start, stop in record.spans:
             if lease is not None:
                 self._leave(lease, start, stop)
@@ -349,7 +362,8 @@ class Image:
                 if outcome is not None:
                     self._drop(outcome)
                     if session.run is not None:
-                        add_received(session.received, outcome.array[1], outcome.spans)
+                        spans = outcome.spans if outcome.message is None else spans_of(outcome.message)
+                        add_received(session.received, outcome.array[1], spans)
 
     def on_outcome_restated(self, record: records.OutcomeRestated) -> None:
         """Keep outcomes that the client does not have."""
@@ -373,9 +387,9 @@ class Image:
 
     def _put(self, session: SessionImage, message: TasksSettled | TasksFailed, size_bytes: int) -> None:
         outcome = Outcome(message, message.seq, message.array, size_bytes)
-        outcome.spans = spans_of(message)
         session.outbox[message.seq] = outcome
         if self._outcome_bytes + size_bytes > self._memory_bytes and self._is_stored(session, message):
+            outcome.spans = spans_of(message)
             outcome.number, outcome.message, outcome.here = self.files, None, False
         else:
             self._outcome_bytes += size_bytes
@@ -436,6 +450,14 @@ class Image:
 
     # --- what follows ---
 
+    def _lease_at(self, token: Token) -> LeaseImage | None:
+        """The lease with this token, as one that something is said of."""
+        lease = self.leases.get(token)
+        if isinstance(lease, records.LeaseGranted):
+            self._find(lease.array)
+            lease = self.leases[token]
+        return cast("LeaseImage | None", lease)
+
     def _drop_leases(self, array: ArrayImage) -> None:
         for token in array.leases:
             del self.leases[token]
@@ -448,12 +470,16 @@ class Image:
         if array.closed and not array.pending.count and not array.leases and not array.partial:
             session.finish(array.id[1])
             if session.run is not None or array.cut:
-                defined = self.functions.get(array.function)
-                name = "" if defined is None else defined.name
-                session.past[array.id[1]] = PastArray(
-                    FunctionId(array.function), name, array.accepted, array.failed
-                )
+                self._remember(session, array.id[1], array.function, (array.accepted, array.failed))
             self._forget_if_over(session)
+
+    def _remember(
+        self, session: SessionImage, counter: int, function: bytes, counts: tuple[int, int]
+    ) -> None:
+        """Remember an array that is over; `counts` are its tasks and its failures."""
+        defined = self.functions.get(function)
+        name = "" if defined is None else defined.name
+        session.past[counter] = PastArray(FunctionId(function), name, *counts)
 
     def _forget_if_over(self, session: SessionImage) -> None:
         if session.closed and not (session.arrays or session.untouched or session.partial):

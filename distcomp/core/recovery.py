@@ -158,6 +158,8 @@ def _restore_arrays(
     books: Books, session: Session, image: Image, known: SessionImage, now: float
 ) -> dict[Token, OpenLease]:
     """All arrays of a session, the younger, the higher their numbers; returns their leases."""
+    for number in list(known.begun):
+        known.array(number)
     untouched = known.untouched
     numbers = sorted([*known.arrays, *untouched])
     order = next(books.orders)

@@ -5,8 +5,13 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from scheduler_world import FUNCTION, PLAIN, SchedulerWorld
+import pytest
+from scheduler_world import BLOB, FUNCTION, PLAIN, SchedulerWorld, versions
 
+from distcomp import records
+from distcomp.config import SchedulerSettings
+from distcomp.core.image import Image
+from distcomp.core.scheduler_state import SchedulerState
 from distcomp.protocol import AckOutcomes, Submit
 from distcomp.worker_protocol import GrantLease, LeaseSettled
 
@@ -15,6 +20,8 @@ if TYPE_CHECKING:
 
 CALLS_AT_MOST = 80
 """Of Python functions, from the submit of an array of one to its acknowledged outcome; some to spare."""
+
+SESSION, WORKER = b"s" * 16, b"w" * 16
 
 
 def calls_of(action: Callable[[], Any]) -> tuple[int, Any]:
@@ -54,3 +61,50 @@ def test_an_array_of_one_takes_few_calls() -> None:
 
     settling, _ = calls_of(settle)
     assert submitting + settling <= CALLS_AT_MOST
+
+
+def waiting(number: int) -> list[records.Record]:
+    """An array of one that waits."""
+    return [records.TasksAccepted((SESSION, number), FUNCTION, PLAIN, 0, 1, 0, b"args", last=True)]
+
+
+def under_way(number: int) -> list[records.Record]:
+    """An array of one that is leased."""
+    return [*waiting(number), records.LeaseGranted((1, number), (SESSION, number), 0, 1, 1, WORKER)]
+
+
+def ended(number: int) -> list[records.Record]:
+    """An array of one that ended, and its client has the result."""
+    array, seq = (SESSION, number), number + 1
+    end = records.TasksEnded(array, (1, number), seq, ((0, 1),), ((0, 1, b"r"),))
+    return [*under_way(number), end, records.OutcomesReceived(SESSION, (seq,))]
+
+
+def calls_to_recover(told: Callable[[int], list[records.Record]], arrays: int) -> int:
+    """How many Python functions are called from a journal's bytes to the books of so many arrays."""
+    packed = records.pack(
+        [
+            records.WorkerCame(WORKER, "w", "h", 1, 2, versions("3.11.4")),
+            records.SessionBegan(SESSION, "ann", versions("3.11.4"), "h", 1, "p", b"", 60.0),
+            records.FunctionDefined(FUNCTION, "f", BLOB),
+            *(record for number in range(arrays) for record in told(number)),
+        ]
+    )
+    state = SchedulerState(SchedulerSettings(), 2, "c", auth=True)
+
+    def recover() -> None:
+        image = Image()
+        image.replay(records.unpack(packed))
+        image.end()
+        state.remember(image, "here", 1.0)
+
+    return calls_of(recover)[0]
+
+
+@pytest.mark.parametrize(("told", "at_most"), [(waiting, 3), (under_way, 37), (ended, 24)])
+def test_an_array_of_one_is_recovered_by_few_calls(
+    told: Callable[[int], list[records.Record]], at_most: int
+) -> None:
+    calls_to_recover(told, 1)  # compiles the readers of these records
+    more = calls_to_recover(told, 600) - calls_to_recover(told, 100)
+    assert more <= 500 * at_most

@@ -65,13 +65,13 @@ class NotingState(ClientState):
 
     book: NoteBook
 
-    def extend(self, counter: int, tasks: int, chunk: bytes, *, last: bool) -> None:
+    def extend(self, counter: int, tasks: int, chunk: bytes, *, last: bool, single: bool = False) -> None:
         """Note which tasks are handed in."""
         if tasks and counter in self.arrays:
             calls = open_chunk(chunk).calls(0, tasks)
             numbers = [args[1] for args, _ in calls]
             self.book.offered(self.session.hex(), counter, self.arrays[counter].submitted, numbers)
-        super().extend(counter, tasks, chunk, last=last)
+        super().extend(counter, tasks, chunk, last=last, single=single)
 
     def receive(self, peer: Any, message: Any, now: float) -> None:
         """Note what is acknowledged."""

@@ -15,15 +15,17 @@ from distcomp import Client
 if TYPE_CHECKING:
     from clusters import Programs
 
-NAPS = 60
-NAP_S = 0.1
+NAPS = 20
+NAP_S = 0.02
 
 
-def nap(number: int, ledger: str) -> int:
-    """Sleep, and write down when; a line is written at once and whole."""
+def nap(number: int, folder: str) -> int:
+    """Wait for the gate, sleep, and write down when; a line is written at once and whole."""
     began = time.time()
+    while not Path(folder, "gate").exists():
+        time.sleep(0.005)
     time.sleep(NAP_S)
-    with Path(ledger).open("a") as file:
+    with Path(folder, "ledger").open("a") as file:
         file.write(f"{number} {began} {time.time()}\n")
     return number
 
@@ -43,24 +45,24 @@ def most_at_once(rows: list[tuple[float, float]]) -> int:
 def test_slots_come_and_go_in_the_middle_of_naps(cluster: Programs, tmp_path: Path) -> None:
     cluster.scheduler()
     cluster.worker("--name", "left", slots=1)
-    ledger = tmp_path / "ledger"
     with Client() as client:
         client.wait_for_workers(1, timeout_s=30)
-        naps = client.map(nap, range(NAPS), [str(ledger)] * NAPS)
-        until(ledger.exists, "the first nap")
+        naps = client.map(nap, range(NAPS), [str(tmp_path)] * NAPS)
+        until(lambda: client.workers()[0].busy == 1, "the first nap")
         assert scale(cluster, "--slots", "2").startswith("0 ")
         until(lambda: client.workers()[0].busy == 2, "the new slot is used")
         (change,) = json.loads(scale(cluster, "--slots", "1", "--worker", "left", "--json").partition(" ")[2])
         shrunk_at = time.time()
+        (tmp_path / "gate").touch()
         assert (change["name"], change["before"], change["slots"], change["problem"]) == ("left", 2, 1, "")
         assert naps.results() == list(range(NAPS))
         assert client.workers()[0].slots == 1
-    lines = [line.split() for line in ledger.read_text().splitlines()]
+    lines = [line.split() for line in (tmp_path / "ledger").read_text().splitlines()]
     assert Counter(int(number) for number, _, _ in lines) == Counter(range(NAPS))
     times = [(float(began), float(ended)) for _, began, ended in lines]
     assert most_at_once(times) == 2
-    late = [row for row in times if row[0] > shrunk_at + NAP_S]
-    assert late, "it shrank before the end"
+    late = [row for row in times if row[0] > shrunk_at]
+    assert len(late) == NAPS - 2
     assert most_at_once(late) == 1
 
 

@@ -44,8 +44,6 @@ _unique = count()
 Message: TypeAlias = tuple[Any, ...]
 """Any message: a registered `NamedTuple`. Its class tells which."""
 
-Check: TypeAlias = "Callable[[Any], Any]"
-
 
 class Kind:
     """What a field may hold. Calling a kind returns the checked value or raises `ValueError`.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
+import ssl
 import sys
 from typing import TYPE_CHECKING
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 JOIN_VARIABLE = "DISTCOMP_JOIN"
 PREFIX = "gateway_"
+_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 EXAMPLES = """\
   distcomp-gateway                       on the scheduler's host, as the same user
   distcomp-gateway --join - --port 8077  paste join strings, one a line, for the roles client and observer
@@ -67,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _serve(flags: argparse.Namespace) -> int:
     check_extra()
     settings = settings_from(flags, GatewaySettings, PREFIX, behind_proxy=flags.behind_proxy)
-    _check_exposure(settings)
+    _check(settings)
     doors = _doors(flags)
     loop = transport.new_event_loop()
     try:
@@ -130,9 +133,14 @@ def _url(settings: GatewaySettings, host: str, port: int) -> str:
     return f"{scheme}://{shown}:{port}{settings.root_path.rstrip('/')}"
 
 
-def _check_exposure(settings: GatewaySettings) -> None:
-    from distcomp.gateway.guard import is_exposed  # noqa: PLC0415 - needs the extra, see `check_extra`
+def _check(settings: GatewaySettings) -> None:
+    """Refuse settings that cannot be meant, before anything is opened."""
+    from distcomp.gateway.guard import Names, is_exposed  # noqa: PLC0415 - needs the extra, see `check_extra`
 
+    Names(settings)
+    root = settings.root_path.rstrip("/")
+    if root and (not _PATH.fullmatch(root) or {".", ".."}.intersection(root.split("/"))):
+        raise ConfigError(f"--root-path is a path like /cluster, and not {settings.root_path!r:.200}")
     if bool(settings.tls_certificate) != bool(settings.tls_key):
         raise ConfigError("TLS needs both --tls-certificate and --tls-key")
     if is_exposed(settings):
@@ -140,6 +148,16 @@ def _check_exposure(settings: GatewaySettings) -> None:
             f"others can reach {settings.gateway_host!r}, and nothing on the way there is encrypted: give "
             "--tls-certificate and --tls-key, or say --behind-proxy if a proxy of yours does that"
         )
+    if settings.tls_certificate:
+        try:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(settings.tls_certificate, settings.tls_key, password="")
+        except OSError as error:
+            raise ConfigError(
+                "the files of --tls-certificate and --tls-key cannot be used: "
+                f"{getattr(error, 'reason', None) or error.strerror or error}; they have to be PEM, belong "
+                "together, and the key has no password"
+            ) from None
 
 
 def _doors(flags: argparse.Namespace) -> Doors:

@@ -157,7 +157,12 @@ class Gateway:
         path = request.scope["path"]
         if self._root and path.startswith(f"{self._root}/"):
             path = path[len(self._root) :]
+        _check_upgrade(request)
         found = table.find(request.method, path)
+        if request.method == "HEAD":  # as balancers ask; those who want more can ask by GET
+            looked = table.find("GET", path)
+            if looked is not None and looked.operation is not None and looked.operation.scope is None:
+                found = looked
         if found is not None and request.method == "OPTIONS" and self._names.foreign_origin(request):
             raise Preflight(found.methods)
         operation = None if found is None else found.operation
@@ -193,6 +198,17 @@ class Gateway:
             await send({"type": f"{message['type']}.complete"})
             if message["type"] == "lifespan.shutdown":
                 return
+
+
+def _check_upgrade(request: Request) -> None:
+    """Refuse a body behind an Upgrade, which the parser takes for the other protocol's."""
+    has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
+    if has_body and "upgrade" in request.headers:
+        raise Problem(
+            "bad-request",
+            "there is no other protocol here: leave out Upgrade (curl: --http1.1)",
+            headers={"Connection": "close"},
+        )
 
 
 def _headers_for(origin: str | None) -> list[tuple[bytes, bytes]]:

@@ -88,14 +88,14 @@ async def read_json(request: Request, settings: GatewaySettings) -> Any:
 
 
 def parse_json(data: bytes) -> Any:
-    """Read JSON as the standard has it: no NaN, no text that is not UTF-8, no endless nesting.
+    """Read JSON as the standard has it: no NaN, nothing infinite, no text but UTF-8, no endless nesting.
 
     Raises:
         ValueError: it is not.
     """
     try:
         value = json.loads(data.decode(), parse_constant=_refuse_constant)
-        json.dumps(value, ensure_ascii=False).encode()
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except RecursionError:
         raise ValueError(_DEEP) from None
     if _depth(value) > MAX_DEPTH:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from functools import lru_cache
+import re
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from distcomp.allowance import Allowance
 from distcomp.config import is_loopback
+from distcomp.errors import ConfigError
 from distcomp.gateway.problems import Problem, busy
 
 if TYPE_CHECKING:
@@ -36,9 +36,10 @@ SECURITY_HEADERS = {
 }
 """Sent with every answer; `{style}` is the digest of the docs page's own style."""
 
+SCHEMES = ("http", "https")
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 _MAX_REMEMBERED = 10_000
-_REMEMBERED_HOSTS = 64
+_HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _BEARER, _BASIC = "bearer ", "basic "
 
 
@@ -48,12 +49,24 @@ class Names:
     Args:
         settings: of the gateway.
         bound: hosts that it listens at.
+
+    Raises:
+        ConfigError: a name or an origin of the settings cannot be one.
     """
 
     def __init__(self, settings: GatewaySettings, bound: Iterable[str] = ()) -> None:
         hosts = {*LOCAL_NAMES, settings.gateway_host, *bound, *_listed(settings.gateway_names)}
         self._hosts = {host.lower().strip("[]") for host in hosts}
         self._origins = {origin.lower().rstrip("/") for origin in _listed(settings.gateway_origins)}
+        for name in _listed(settings.gateway_names):
+            if _host_of(name) != name.lower().strip("[]"):
+                raise ConfigError(f"gateway_names has host names without port, and not {name!r:.200}")
+        for origin in self._origins:
+            scheme, _, authority = origin.partition("://")
+            if scheme not in SCHEMES or not _HOST.fullmatch(authority):
+                raise ConfigError(
+                    f"gateway_origins has origins like https://a.example, and not {origin!r:.200}"
+                )
 
     def foreign_origin(self, request: Request) -> str | None:
         """The origin of a page elsewhere that may ask, if this request is one's; for after `check`."""
@@ -72,8 +85,8 @@ class Names:
                 "the Host header names another host; names that others use belong into gateway_names",
             )
         for origin in request.headers.getlist("origin"):
-            own = urlsplit(origin)
-            same = own.scheme in ("http", "https") and own.netloc.lower() == hosts[0].lower()
+            scheme, _, authority = origin.lower().partition("://")
+            same = scheme in SCHEMES and authority == hosts[0].lower()
             if not same and origin.lower() not in self._origins:
                 raise Problem(
                     "foreign-origin",
@@ -99,7 +112,8 @@ class Guard:
     def admit(self, request: Request, operation: Operation | None) -> BearerToken:
         """The token that a request comes with, if that allows the operation; raises `Problem`."""
         login = operation is not None and operation.login
-        text = _token_text(request.headers.get("authorization", ""), login=login)
+        said = request.headers.getlist("authorization")
+        text = _token_text(said[0], login=login) if len(said) == 1 else ""
         token = self._tokens.find(text) if text else None
         if token is None:
             self._count_refusal()
@@ -174,12 +188,9 @@ def _token_text(header: str, *, login: bool) -> str:
     return ""
 
 
-@lru_cache(_REMEMBERED_HOSTS)
 def _host_of(header: str) -> str:
-    try:
-        return (urlsplit(f"//{header}").hostname or "").lower()
-    except ValueError:
-        return ""
+    fits = _HOST.fullmatch(header)
+    return "" if fits is None else fits[1].lower().strip("[]")
 
 
 def _listed(text: str) -> list[str]:

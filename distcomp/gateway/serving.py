@@ -91,6 +91,11 @@ class Bounded(HttpToolsProtocol):
         if self._waits and self._head_bytes > self.bounds.max_head_bytes:
             self.transport.abort()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header came; what stands behind a body in chunks is none, and is not kept."""
+        if self._waits:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         """The head is here."""
         self._waits = False

@@ -49,6 +49,8 @@ NAME = text(64, minLength=1, pattern=NAME_PATTERN)
 VERSION = NAME
 LIMIT = whole(1, 1000)
 CURSOR = text(512, minLength=1, pattern=r"^[A-Za-z0-9._:-]+$")
+MOMENT = text(64, minLength=1, pattern=r"^[0-9]{1,12}\.[0-9]{1,9}:[0-9a-f]{1,32}$")
+"""The cursor of what is sorted by time: seconds since 1970 and an id."""
 WAIT: Schema = {"type": "number", "minimum": 0, "maximum": 3600}
 OFFSET = whole()
 IDEMPOTENCY_KEY = text(128, minLength=1, pattern=r"^[\x21-\x7e]+$")

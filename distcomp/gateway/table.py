@@ -80,6 +80,7 @@ _TUNNEL = _path("tunnel", "what opening it gave")
 _WORKER = _path("worker", "the id of a worker, as GET /v1/workers gives it")
 _LIMIT = Parameter("limit", "query", shapes.LIMIT, "how many items to give at most")
 _AFTER = Parameter("after", "query", shapes.CURSOR, "the `next` of the answer before")
+_BEFORE = _AFTER._replace(schema=shapes.MOMENT)
 _WAIT = Parameter("wait", "query", shapes.WAIT, "seconds to wait for the outcome, if it is not there yet")
 _OFFSET = Parameter("offset", "query", shapes.OFFSET, "where in the stream to begin", required=True)
 _SEEN = Parameter("seen", "query", shapes.OFFSET, "bytes received so far; the gateway lets go of them")
@@ -250,7 +251,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "observe",
         "The tasks of the token's owner",
         (Answer(200, "some of them, the newest first", shapes.TASKS),),
-        parameters=(_LIMIT, _AFTER),
+        parameters=(_LIMIT, _BEFORE),
     ),
     Operation(
         "task",

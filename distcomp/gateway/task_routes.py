@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import secrets
 import time
@@ -176,8 +175,7 @@ class TaskRoutes:
         limit, before = call.values["limit"] or PAGE_ITEMS, NEWEST
         if call.values["after"] is not None:
             stamp, _, number = call.values["after"].partition(":")
-            with contextlib.suppress(ValueError):
-                before = (float(stamp), number)
+            before = (float(stamp), number)
         rows = await self._shelf.of_owner(owner, limit + 1, before)
         items = [await self._shown(row) for row in rows[:limit]]
         more = {"next": f"{rows[limit - 1].submitted_at!r}:{rows[limit - 1].id}"} if len(rows) > limit else {}

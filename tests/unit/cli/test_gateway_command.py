@@ -30,6 +30,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         (["--host", "0.0.0.0"], "nothing on the way there is encrypted"),  # noqa: S104 - it is refused
         (["--tls-certificate", "c.pem"], "both --tls-certificate and --tls-key"),
+        (["--tls-certificate", "c.pem", "--tls-key", "k.pem"], "and --tls-key cannot be used: No such file"),
+        (["--names", "http://a.example"], "host names without port"),
+        (["--origins", "a.example"], "origins like https://a.example"),
+        (["--root-path", "cluster"], "--root-path is a path like /cluster"),
+        (["--root-path", "/a/../b"], "--root-path is a path like /cluster"),
         (["--name", "nobody"], "no scheduler named 'nobody'"),
         (["--port", "70000"], "from 0 to 65535"),
         ([], "no access files for client"),

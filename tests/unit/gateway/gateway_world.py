@@ -121,6 +121,8 @@ class World:
             if answer.headers.get("transfer-encoding") == "chunked":
                 return Reply(answer.status, answer.headers, None)
             got = answer.read()
+            if method == "HEAD":
+                return Reply(answer.status, answer.headers, got)
             return Reply(answer.status, answer.headers, json.loads(got) if "json" in kind else got)
         finally:
             connection.close()

@@ -149,6 +149,7 @@ def test_a_head_that_does_not_come_ends_its_connection(tmp_path: Path) -> None:
         b"\xff",
         b"[]",
         b'{"args": NaN}',
+        b'{"args": [1e999]}',
         b'{"args": ["\\ud800"]}',
         b"[" * 1000,
         b'{"args": ' + b"[" * 900 + b"]" * 900 + b"}",
@@ -164,6 +165,32 @@ def test_a_head_that_does_not_come_ends_its_connection(tmp_path: Path) -> None:
 )
 def test_hostile_bodies_are_refused(gateway: World, body: bytes) -> None:
     assert gateway.ask("POST", SUBMIT, body=body).status in (400, 422)
+
+
+def test_what_comes_after_a_body_is_no_header(gateway: World) -> None:
+    with socket.create_connection(("127.0.0.1", gateway.port)) as raw:
+        body = b"2\r\n{}\r\n0\r\nHost: evil.example\r\n\r\n"
+        raw.sendall(head(gateway, "Transfer-Encoding: chunked") + body)
+        assert b" 404 " in raw.recv(2000)
+
+
+def test_a_body_that_an_upgrade_hides_is_refused_in_words(gateway: World) -> None:
+    upgrade = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+    with socket.create_connection(("127.0.0.1", gateway.port)) as raw:
+        raw.sendall(head(gateway, upgrade + "Content-Length: 2") + b"{}")
+        answer = until_end(raw)
+        assert b" 400 " in answer
+        assert b"leave out Upgrade" in answer
+    with socket.create_connection(("127.0.0.1", gateway.port)) as raw:
+        raw.sendall(f"GET /healthz HTTP/1.1\r\nHost: localhost\r\n{upgrade}\r\n".encode())
+        assert b'{"status":"ok"}' in until_end(raw)
+
+
+def until_end(raw: socket.socket) -> bytes:
+    answer = b""
+    while part := raw.recv(1000):
+        answer += part
+    return answer
 
 
 def head(gateway: World, line: str) -> bytes:

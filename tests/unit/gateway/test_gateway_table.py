@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,6 +28,10 @@ REACHED = {
     "foreign origin": ({"headers": {"Origin": "https://evil.example"}}, False),
     "origin of another port": ({"headers": {"Origin": "http://localhost:1"}}, False),
     "null origin": ({"headers": {"Origin": "null"}}, False),
+    "broken origin": ({"headers": {"Origin": "http://["}}, False),
+    "broken host": ({"hosts": ("[",)}, False),
+    "host with a user": ({"hosts": ("evil@localhost",)}, False),
+    "host with a path": ({"hosts": ("localhost/evil",)}, False),
 }
 HOSTS = [(name, *value) for name, value in REACHED.items()]
 
@@ -86,6 +91,20 @@ def test_no_token_no_answer(gateway: World, authorization: str) -> None:
         reply = gateway.ask(method, path, scope=None, headers={"Authorization": authorization})
         assert reply.status == 401
         assert "Bearer" in reply.headers["www-authenticate"]
+
+
+def test_two_tokens_are_none(gateway: World) -> None:
+    with socket.create_connection(("127.0.0.1", gateway.port)) as raw:
+        field = f"Authorization: Bearer {gateway.texts['admin']}\r\n"
+        raw.sendall(f"GET /v1/functions HTTP/1.1\r\nHost: localhost\r\n{field * 2}\r\n".encode())
+        assert b" 401 " in raw.recv(2000)
+
+
+def test_balancers_may_look_by_head(gateway: World) -> None:
+    for path in ("/healthz", "/readyz"):
+        assert gateway.ask("HEAD", path, scope=None).status == 200
+    assert gateway.ask("HEAD", "/v1/functions", scope=None).status == 401
+    assert gateway.ask("HEAD", "/v1/functions").status == 405
 
 
 def test_what_is_not_there_is_said_to_those_with_a_token(gateway: World) -> None:

@@ -91,6 +91,8 @@ def test_what_does_not_fit_is_said(gateway: World) -> None:
     assert asked("?version=2", args=[1]) == (404, "absolute has no version 2")
     assert asked("?more=1", args=[1])[0] == 422
     assert asked("?wait=1&wait=2", args=[1])[0] == 422
+    for after in ("x:y", "nan:y", "inf:y", "1.5"):
+        assert gateway.ask("GET", f"/v1/tasks?after={after}").status == 422
     wrong = make_publication(abs, "absolute", "2", project=False).to_bytes()
     assert gateway.ask("PUT", "/v1/functions/absolute/versions/3", body=wrong).status == 400
     assert gateway.ask("PUT", "/v1/functions/absolute/versions/2", body=wrong[:-1]).status == 400

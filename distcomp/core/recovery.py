@@ -240,7 +240,7 @@ def _restore_array(
     session.arrays[known.id[1]] = array
     if definition.message is None:
         definition.waiting[order] = array
-    array.accepted, array.closed = known.accepted, known.closed
+    array.accepted, array.closed, array.cut = known.accepted, known.closed, known.cut
     array.failed, array.retried = known.failed, known.retried
     unsettled = _restore_chunks(books, array, image, known)
     array.settled = array.accepted - unsettled

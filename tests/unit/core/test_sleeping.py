@@ -21,6 +21,7 @@ from distcomp.protocol import (
     MissingFunction,
     SessionOpened,
     StatusReported,
+    SubmitRefused,
     TaskExplained,
     TasksSettled,
     WatchStatus,
@@ -210,3 +211,21 @@ def test_a_compaction_says_those_that_sleep_again() -> None:
     while world.state.is_compacting:
         world.turn()
     assert [record for record in world.written if type(record) is records.TasksAccepted] == before
+
+
+def test_it_is_known_after_a_restart_who_closed_an_array() -> None:
+    detached = TaskOptions(detach=True)
+    world = RestartingWorld(client_grace_s=5.0)
+    client = world.client()
+    world.submit(client, 0, 1, detached, last=False)
+    world.cut(client)
+    world.wait(5.0)
+    world = world.restarted(client_grace_s=5.0)
+    worker = world.worker()
+    (grant,) = world.grants(worker)
+    world.settle(worker, grant.token, (0, 1))
+    peer = world.connect("client", "ann")
+    world.open(peer, session=client)
+    world.submit(peer, 0, 1, detached, start=1, session=client)
+    (refused,) = world.got(peer, SubmitRefused)
+    assert refused.code == "expired"

@@ -106,10 +106,18 @@ async def _run(flags: argparse.Namespace, settings: GatewaySettings, doors: Door
 def _make(settings: GatewaySettings, doors: Doors) -> tuple[Serving, str, str]:
     """Everything that is served, where, and a token for this user."""
     from distcomp.gateway.app import Gateway  # noqa: PLC0415 - needs the extra, see `check_extra`
-    from distcomp.gateway.serving import Serving  # noqa: PLC0415 - the same
+    from distcomp.gateway.serving import (  # noqa: PLC0415 - the same
+        SPARE_FILES,
+        Serving,
+        allow_files,
+    )
     from distcomp.gateway.shelf import TaskShelf  # noqa: PLC0415 - the same
     from distcomp.gateway.tokens import TokenFile  # noqa: PLC0415 - the same
 
+    wanted = 2 * settings.max_http_connections + SPARE_FILES
+    files = allow_files(wanted)
+    if 0 <= files < wanted:
+        logs.log("warning", "fewer files may be open than connections need", files=files, wanted=wanted)
     sockets = transport.bind(settings.gateway_host, settings.gateway_port)
     place = gateway_folder(doors.cluster_name, doors.cluster_id, state_folder())
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import socket
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 GRACE_S = 2.0
 """What answers under way get when the server stops."""
+SPARE_FILES = 256
+"""Beside those of connections, of which each may have one to the scheduler, too."""
 VANISHED_MS = 30_000
 """A client that confirms nothing for so long has vanished."""
 
@@ -199,6 +202,16 @@ class Serving:
         await self.wait_ended()
         for each in self._sockets:
             each.close()
+
+
+def allow_files(wanted: int) -> int:
+    """Have this process allowed to open so many files, as far as it can be; gives how many it may open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft == resource.RLIM_INFINITY or soft >= most:
+        return soft
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return most
 
 
 def _tune(sock: socket.socket | None) -> None:

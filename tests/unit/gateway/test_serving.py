@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import resource
 import shutil
 import ssl
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from gateway_world import world
 
 from distcomp.gateway.guard import is_exposed
+from distcomp.gateway.serving import allow_files
 from distcomp.gateway_settings import GatewaySettings
 from distcomp.publishing import make_publication
 
@@ -55,6 +57,18 @@ def test_it_speaks_tls(tmp_path: Path) -> None:
 def ask_for_health(connection: http.client.HTTPConnection) -> None:
     connection.request("GET", "/healthz")
     connection.getresponse()
+
+
+def test_as_many_files_as_are_wanted_may_be_open() -> None:
+    before = soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft - 100, hard))
+        assert allow_files(soft - 50) == soft - 50
+        assert allow_files(soft - 200) == soft - 50
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (soft - 50, hard)
+        assert allow_files(hard + 1) == hard
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 @pytest.mark.parametrize(

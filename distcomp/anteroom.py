@@ -14,6 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from distcomp.ordering import Parked, Parking
+from distcomp.protocol import Submit
 from distcomp.wire import detach_blobs
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Anteroom:
         memory: stores what is large.
         settings: what is large, and how much of it may wait.
         go_on: takes messages in that wait no more.
+        has_room_for: whether a submit would not be refused for lack of room; then it need not wait.
 
     Attributes:
         waiting_bytes: how much is to be stored.
@@ -64,12 +66,15 @@ class Anteroom:
         self,
         memory: SchedulerMemory,
         settings: JournalSettings,
+        *,
         go_on: Callable[[Peer, list[Message]], None],
+        has_room_for: Callable[[Submit], bool],
     ) -> None:
         self.waiting_bytes = 0
         self._memory = memory
         self._settings = settings
         self._go_on = go_on
+        self._has_room_for = has_room_for
         self._rooms: dict[Peer, _Room] = {}
         self._asked: dict[StoreRequest, tuple[_Room, _Guest]] = {}
         self._withheld: set[Connection] = set()
@@ -81,7 +86,8 @@ class Anteroom:
         for message in messages:
             large = detach_blobs(message, int, self._settings.journal_blob_bytes).blobs
             blockers = room.blockers_of(message) if room is not None else ()
-            if not large and not blockers:
+            refused = isinstance(message, Submit) and bool(large) and not self._has_room_for(message)
+            if not blockers and (refused or not large):
                 passing.append(message)
                 continue
             if room is None:

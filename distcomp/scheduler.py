@@ -93,7 +93,12 @@ class SchedulerProgram:
         self._anteroom = (
             None
             if journal is None or self.memory is None
-            else Anteroom(self.memory, journal.settings, self._on_admitted)
+            else Anteroom(
+                self.memory,
+                journal.settings,
+                go_on=self._on_admitted,
+                has_room_for=self._state.has_room_for,
+            )
         )
         self._numbers = count(1)
         self._open: set[Connection] = set()

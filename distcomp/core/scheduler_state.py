@@ -50,6 +50,7 @@ from distcomp.core.runs import on_list_runs
 from distcomp.core.settling import on_lease_returned, on_lease_settled, on_slots_reported
 from distcomp.core.snapshot import on_watch_status
 from distcomp.core.submitting import (
+    lack_of_room,
     on_define_bundle,
     on_define_function,
     on_missing_bundle,
@@ -273,6 +274,10 @@ class SchedulerState:
     def shut(self, why: str) -> None:
         """Take no submits from now on, and say why; an empty text takes them again."""
         self.books.shut = why
+
+    def has_room_for(self, message: Submit) -> bool:
+        """Whether a submit that comes now is not refused because too much is held, or nothing is taken."""
+        return lack_of_room(self.books, message) is None
 
     @property
     def is_shut(self) -> bool:

@@ -131,10 +131,11 @@ def _objection(
         return "full", f"the run has {len(session.arrays) + len(session.past)} arrays"
     if message.start > accepted:
         return "gap", f"{accepted} tasks were accepted, the next cannot begin at {message.start}"
-    return _lack_of_room(books, message)
+    return lack_of_room(books, message)
 
 
-def _lack_of_room(books: Books, message: Submit) -> tuple[str, str] | None:
+def lack_of_room(books: Books, message: Submit) -> tuple[str, str] | None:
+    """Why the chunk of a submit cannot be held, as code and text; None if it can."""
     if books.shut:
         return "full", books.shut
     if message.tasks and books.held_bytes + len(message.chunk) > books.settings.max_held_bytes:

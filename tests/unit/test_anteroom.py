@@ -50,8 +50,11 @@ class World:
         self.asked: list[StoreRequest] = []
         self.let_go_of: list[StoreRequest] = []
         self.went_on: list[tuple[int, Message]] = []
+        self.full = False
         memory: Any = self
-        self.anteroom = Anteroom(memory, JournalSettings(**settings), self._go_on)
+        self.anteroom = Anteroom(
+            memory, JournalSettings(**settings), go_on=self._go_on, has_room_for=lambda _: not self.full
+        )
 
     def store(
         self, peer: Peer, blobs: Sequence[bytes], on_stored: Callable[[StoreRequest], None]
@@ -164,6 +167,19 @@ def test_who_makes_too_much_wait_gets_no_credit_until_less_does(end: str) -> Non
     assert not other.incoming.withheld
     assert other.given == 1
     world.anteroom.leave(other.peer)
+
+
+def test_what_is_refused_anyway_need_not_be_stored() -> None:
+    world = World()
+    one = world.connection()
+    world.come(one, submit(1, LARGE))
+    world.full = True
+    again, other = submit(1, LARGE, 1), submit(2, LARGE)
+    world.come(one, again, other)
+    assert world.went_on == [(1, other)], "what must not overtake waits to be refused"
+    world.is_stored(0)
+    world.is_stored(1)
+    assert world.went_on[1:] == [(1, submit(1, LARGE)), (1, again)]
 
 
 def test_who_makes_too_many_messages_wait_is_closed() -> None:

@@ -26,7 +26,7 @@ from distcomp.future_groups import FutureGroup
 from distcomp.handles import routes
 from distcomp.keeper import Keeper
 from distcomp.news import News
-from distcomp.payload import Boxed, dump_call, dump_environment, function_name, pack_calls
+from distcomp.payload import call_size_bytes, dump_call, dump_environment, function_name, pack_calls
 from distcomp.remembered_calls import RememberedCall
 from distcomp.stay import Stay
 from distcomp.store_desk import StoreDesk
@@ -155,7 +155,7 @@ class ClientSession:
         key = b"" if self.keeper is None or known is None else self.keeper.key(known, args, kwargs)
         call = dump_call(args, kwargs, shares_path=self.shares_path)
         self._project.current()
-        size_bytes = len(call.blob) if type(call) is Boxed else 0
+        size_bytes = call_size_bytes(call)
         if size_bytes > self.max_payload_bytes or len(blob) > self.max_payload_bytes:
             self._refuse_size(size_bytes, len(blob))
         with self.lock:

@@ -11,7 +11,7 @@ from distcomp.detour_feed import DetourFeed, KnownTasks
 from distcomp.errors import DistcompError
 from distcomp.future_groups import FutureGroup
 from distcomp.futures import wake_all
-from distcomp.payload import Boxed, dump_failure, pack_calls
+from distcomp.payload import call_size_bytes, dump_failure, pack_calls
 from distcomp.rows import Failure
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class StoreDesk:
             batch = self._batches[named] = WaitingBatch(work, group)
         batch.calls.append(call)
         batch.keys.append(key)
-        batch.size_bytes += len(call.blob) if type(call) is Boxed else 0
+        batch.size_bytes += call_size_bytes(call)
         return batch.group.add()
 
     def wake(self) -> None:

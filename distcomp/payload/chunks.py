@@ -35,8 +35,18 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 64 << 10
 CHUNK_TASKS = 4096
+REST_BYTES = 256
+"""More than a large call mostly takes besides its large arguments."""
 
-Call: TypeAlias = "tuple[tuple[Any, ...], dict[str, Any]] | Boxed"
+
+class LargeCall(NamedTuple):
+    """A call of plain values, with large bytes among them: nobody can change these, so they need no copy."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+Call: TypeAlias = "tuple[tuple[Any, ...], dict[str, Any]] | LargeCall | Boxed"
 """One call's arguments: `(args, kwargs)` of plain values, or the pickle of such a pair."""
 
 _PLAIN, _SHARED, _OWN = 0, 1, 2
@@ -102,7 +112,7 @@ def pack(
 def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any], *, shares_path: bool) -> Call:
     """Fix the arguments of one call: what the caller changes afterwards changes nothing.
 
-    Large plain values are pickled at once like others, so that the caller knows how large they are.
+    Large texts are pickled at once, like what is not plain: that tells how large they are.
 
     Args:
         args: positional arguments.
@@ -117,6 +127,8 @@ def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any], *, shares_path: boo
     """
     if _are_small_and_plain(args) and (not kwargs or _are_small_and_plain(kwargs.values())):
         return args, kwargs
+    if _need_no_copy(args) and _need_no_copy(kwargs.values()):
+        return LargeCall(args, kwargs)
     try:
         return box((args, kwargs), shares_path=shares_path)
     except Exception as error:
@@ -129,6 +141,24 @@ def _are_small_and_plain(values: Collection[Any]) -> bool:
         if kind not in PLAIN_TYPES or ((kind is str or kind is bytes) and len(value) > CHUNK_BYTES):
             return False
     return True
+
+
+def _need_no_copy(values: Collection[Any]) -> bool:
+    """Whether values are plain, and only bytes among them large."""
+    return all(
+        type(value) in PLAIN_TYPES and not (type(value) is str and len(value) > CHUNK_BYTES)
+        for value in values
+    )
+
+
+def call_size_bytes(call: Call) -> int:
+    """Say about how many bytes a call takes on its way, not less; 0 for one that is small."""
+    if type(call) is tuple:
+        return 0
+    if isinstance(call, Boxed):
+        return len(call.blob)
+    values = (*call[0], *call[1].values())
+    return REST_BYTES + sum(len(value) for value in values if type(value) is bytes)
 
 
 def pack_calls(
@@ -153,7 +183,7 @@ def pack_calls(
     def encode(start: int, stop: int) -> bytes:
         chosen = calls[start:stop]
         definitions = definitions_of(call for call in chosen if type(call) is Boxed)
-        entries = [call.blob if type(call) is Boxed else call for call in chosen]
+        entries = [call.blob if isinstance(call, Boxed) else (call[0], call[1]) for call in chosen]
         return dump_plain((stop - start, definitions, entries))
 
     return pack(len(calls), encode, max_bytes, max_tasks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from distcomp.payload import (
     Boxed,
     Constant,
     Packed,
+    call_size_bytes,
     dump_call,
     dump_result,
     open_chunk,
@@ -111,6 +113,24 @@ def test_a_chunk_is_small_or_one_task() -> None:
     assert len(packed) < 40
 
 
+def test_large_bytes_are_not_copied_before_they_are_packed() -> None:
+    large = bytes(4 << 20)
+    tracemalloc.start()
+    try:
+        call = dump_call((large, 1), {"more": large}, shares_path=True)
+        assert tracemalloc.get_traced_memory()[1] < len(large) / 10
+    finally:
+        tracemalloc.stop()
+    small = dump_call((b"x",), {}, shares_path=True)
+    (alone,) = pack_calls([call])
+    assert len(large) < len(alone.blob) <= call_size_bytes(call)
+    assert all_calls(pack_calls([small, call, small])) == [
+        ((b"x",), {}),
+        ((large, 1), {"more": large}),
+        ((b"x",), {}),
+    ]
+
+
 def test_a_range_travels_in_a_few_bytes_but_in_bounded_chunks() -> None:
     packed = pack_columns([range(10_000)], shares_path=True, max_tasks=4096)
     assert [part.stop - part.start for part in packed] == [4096, 4096, 1808]
@@ -150,13 +170,13 @@ def test_what_is_changed_after_the_call_changes_nothing() -> None:
     assert all_calls(pack_calls([call])) == [(([1],), {})]
 
 
-@pytest.mark.parametrize("large", [b"x" * 100_000, "x" * 100_000])
+@pytest.mark.parametrize("large", [b"x" * 100_000, "x" * 100_000, "ä" * 100_000])
 def test_large_plain_arguments_tell_how_large_they_are(large: Any) -> None:
     for args, kwargs in [((1, large), {}), ((1,), {"second": large})]:
         call = dump_call(args, kwargs, shares_path=True)
-        assert type(call) is Boxed
-        assert len(call.blob) > 100_000
-        assert list(open_chunk(pack_calls([call])[0].blob).calls(0, 1)) == [(args, kwargs)]
+        (packed,) = pack_calls([call])
+        assert 0.99 < len(packed.blob) / call_size_bytes(call) < 1.01
+        assert all_calls([packed]) == [(args, kwargs)]
 
 
 def test_a_bad_argument_fails_its_own_task_alone() -> None:

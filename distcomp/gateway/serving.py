@@ -123,6 +123,9 @@ class Bounded(HttpToolsProtocol):
         self._forget_timer()
         super().connection_lost(exc)
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """An Upgrade that is passed over is nothing to log: uvicorn would advise to install websockets."""
+
     def _set_timer(self) -> None:
         if self._timer is None:
             self._timer = self.loop.call_later(self.bounds.head_s, self._give_up)

@@ -145,10 +145,11 @@ def _are_small_and_plain(values: Collection[Any]) -> bool:
 
 def _need_no_copy(values: Collection[Any]) -> bool:
     """Whether values are plain, and only bytes among them large."""
-    return all(
-        type(value) in PLAIN_TYPES and not (type(value) is str and len(value) > CHUNK_BYTES)
-        for value in values
-    )
+    for value in values:
+        kind = type(value)
+        if kind not in PLAIN_TYPES or (kind is str and len(value) > CHUNK_BYTES):
+            return False
+    return True
 
 
 def call_size_bytes(call: Call) -> int:

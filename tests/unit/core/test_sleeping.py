@@ -27,7 +27,9 @@ from distcomp.protocol import (
     WatchStatus,
 )
 from distcomp.rows import TaskOptions
+from distcomp.worker_protocol import BindTask
 
+KEY = b"k" * 32
 MODULES = b"modules"
 BUNDLE = blake2b(MODULES, digest_size=32).digest()
 CODE = b"code"
@@ -211,6 +213,30 @@ def test_a_compaction_says_those_that_sleep_again() -> None:
     while world.state.is_compacting:
         world.turn()
     assert [record for record in world.written if type(record) is records.TasksAccepted] == before
+
+
+def test_what_a_task_has_submitted_sleeps_before_what_its_client_has() -> None:
+    world = RestartingWorld()
+    worker = world.worker(bind_key=KEY)
+    client = world.client()
+    world.submit(client, 0, 1)
+    (grant,) = world.grants(worker)
+    inside = world.connect("worker")
+    world.say(inside, BindTask(worker.to_bytes(16, "big"), KEY, grant.token, 0))
+    world.open(inside)
+    for peer in (client, inside):
+        for number in (1, 2):
+            world.submit(peer, number, 1)
+    world = world.restarted()
+    assert world.numbers(inside) == ([2], [1])
+    assert world.numbers(client) == ([1, 2], [0])
+    other = world.worker(4, name=b"o" * 16)
+    assert [int.from_bytes(grant.array[0], "big") for grant in world.grants(other)] == [inside] * 2 + [
+        client
+    ] * 2
+    assert not world.pool.queue.pending
+    claims = world.books.sessions[client.to_bytes(16, "big")].claims.values()
+    assert not any(claim.sleepers for claim in claims)
 
 
 def test_it_is_known_after_a_restart_who_closed_an_array() -> None:

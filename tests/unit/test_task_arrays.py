@@ -354,9 +354,13 @@ def seconds_for(tasks: int, order: list[int]) -> float:
 
 
 def test_outcomes_in_any_order_cost_about_what_those_in_order_do() -> None:
-    tasks = 200_000
-    shuffled = sorted(range(tasks), key=lambda index: pow(index, 3, 1_000_003))
-    assert seconds_for(tasks, shuffled) < 3 * seconds_for(tasks, list(range(tasks)))
+    """Where it costs more, it costs more than twice as much even for so few."""
+    tasks = 25_000
+    in_order = list(range(tasks))
+    shuffled = sorted(in_order, key=lambda index: pow(index, 3, 1_000_003))
+    pairs = [(seconds_for(tasks, shuffled), seconds_for(tasks, in_order)) for _ in range(3)]
+    least_shuffled, least_in_order = map(min, zip(*pairs, strict=True))
+    assert least_shuffled < 1.9 * least_in_order
 
 
 def test_handles_stay_in_their_process() -> None:

@@ -144,7 +144,10 @@ class OnDisk:
 
     def blobs(self) -> list[bytes]:
         folder = Path(f"{self.path}-blobs")
-        return [path.read_bytes() for path in folder.iterdir()] if folder.is_dir() else []
+        try:
+            return [path.read_bytes() for path in folder.iterdir()] if folder.is_dir() else []
+        except FileNotFoundError:  # one was removed meanwhile
+            return self.blobs()
 
     def smash(self) -> None:
         self.fault = sqlite3.OperationalError("disk I/O error")
@@ -701,6 +704,28 @@ def test_a_harmed_blob_is_damage_of_the_commit_that_names_it(
         list(again.recovered)
     assert damage.value.sequence == 2
     again.close()
+
+
+def test_no_room_for_the_name_of_a_blob_is_a_full_disk_too(
+    disk: OnDisk, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = disk.open(settings=QUICK)
+    program.start(journal)
+    real = os.fsync
+
+    def full(descriptor: int) -> None:
+        if file_of(descriptor).name == "journal.db-blobs":
+            raise OSError(errno.ENOSPC, "no space left")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    stored: list[StoreRequest] = []
+    journal.store("peer", [b"a" * LARGE], stored.append)
+    program.run_until(lambda: program.full)
+    assert not stored
+    monkeypatch.setattr(os, "fsync", real)
+    program.run_until(lambda: stored and len(program.full) == 2)
+    journal.close()
 
 
 def test_keys_take_turns_in_what_is_stored(

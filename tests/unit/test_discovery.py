@@ -175,28 +175,20 @@ def test_a_task_is_in_the_cluster_that_runs_it(monkeypatch: pytest.MonkeyPatch) 
     page.release()
 
 
-def test_alone_there_is_an_embedded_cluster() -> None:
-    target = discovery.find()
-    assert target.cluster is not None
-    try:
-        assert target.addresses == (target.cluster.address,)
-        assert target.failure() is None
-    finally:
-        target.cluster.close()
-
-
 def test_what_is_no_address_is_refused() -> None:
     wrong: Any = 7077
     with pytest.raises(TypeError, match="named by text like 'tcp://host:7077', not by 7077"):
         discovery.find(wrong)
 
 
-def test_an_embedded_cluster_has_as_many_slots_as_asked_for() -> None:
+def test_alone_there_is_an_embedded_cluster_with_as_many_slots_as_asked_for() -> None:
     with pytest.raises(ValueError, match="1 or more slots, not 0"):
         discovery.find(slots=0)
-    target = discovery.embedded(3)
+    target = discovery.find(slots=3)
     assert target.cluster is not None
     try:
+        assert target.addresses == (target.cluster.address,)
+        assert target.failure() is None
         assert target.cluster.slots == 3
         assert "3 slots" in target.how
     finally:

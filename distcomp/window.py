@@ -92,7 +92,8 @@ class Window:
                 raise WindowFullError("twice the window is under way, and a loop's thread must not wait")
         self.open_tasks += 1
         self.single_tasks += 1
-        self.weigh_singles(size_bytes)
+        if size_bytes:
+            self.weigh_singles(size_bytes)
 
     def weigh_singles(self, more_bytes: int) -> None:
         """Single submits turn out to weigh more than was counted."""

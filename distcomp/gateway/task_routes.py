@@ -15,7 +15,8 @@ from distcomp import byte_columns
 from distcomp.gateway import bodies
 from distcomp.gateway.paging import PAGE_ITEMS, cut
 from distcomp.gateway.problems import Problem
-from distcomp.gateway.shapes import JSON, OCTETS
+from distcomp.gateway.schemas import check
+from distcomp.gateway.shapes import FUNCTION, JSON, OCTETS, OPTIONS
 from distcomp.gateway.shelf import HandedIn
 from distcomp.gateway.submitter import Submitter
 from distcomp.published_calls import Publication, read_result
@@ -89,7 +90,7 @@ class TaskRoutes:
         """Keep a function."""
         data = await bodies.whole(call.request, self._settings, self._settings.max_upload_bytes)
         try:
-            publication = await asyncio.to_thread(Publication.from_bytes, data)
+            publication = await asyncio.to_thread(_publication, data)
         except ValueError as error:
             raise Problem("bad-request", str(error)) from None
         if (publication.name, publication.version) != (call.values["function"], call.values["version"]):
@@ -142,7 +143,7 @@ class TaskRoutes:
             version=published.version,
             digest=published.digest,
             python=_minor(published),
-            options=body.get("options", {}),
+            options=_options(body.get("options", {})),
             tasks=len(calls),
             is_array="map" in body,
             submitted_at=time.time(),
@@ -333,6 +334,25 @@ class TaskRoutes:
         if submitted.options.get("logs"):
             shown["logs"] = await self._shelf.printed(submitted.id, place) or shown.get("logs", "")
         return shown
+
+
+def _options(told: dict[str, Any]) -> dict[str, Any]:
+    """Options as the scheduler reads them: JSON makes no difference between 2 and 2.0, and others do."""
+    makers = {"integer": int, "number": float, "boolean": bool}
+    return {name: makers[OPTIONS["properties"][name]["type"]](value) for name, value in told.items()}
+
+
+def _publication(data: bytes) -> Publication:
+    """Read a publication of which everything can be shown to others; raises `ValueError`."""
+    made = Publication.from_bytes(data)
+    shown = {"parameters": made.parameters, "doc": made.doc}
+    try:
+        bodies.parse_json(json.dumps([shown, made.bundle_name, made.versions]).encode())
+    except RecursionError:
+        raise ValueError("its parameters are nested too deeply") from None
+    for name, value in shown.items():
+        check(FUNCTION["properties"][name], value, f"the publication's {name}")
+    return made
 
 
 def _unknown(name: str) -> Problem:

@@ -9,10 +9,12 @@ import json
 import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
+from unittest import mock
 
 from distcomp import transport
 from distcomp.access import SchedulerAccess
 from distcomp.config import SchedulerSettings, parse_address
+from distcomp.gateway import cluster_view
 from distcomp.gateway.app import Gateway
 from distcomp.gateway.doors import Doors
 from distcomp.gateway.serving import Serving
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 
 PATIENCE_S = 20.0
+WATCH_S = 0.05
+"""Here nobody wants to wait a second for what the scheduler reports."""
 
 
 class Reply(NamedTuple):
@@ -132,11 +136,12 @@ class World:
 def world(folder: Path, **settings: Any) -> Iterator[World]:
     """A gateway with these settings."""
     made = World(folder, GatewaySettings(**settings))
-    made.start()
-    try:
-        yield made
-    finally:
-        made.stop()
+    with mock.patch.object(cluster_view, "WATCH_S", WATCH_S):
+        made.start()
+        try:
+            yield made
+        finally:
+            made.stop()
 
 
 def until(condition: Callable[[], Any]) -> Any:

@@ -24,7 +24,8 @@ ASKED = 40
 
 
 @pytest.fixture
-def gateway(tmp_path: Path) -> Iterator[World]:
+def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    monkeypatch.setattr("gateway_world.WATCH_S", 60.0)  # what happens by itself is not to be counted
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4 * CROWD)), hard))
     try:
@@ -47,7 +48,7 @@ def test_a_crowd_that_is_slow_costs_others_nothing(gateway: World) -> None:
             each.sendall(words)
         until(lambda: gateway.serving.connections == CROWD)
         calls_of_requests(gateway)  # in which they are taken in
-        assert calls_of_requests(gateway) < 2 * alone
+        assert calls_of_requests(gateway) < 1.2 * alone
         assert threading.active_count() == threads
     until(lambda: gateway.serving.connections == 0)
 

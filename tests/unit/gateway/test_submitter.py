@@ -22,6 +22,13 @@ def gateway(tmp_path: Path) -> Iterator[World]:
         yield made
 
 
+def nested(depth: int) -> list[Any]:
+    inner: list[Any] = []
+    for _ in range(depth):
+        inner = [inner]
+    return inner
+
+
 def submit(gateway: World, **body: Any) -> str:
     reply = gateway.ask("POST", "/v1/functions/absolute/tasks", body=body)
     assert reply.status == 202
@@ -48,6 +55,12 @@ def test_what_a_scheduler_forgets_is_handed_in_again(gateway: World) -> None:
     assert (lost["failure"]["kind"], "max_attempts" in lost["failure"]["text"]) == ("lost", True)
     submit(gateway, args=[-6])
     until(lambda: pending(gateway) == 4)
+
+
+def test_options_reach_the_scheduler_however_json_writes_numbers(gateway: World) -> None:
+    submit(gateway, args=[-1], options={"retries": 2.0, "priority": -1e0, "max_attempts": 3.0})
+    submit(gateway, args=[-1], options={"timeout_s": 1, "retry_delay_s": 0})
+    until(lambda: pending(gateway) == 2)
 
 
 def test_one_task_of_an_array_can_be_cancelled_where_it_waits(gateway: World) -> None:
@@ -96,3 +109,21 @@ def test_what_does_not_fit_is_said(gateway: World) -> None:
     wrong = make_publication(abs, "absolute", "2", project=False).to_bytes()
     assert gateway.ask("PUT", "/v1/functions/absolute/versions/3", body=wrong).status == 400
     assert gateway.ask("PUT", "/v1/functions/absolute/versions/2", body=wrong[:-1]).status == 400
+
+
+def test_a_publication_that_nobody_could_be_shown_is_refused(gateway: World) -> None:
+    base = {"name": "x", "kind": "k", "required": True}
+    for fields in (
+        {"doc": "\ud800"},
+        {"doc": "x" * 70_000},
+        {"bundle_name": "\ud800"},
+        {"versions": ("\ud800", "3.11.0", "3")},
+        {"parameters": ["x"]},
+        {"parameters": [{**base, "name": 1}]},
+        {"parameters": [{**base, "name": "\ud800"}]},
+        {"parameters": [{**base, "default": float("nan")}]},
+        {"parameters": [{**base, "default": nested(200)}]},
+    ):
+        made: Any = make_publication(abs, "broken", project=False)._replace(**fields)
+        assert gateway.ask("PUT", "/v1/functions/broken/versions/1", body=made.to_bytes()).status == 400
+        assert gateway.ask("GET", "/v1/functions").status == 200

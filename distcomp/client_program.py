@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distcomp import config, transport
 from distcomp.absence_words import words_of
@@ -206,15 +206,31 @@ class ClientProgram:
 
     def _run(self) -> None:
         self._ident = threading.get_ident()
+        self._loop.set_exception_handler(self._on_defect)
         self._main = self._loop.create_task(self._stay_connected())
         try:
             self._loop.run_until_complete(self._main)
         except asyncio.CancelledError:
             _log.debug("the client was closed without a connection")
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is ours, and somebody waits
+            self._on_defect(self._loop, {"message": "the client's thread ends", "exception": error})
         finally:
             self._loop.close()
             if not self._opened.done():
                 self._opened.set_exception(ClientClosedError("the client was closed while it connected"))
+
+    def _on_defect(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Something was raised that never should be: what was open fails, so that nobody waits for ever."""
+        error = context.get("exception")
+        _log.error("a defect in distcomp: %s", context["message"], exc_info=error)
+        if not isinstance(error, Exception):
+            return
+        self._state.break_off(
+            f"a defect in distcomp's client ({error!r}); its traceback is in the log: report it"
+        )
+        if self._connection is not None:
+            self._connection.abort("a defect in the client")
+        self._turn()
 
     def let_go(self) -> None:
         """Leave the connection to the parent, in a forked child: an open copy would keep it from ending."""

@@ -128,8 +128,11 @@ class ClientState:
         self._misread += 1
         if self._misread >= MAX_MISREAD and self._resumes:
             self._misread = 0
-            text = f"what the scheduler sends cannot be taken here: {reason}"
-            self._lose(Failure("scheduler_lost", text=text))
+            self.break_off(f"what the scheduler sends cannot be taken here: {reason}")
+
+    def break_off(self, why: str) -> None:
+        """Nothing that is open can come to its end here; the next connection opens another session."""
+        self._lose(Failure("scheduler_lost", text=why))
 
     def disconnect(self, peer: Peer, now: float) -> None:
         """The connection to the scheduler is gone."""

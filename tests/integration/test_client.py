@@ -358,13 +358,27 @@ def test_a_long_wait_is_explained_once(own: Programs, capfd: pytest.CaptureFixtu
 
 
 def test_a_cut_connection_goes_unnoticed(client: Client) -> None:
+    def cut(_state: object) -> None:
+        if client._program._connection is not None:
+            client._program._connection.abort("cut")
+
     futures = [client.submit(nap, 0.05) for _ in range(10)]
     array = client.map(abs, range(20_000))
     for _ in range(3):
-        client.post(lambda _: client._program._connection.abort("cut"))  # type: ignore[union-attr]
+        client.post(cut)
         time.sleep(0.05)
     assert client.gather(futures) == [0.05] * 10
     assert sum(array) == sum(range(20_000))
+
+
+def test_a_defect_fails_what_is_open_and_is_logged(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    future = client.submit(nap, 3600)
+    client.post(lambda _: int("defect"))
+    with pytest.raises(SchedulerLostError, match=r"a defect in distcomp's client \(ValueError"):
+        future.result(20)
+    (logged,) = (record for record in caplog.records if record.exc_info is not None)
+    assert (logged.levelname, "in distcomp" in logged.message) == ("ERROR", True)
+    until(lambda: client.submit(abs, -1).exception(20) is None, "another session is open")
 
 
 @pytest.mark.parametrize("back", [False, True])

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 64 << 10
 CHUNK_TASKS = 4096
 REST_BYTES = 256
-"""More than a large call mostly takes besides its large arguments."""
+"""More than a large argument takes besides its bytes, and than a call takes besides its arguments."""
 
 
 class LargeCall(NamedTuple):
@@ -159,7 +159,9 @@ def call_size_bytes(call: Call) -> int:
     if isinstance(call, Boxed):
         return len(call.blob)
     values = (*call[0], *call[1].values())
-    return REST_BYTES + sum(len(value) for value in values if type(value) is bytes)
+    large = [value for value in values if type(value) is bytes and len(value) > CHUNK_BYTES]
+    rest = [b"" if type(value) is bytes and len(value) > CHUNK_BYTES else value for value in values]
+    return len(dump_plain((rest, tuple(call[1])))) + sum(REST_BYTES + len(value) for value in large)
 
 
 def pack_calls(

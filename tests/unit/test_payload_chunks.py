@@ -133,6 +133,21 @@ def test_large_bytes_are_not_copied_before_they_are_packed() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("args", "kwargs"),
+    [
+        ((b"x" * 100_000, *(mark * 60_000 for mark in "abcd")), {}),
+        ((b"x" * 100_000, "\u00e4" * 60_000, "\ud800"), {"b" * 60_000: None}),
+        ((b"x" * 100_000, 1 << 400_000), {}),
+        ([bytes([at]) * 65_537 for at in range(40)], {}),
+    ],
+)
+def test_what_comes_with_large_bytes_is_counted_too(args: Any, kwargs: dict[str, Any]) -> None:
+    call = dump_call(tuple(args), kwargs, shares_path=True)
+    (packed,) = pack_calls([call])
+    assert len(packed.blob) <= call_size_bytes(call)
+
+
 def test_a_range_travels_in_a_few_bytes_but_in_bounded_chunks() -> None:
     packed = pack_columns([range(10_000)], shares_path=True, max_tasks=4096)
     assert [part.stop - part.start for part in packed] == [4096, 4096, 1808]

@@ -119,8 +119,12 @@ class Submitter:
         """Hand in what has just come to the shelf; without a connection that is done with the next one."""
         state = self._state
         if state is not None and state.phase in ("open", "opening", "apart"):
+            settled: Sequence[int] = ()
+            has_to_wait = self._entering.locked()
             async with self._entering:
-                await self._enter(state, submitted, chunks)
+                if has_to_wait:  # it may have been handed in meanwhile, and even be over
+                    chunks, settled = await self._shelf.arguments(submitted.id)
+                await self._enter(state, submitted, chunks, settled)
             self._turn()
 
     async def cancel(self, submitted: HandedIn, spans: tuple[tuple[int, int], ...]) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from gateway_world import World, until, world
+from gateway_world import PATIENCE_S, World, until, world
 
+from distcomp.gateway.shelf import TaskShelf
 from distcomp.publishing import make_publication
 
 if TYPE_CHECKING:
@@ -55,6 +58,42 @@ def test_what_a_scheduler_forgets_is_handed_in_again(gateway: World) -> None:
     assert (lost["failure"]["kind"], "max_attempts" in lost["failure"]["text"]) == ("lost", True)
     submit(gateway, args=[-6])
     until(lambda: pending(gateway) == 4)
+
+
+def test_what_is_over_before_its_turn_comes_is_not_handed_in(
+    gateway: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While all that is open is handed in to a new session, more comes, and is cancelled again."""
+    first = submit(gateway, args=[-1])
+    until(lambda: pending(gateway) == 1)
+    real, begun, go_on = TaskShelf.arguments, threading.Event(), threading.Event()
+
+    async def slow(shelf: TaskShelf, number: str) -> Any:
+        if number == first:
+            begun.set()
+            await asyncio.to_thread(go_on.wait, PATIENCE_S)
+        return await real(shelf, number)
+
+    monkeypatch.setattr(TaskShelf, "arguments", slow)
+    gateway.forget()
+    assert begun.wait(PATIENCE_S)
+    replies: list[Any] = []
+    ask = "POST", "/v1/functions/absolute/tasks"
+    submits = threading.Thread(target=lambda: replies.append(gateway.ask(*ask, body={"args": [-2]})))
+    submits.start()
+
+    def others() -> list[str]:
+        items = gateway.ask("GET", "/v1/tasks").body["items"]
+        return [each["id"] for each in items if each["id"] != first]
+
+    (second,) = until(others)
+    assert gateway.ask("DELETE", f"/v1/tasks/{second}").body["state"] == "cancelled"
+    go_on.set()
+    submits.join(PATIENCE_S)
+    assert [reply.body["state"] for reply in replies] == ["cancelled"]
+    submit(gateway, args=[-3])
+    until(lambda: pending(gateway) >= 2)
+    assert pending(gateway) == 2
 
 
 def test_options_reach_the_scheduler_however_json_writes_numbers(gateway: World) -> None:

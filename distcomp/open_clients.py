@@ -83,5 +83,7 @@ def _ends_badly() -> bool:
 
 
 def _mark_forked() -> None:
+    global _lock  # noqa: PLW0603 - another thread may have held it, which this process does not have
+    _lock = threading.RLock()
     for client in _clients:
         client.become_forked()

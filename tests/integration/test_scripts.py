@@ -301,6 +301,21 @@ def test_who_submits_when_the_interpreter_ends_is_refused(scripts: Scripts, befo
     assert len(out.splitlines()) >= 3
 
 
+def test_a_forked_child_has_clients_though_another_thread_was_making_one(scripts: Scripts) -> None:
+    """So it held the lock, which nobody in the child will ever let go of."""
+    out, _, code = scripts.run("""
+import os, signal, sys, threading, distcomp
+from distcomp import open_clients
+distcomp.Client('inline:').close()
+threading.Thread(target=open_clients._lock.acquire).start()
+if child := os.fork():
+    sys.exit(os.waitpid(child, 0)[1])
+signal.alarm(10)
+print(distcomp.Client('inline:').submit(abs, -7).result(), flush=True)
+""")
+    assert (out.split(), code) == (["7"], 0)
+
+
 def test_a_forked_child_is_told_that_the_client_is_not_its_own(scripts: Scripts) -> None:
     out, err, code = scripts.run(
         NAP

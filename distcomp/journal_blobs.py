@@ -177,10 +177,14 @@ class BlobFolder:
             return
         path = self.folder / digest.hex()
         nameless = path.with_suffix(f".{next(self._numbers)}.gone")
-        with suppress(FileNotFoundError):
-            path.rename(nameless)
         self.size_bytes -= self._sizes.pop(digest, 0)
-        self._nameless.append(nameless)
+        try:
+            path.rename(nameless)
+            self._nameless.append(nameless)
+        except FileNotFoundError:
+            return  # it was given up before it was written
+        except OSError:  # a full disk may have no room for another name
+            path.unlink()
 
     # --- at the start ---
 

@@ -728,6 +728,23 @@ def test_no_room_for_the_name_of_a_blob_is_a_full_disk_too(
     journal.close()
 
 
+def test_no_room_for_another_name_is_none_to_let_go_of_a_blob(
+    disk: OnDisk, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = disk.open()
+    program.start(journal)
+    request = program.store(journal, b"a" * LARGE)
+
+    def full(path: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, f"no space left for {target}", path)
+
+    monkeypatch.setattr(Path, "rename", full)
+    journal.let_go([request])
+    program.commit(journal, 1, said(1))
+    assert (disk.blobs(), program.failed) == ([], [])
+    journal.close()
+
+
 def test_keys_take_turns_in_what_is_stored(
     disk: OnDisk, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,9 +26,12 @@ BIN = ENVIRONMENT / "bin"
 GROUPS = {"demo": None, "test": "test", "lint": "lint", "bench": "test"}
 """What each command needs beside distcomp itself, as groups of `pyproject.toml`."""
 
+TESTERS = str(min(2 * (os.cpu_count() or 1), 8))
+"""How many processes run test files: most tests wait for programs most of the time."""
+
 COMMANDS = {
     "demo": [[str(BIN / "distcomp"), "demo"]],
-    "test": [[str(BIN / "python"), "-m", "pytest", "-n", "auto", "--dist", "loadfile"]],
+    "test": [[str(BIN / "python"), "-m", "pytest", "-n", TESTERS, "--dist", "loadfile"]],
     "lint": [
         [str(BIN / "ruff"), "check", "."],
         [str(BIN / "ruff"), "format", "--check", "."],

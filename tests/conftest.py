@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 
 import pytest
@@ -12,3 +13,10 @@ def _ctrl_c_is_heard() -> None:
     """Shells have the commands that they start in the background ignore Ctrl-C, and so all children."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _garbage_is_what_tests_make() -> None:
+    """Thousands of tests are in memory by now, and many of them look for what they left in it."""
+    gc.collect()
+    gc.freeze()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -33,11 +34,13 @@ def calls_of(action: Callable[[], Any]) -> tuple[int, Any]:
         calls += event == "call"
 
     before = sys.getprofile()
+    gc.disable()  # whose callbacks are functions, too
     sys.setprofile(count)
     try:
         result = action()
     finally:
         sys.setprofile(before)
+        gc.enable()
     return calls, result
 
 

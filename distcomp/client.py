@@ -11,7 +11,14 @@ from distcomp import discovery, open_clients
 from distcomp.bound_client import BoundClient
 from distcomp.client_session import Belongings, ClientSession
 from distcomp.config import ClientSettings
-from distcomp.errors import RunTakenError, StoreError, UnknownRunError, UnpicklableError, UsageError
+from distcomp.errors import (
+    ClientClosedError,
+    RunTakenError,
+    StoreError,
+    UnknownRunError,
+    UnpicklableError,
+    UsageError,
+)
 from distcomp.futures import Future
 from distcomp.html import client_html
 from distcomp.options import Options
@@ -119,7 +126,11 @@ class Client(ClientSession):
             self._let_go(target)
             raise
         self._plain = self.bind(Options())
-        open_clients.remember(self)
+        try:
+            open_clients.remember(self)
+        except ClientClosedError:
+            self.close(cancel=True)
+            raise
         if target.door is not None:
             target.door.take_in(self)
 

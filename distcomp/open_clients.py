@@ -51,15 +51,18 @@ def check_time() -> None:
             except RuntimeError:
                 _ending = True
         if _ending or sys.is_finalizing():
-            raise ClientClosedError(
-                "the interpreter is ending, so its clients are closed, and there will be no other: "
-                "submit, and wait for results, before the main thread ends"
-            )
+            raise _refusal()
 
 
 def remember(client: OpenClient) -> None:
-    """Have a client closed when the interpreter ends, and known as another's in forked children."""
+    """Have a client closed when the interpreter ends, and known as another's in forked children.
+
+    Raises:
+        ClientClosedError: the interpreter has begun to end since `check_time`.
+    """
     with _lock:
+        if _ending:
+            raise _refusal()
         _clients.append(client)
 
 
@@ -72,9 +75,17 @@ def forget(client: OpenClient) -> None:
 
 def _close_all() -> None:
     global _ending  # noqa: PLW0603 - it happens once in a process
-    _ending = True
+    with _lock:
+        _ending = True
     for client in tuple(_clients):
         client.close(cancel=_ends_badly())
+
+
+def _refusal() -> ClientClosedError:
+    return ClientClosedError(
+        "the interpreter is ending, so its clients are closed, and there will be no other: "
+        "submit, and wait for results, before the main thread ends"
+    )
 
 
 def _ends_badly() -> bool:

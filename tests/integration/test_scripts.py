@@ -301,15 +301,39 @@ def test_who_submits_when_the_interpreter_ends_is_refused(scripts: Scripts, befo
     assert len(out.splitlines()) >= 3
 
 
+def test_who_was_making_a_client_when_the_interpreter_ended_is_refused(scripts: Scripts) -> None:
+    """Nobody would close it, and what it was handed would be lost without a word."""
+    out, err, code = scripts.run("""
+import threading, distcomp
+from distcomp import discovery
+distcomp.Client('inline:').close()
+find = discovery.find
+
+def find_late(*args):
+    threading.main_thread().join()
+    return find(*args)
+
+def make():
+    try:
+        distcomp.Client('inline:')
+    except distcomp.ClientClosedError as error:
+        print('refused:', str(error).partition(',')[0])
+
+discovery.find = find_late
+threading.Thread(target=make).start()
+""")
+    assert (out, err, code) == ("refused: the interpreter is ending\n", "", 0)
+
+
 def test_a_forked_child_has_clients_though_another_thread_was_making_one(scripts: Scripts) -> None:
     """So it held the lock, which nobody in the child will ever let go of."""
     out, _, code = scripts.run("""
-import os, signal, sys, threading, distcomp
+import os, signal, threading, distcomp
 from distcomp import open_clients
 distcomp.Client('inline:').close()
 threading.Thread(target=open_clients._lock.acquire).start()
 if child := os.fork():
-    sys.exit(os.waitpid(child, 0)[1])
+    os._exit(os.waitpid(child, 0)[1])
 signal.alarm(10)
 print(distcomp.Client('inline:').submit(abs, -7).result(), flush=True)
 """)

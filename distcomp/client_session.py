@@ -6,6 +6,7 @@ turn, and the window.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -401,7 +402,8 @@ class ClientSession:
             text = words if code != "away" else self.window.awaited_words(words)
             if code != "running" and text and not self._explained:
                 self._explained = True
-                print(f"distcomp: still waiting: {text}", file=sys.stderr)  # noqa: T201 - it is for the user
+                with contextlib.suppress(OSError, ValueError):  # nobody reads there any more
+                    print(f"distcomp: still waiting: {text}", file=sys.stderr)  # noqa: T201 - for the user
         if effects.reports or effects.news or effects.notices:
             self._news.take_in(effects)
         if effects.kept and self.keeper is not None:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import pytest
 from clusters import Programs, programs, until
@@ -352,6 +353,24 @@ def test_a_long_wait_is_explained_once(own: Programs, capfd: pytest.CaptureFixtu
     said = capfd.readouterr().err
     assert said.count("still waiting") == 1
     assert "worker" in said
+
+
+def test_a_wait_goes_on_where_nobody_can_be_told_why(
+    own: Programs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = mock.Mock(write=mock.Mock(side_effect=BrokenPipeError))
+    caplog.set_level("INFO", "distcomp")
+    own.scheduler()
+    with Client(settings=ClientSettings(explain_after_s=0.2)) as client:
+        future = client.submit(abs, -1)
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "stderr", broken)
+            with pytest.raises(concurrent.futures.TimeoutError):
+                future.result(1.5)
+        assert broken.write.called
+        own.worker()
+        assert future.result(20) == 1
+        assert "is gone" not in caplog.text
 
 
 # --- connections that break -----------------------------------------------------------------------

@@ -115,7 +115,7 @@ class Bounded(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """An answer has left."""
         super().on_response_complete()
-        if not self._waits:
+        if not self._waits and self.cycle.response_complete:  # else it is the next request's body that comes
             self._set_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -141,6 +141,24 @@ def test_a_head_that_does_not_come_ends_its_connection(tmp_path: Path) -> None:
         assert raw.recv(1000) == b""
 
 
+def test_the_body_of_a_request_behind_another_one_has_its_own_time(tmp_path: Path) -> None:
+    with world(tmp_path, head_s=0.3) as gateway, socket.create_connection(("127.0.0.1", gateway.port)) as raw:
+        token = gateway.texts["admin"]
+        raw.sendall(
+            "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            "POST /v1/functions/unknown/tasks HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n"
+            f"Content-Type: application/json\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
+        )
+        answer = b""
+        while not answer.endswith(b"}"):
+            answer += raw.recv(1000)
+        raw.settimeout(1.0)
+        with pytest.raises(TimeoutError):
+            raw.recv(1)
+        raw.sendall(b"{}")
+        assert b" 404 " in raw.recv(1000)
+
+
 @pytest.mark.parametrize(
     "body",
     [

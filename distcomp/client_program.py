@@ -222,6 +222,9 @@ class ClientProgram:
     def _on_defect(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Something was raised that never should be: what was open fails, so that nobody waits for ever."""
         error = context.get("exception")
+        if isinstance(error, OSError | ConnectError):  # of a connection that nobody waits for any more
+            _log.info("%s: %s", context["message"], error)
+            return
         _log.error("a defect in distcomp: %s", context["message"], exc_info=error)
         if not isinstance(error, Exception):
             return

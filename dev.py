@@ -69,6 +69,7 @@ def main() -> int:
     except subprocess.CalledProcessError as error:
         sys.stderr.write(f"could not install: {' '.join(error.cmd[:4])} … ended with {error.returncode}\n")
         return 1
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what is started hundreds of times is compiled once
     *first, last = [[*command, *sys.argv[2:]] for command in COMMANDS[sys.argv[1]]]
     for command in first:
         code = subprocess.run(command, check=False, cwd=ROOT).returncode

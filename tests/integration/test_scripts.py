@@ -200,7 +200,7 @@ def test_it_takes_only_the_cores_it_may_use(scripts: Scripts) -> None:
 def test_a_normal_end_waits_for_what_was_submitted_by_every_client(scripts: Scripts) -> None:
     out, err, code = scripts.run(
         NAP
-        + "def told(future): print(f'{future.result()} ', end='')\n"  # one write: each has a thread of its own
+        + "def told(future): print(f'{future.result()} ', end='')\n"  # one write: each has its thread
         + "for client in [distcomp.Client() for _ in range(3)]:\n"
         + "    client.submit(nap.local, 0.5).add_done_callback(told)\n"
     )

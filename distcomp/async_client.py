@@ -101,6 +101,7 @@ class AsyncClient:
         address: as for `Client`.
         token: as for `Client`.
         slots: as for `Client`.
+        journal: as for `Client`.
         settings: as for `Client`.
         project: as for `Client`.
         store: as for `Client`. A run is opened meanwhile: that it cannot be, its tasks tell.
@@ -122,12 +123,19 @@ class AsyncClient:
         *,
         token: str | None = None,
         slots: int | None = None,
+        journal: str | os.PathLike[str] | None = None,
         settings: ClientSettings | None = None,
         project: str | os.PathLike[str] | bool | None = None,
         store: str | os.PathLike[str] | None = None,
     ) -> None:
         self._make: Callable[[], Client] = lambda: Client(
-            address, token=token, slots=slots, settings=settings, project=project, store=store
+            address,
+            token=token,
+            slots=slots,
+            journal=journal,
+            settings=settings,
+            project=project,
+            store=store,
         )
         self._client: Client | None = None
         self._plain: AsyncBoundClient | None = None

@@ -72,6 +72,9 @@ class Client(ClientSession):
             user's own gateway, if left out.
         slots: how many tasks at a time an embedded cluster runs, if it comes to one; as many as there
             are cores if left out.
+        journal: where an embedded cluster, if it comes to one, writes down what must outlive it: a file on
+            a local disk, made if there is none, which belongs to its place. Whoever opens it there next
+            goes on with the runs in it. None does without: with such a cluster ends all that it had.
         settings: the client's settings; from `DISTCOMP_...` variables and `distcomp.toml` if left out.
         store: a file in which results are kept on this machine, made if there is none. Calls that were made
             before, by any process, are then found there instead of being computed; see the options `cache`
@@ -84,7 +87,7 @@ class Client(ClientSession):
         window: how much is handed in and has not settled.
 
     Raises:
-        ConfigError: the address or a setting cannot be read.
+        ConfigError: the address or a setting cannot be read, or there are an address and a journal.
         UnreachableError: nobody answered within `connect_timeout_s`.
         ConnectError: what answered is not what was wanted; see `distcomp.errors`.
         AmbiguousClusterError: several schedulers run, and nothing says which is meant.
@@ -101,6 +104,7 @@ class Client(ClientSession):
         *,
         token: str | None = None,
         slots: int | None = None,
+        journal: str | os.PathLike[str] | None = None,
         settings: ClientSettings | None = None,
         project: str | os.PathLike[str] | bool | None = None,
         store: str | os.PathLike[str] | None = None,
@@ -108,7 +112,7 @@ class Client(ClientSession):
         open_clients.check_time()
         settings = settings or ClientSettings.from_environment(surroundings())
         mine = open_project(project, settings)
-        target = discovery.find(address, slots, token)
+        target = discovery.find(address, slots, token, journal)
         _log.info("using %s", target.how)
         if target.shares_path:
             mine.share_path()

@@ -301,6 +301,8 @@ class ClientProgram:
             return
         words = self.target.failure()
         if words is not None:
+            if self._state.phase != "unopened":  # nobody starts it again while this client lives
+                self._state.break_off(words)
             raise EmbeddedClusterError(words)
         for place, address in enumerate(self.target.addresses):
             try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import getpass
+import hashlib
 import json
 import math
 import os
@@ -191,10 +192,10 @@ class EmbeddedCluster:
 
     cluster_name = "embedded"
 
-    def __init__(self, listener: socket.socket, slots: int) -> None:
+    def __init__(self, listener: socket.socket, slots: int, journal: Path | None = None) -> None:
         self.address = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
         self.slots = slots
-        self.cluster_id = os.urandom(16)
+        self.cluster_id = os.urandom(16) if journal is None else _cluster_of(journal)
         self.owner = user_name()
         secrets = {role: os.urandom(32) for role in ROLES}
         self.client_secret = secrets["client"]
@@ -209,7 +210,9 @@ class EmbeddedCluster:
         }
         try:
             shown = {role: secret.hex() for role, secret in secrets.items()}
-            self._spawn("scheduler", {**common, "listen_fd": listener.fileno(), "secrets": shown})
+            kept = None if journal is None else str(journal)
+            mine = {"listen_fd": listener.fileno(), "secrets": shown, "journal": kept}
+            self._spawn("scheduler", {**common, **mine})
             self._spawn("worker", {**common, "slots": slots, "secret": shown["worker"]})
         except BaseException:
             self.close()
@@ -221,11 +224,12 @@ class EmbeddedCluster:
         self._children.append(Child(program, command, settings, fds))
 
     @classmethod
-    def start(cls, slots: int | None = None) -> EmbeddedCluster:
+    def start(cls, slots: int | None = None, journal: Path | None = None) -> EmbeddedCluster:
         """Start both programs and return without waiting for them.
 
         Args:
             slots: how many tasks may run at a time; as many as cores may be used if None.
+            journal: a file for what must outlive the scheduler; without one a restart forgets all tasks.
 
         Raises:
             EmbeddedClusterError: no child process can be started.
@@ -235,7 +239,7 @@ class EmbeddedCluster:
         """
         try:
             with _loopback_listener() as listener:
-                return cls(listener, slots or usable_cores())
+                return cls(listener, slots or usable_cores(), journal)
         except OSError as error:
             raise EmbeddedClusterError(f"no embedded cluster can be started: {error}") from error
 
@@ -292,6 +296,12 @@ class EmbeddedCluster:
             child.let_go()
         for child in reversed(children):
             child.reap(deadline_at)
+
+
+def _cluster_of(journal: Path) -> bytes:
+    """The cluster that a journal belongs to: the same one for whoever opens it at its place."""
+    told = b"distcomp embedded cluster\0" + os.fsencode(journal.resolve())
+    return hashlib.sha256(told).digest()[:16]
 
 
 def _loopback_listener() -> socket.socket:

@@ -23,6 +23,7 @@ def connect(
     address: str | Access | None = None,
     *,
     token: str | None = None,
+    journal: str | os.PathLike[str] | None = None,
     project: str | os.PathLike[str] | bool | None = None,
     store: str | os.PathLike[str] | None = None,
 ) -> Client:
@@ -31,6 +32,7 @@ def connect(
     Args:
         address: as for `Client`.
         token: as for `Client`.
+        journal: as for `Client`.
         project: as for `Client`.
         store: as for `Client`.
 
@@ -43,7 +45,7 @@ def connect(
     """
     global _default  # noqa: PLW0603 - there is one default client in a process
     with _lock:
-        _default = Client(address, token=token, project=project, store=store)
+        _default = Client(address, token=token, journal=journal, project=project, store=store)
         return _default
 
 

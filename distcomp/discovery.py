@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from distcomp import auth, config, inside, open_clients
@@ -24,7 +25,6 @@ from distcomp.web_address import is_web, parse_web_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from distcomp.http_roads import Road
     from distcomp.inside import Door
@@ -93,7 +93,12 @@ class Target(NamedTuple):
         return None if self.cluster is None else self.cluster.failure()
 
 
-def find(address: str | Access | None = None, slots: int | None = None, token: str | None = None) -> Target:
+def find(
+    address: str | Access | None = None,
+    slots: int | None = None,
+    token: str | None = None,
+    journal: str | os.PathLike[str] | None = None,
+) -> Target:
     """Decide which cluster to use; starts an embedded one if there is no other.
 
     Args:
@@ -101,19 +106,17 @@ def find(address: str | Access | None = None, slots: int | None = None, token: s
             the surroundings.
         slots: how many slots an embedded cluster gets; as many as cores may be used if None.
         token: for a gateway; None looks for one in the surroundings.
+        journal: where an embedded cluster writes down what must outlive it; None does without.
 
     Raises:
         TypeError: it is neither, or `slots` is no number.
         ValueError: `slots` is below 1.
-        ConfigError: an address cannot be read.
+        ConfigError: an address cannot be read, or a journal is wanted of what is no embedded cluster.
         AmbiguousClusterError: several schedulers run, and nothing says which.
         UsageError: a task started this program, which therefore cannot have a cluster of its own.
         EmbeddedClusterError: no embedded cluster can be started.
     """
-    if slots is not None and slots < 1:
-        raise ValueError(f"an embedded cluster needs 1 or more slots, not {slots}")
-    if token is not None and (isinstance(address, Access) or (address is None and inside.door is not None)):
-        raise ConfigError("a token is for a gateway, and no gateway is meant here")
+    _check_wanted(address, slots, token, journal)
     if isinstance(address, Access):
         return _from_access(address, "as its access says")
     if address is not None:
@@ -132,7 +135,22 @@ def find(address: str | Access | None = None, slots: int | None = None, token: s
             "this program was started by a task, or forked from it: submit tasks in the task itself, "
             "or name a cluster by Client(address)"
         )
-    return running() or embedded(slots)
+    return running() or embedded(slots, None if journal is None else Path(journal).expanduser())
+
+
+def _check_wanted(
+    address: str | Access | None,
+    slots: int | None,
+    token: str | None,
+    journal: str | os.PathLike[str] | None,
+) -> None:
+    """Refuse what cannot go together."""
+    if slots is not None and slots < 1:
+        raise ValueError(f"an embedded cluster needs 1 or more slots, not {slots}")
+    if token is not None and (isinstance(address, Access) or (address is None and inside.door is not None)):
+        raise ConfigError("a token is for a gateway, and no gateway is meant here")
+    if journal is not None and address is not None:
+        raise ConfigError("a journal is for an embedded cluster; the scheduler at an address has its own")
 
 
 def at(address: str, why: str, token: str | None = None) -> Target:
@@ -177,11 +195,12 @@ def running() -> Target | None:
     return _from_access(alive[0], "the one that is running") if alive else None
 
 
-def embedded(slots: int | None = None) -> Target:
+def embedded(slots: int | None = None, journal: Path | None = None) -> Target:
     """A cluster of our own on this host."""
-    cluster = EmbeddedCluster.start(slots)
+    cluster = EmbeddedCluster.start(slots, journal)
+    kept = "" if journal is None else f", with the journal {journal}"
     return Target(
-        f"an embedded cluster of {cluster.slots} slots on this host, as there is no other",
+        f"an embedded cluster of {cluster.slots} slots on this host, as there is no other{kept}",
         (cluster.address,),
         cluster.owner,
         cluster.cluster_id,

@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +15,9 @@ import pytest
 from clusters import until
 from processes import alive, family
 
+from distcomp.client import Client
 from distcomp.cluster import EmbeddedCluster
-from distcomp.errors import EmbeddedClusterError
+from distcomp.errors import EmbeddedClusterError, SchedulerLostError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -169,3 +172,67 @@ def test_the_example_runs_as_it_stands(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "382 steps, from 156159" in done.stdout
+
+
+# --- with a journal -------------------------------------------------------------------------------
+
+JOURNALLED = """\
+import os, sys, time
+from distcomp import Client
+
+folder = sys.argv[1]
+
+def work(number):
+    with open(f"{folder}/ledger", "a") as ledger:
+        ledger.write(f"{number}\\n")
+    while number >= 4 and not os.path.exists(f"{folder}/gate"):
+        time.sleep(0.01)
+    return number * number
+
+with Client(slots=2, journal=f"{folder}/work.db") as client:
+    if sys.argv[2] == "begin":
+        array = client.options(run="fit").map(work, range(8))
+        while array.done_count < 4:
+            time.sleep(0.01)
+        open(f"{folder}/four", "w").close()
+        time.sleep(3600)
+    print(client.attach("fit").gather())
+"""
+
+
+def test_the_next_cluster_goes_on_with_what_a_journal_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISTCOMP_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("DISTCOMP_ADDRESS", raising=False)
+    script = tmp_path / "script.py"
+    script.write_text(JOURNALLED)
+    with subprocess.Popen([sys.executable, str(script), str(tmp_path), "begin"]) as first:
+        until((tmp_path / "four").exists, "four results are here")
+        pids = family(first.pid)
+        first.kill()
+    until(lambda: not any(map(alive, pids)), "the cluster is gone with its script")
+    (tmp_path / "gate").touch()
+    command = [sys.executable, str(script), str(tmp_path), "collect"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert (done.stdout, done.stderr) == (f"{[number**2 for number in range(8)]}\n", "")
+    begun = Counter(map(int, (tmp_path / "ledger").read_text().split()))
+    assert sorted(begun) == list(range(8))
+    assert [begun[number] for number in range(4)] == [1] * 4, "their results were kept"
+
+
+def test_a_journal_does_not_have_anybody_wait_for_a_killed_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISTCOMP_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("DISTCOMP_ADDRESS", raising=False)
+    with Client(slots=1, journal=tmp_path / "work.db") as client:
+        assert client.submit(abs, -1).result(DEADLINE_S) == 1
+        with pytest.raises(EmbeddedClusterError, match=r"another scheduler .* uses the journal"):
+            Client(slots=1, journal=tmp_path / "work.db")
+        future = client.submit(time.sleep, 3600)
+        cluster = client._target.cluster
+        assert cluster is not None
+        os.kill(cluster.scheduler_pid, signal.SIGKILL)
+        with pytest.raises(SchedulerLostError, match="the embedded scheduler ended with exit code -9"):
+            future.result(DEADLINE_S)

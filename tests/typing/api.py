@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import distcomp
@@ -78,7 +79,7 @@ def with_a_client() -> None:
 
 
 def with_a_store() -> None:
-    with Client(store="results.db") as client:
+    with Client(store="results.db", journal=Path("work.db"), slots=2) as client:
         kept: Future[int] = client.options(cache=True, version=2).submit(len, "abc")
         client.options(run="fit").map(len, ["a", "bb"])
         with client.attach("fit") as run:

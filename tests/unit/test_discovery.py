@@ -97,6 +97,12 @@ def test_an_address_is_followed_whatever_runs(monkeypatch: pytest.MonkeyPatch) -
         discovery.find("http://a.example")
 
 
+@pytest.mark.parametrize("address", ["tcp://a.example:7077", "inline:"])
+def test_a_journal_is_for_embedded_clusters(address: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a journal is for an embedded cluster"):
+        discovery.find(address, journal=tmp_path / "work.db")
+
+
 def test_an_address_takes_the_access_file_that_names_it() -> None:
     access_to("left", "tcp://a.example:1").save()
     access_to("left", "tcp://a.example:1", role="worker").save()

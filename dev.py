@@ -26,8 +26,8 @@ BIN = ENVIRONMENT / "bin"
 GROUPS = {"demo": None, "test": "test", "lint": "lint", "bench": "test"}
 """What each command needs beside distcomp itself, as groups of `pyproject.toml`."""
 
-TESTERS = str(min(2 * (os.cpu_count() or 1), 8))
-"""How many processes run test files: most tests wait for programs most of the time."""
+TESTERS = str(min((os.cpu_count() or 1) + 1, 8))
+"""How many processes run test files: tests wait for programs much of the time, and some must not wait long."""
 
 COMMANDS = {
     "demo": [[str(BIN / "distcomp"), "demo"]],

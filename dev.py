@@ -27,7 +27,7 @@ GROUPS = {"demo": None, "test": "test", "lint": "lint", "bench": "test"}
 """What each command needs beside distcomp itself, as groups of `pyproject.toml`."""
 
 TESTERS = str(min((os.cpu_count() or 1) + 1, 8))
-"""How many processes run test files: tests wait for programs much of the time, and some must not wait long."""
+"""How many processes run test files: tests wait for programs much of the time, and some not for long."""
 
 COMMANDS = {
     "demo": [[str(BIN / "distcomp"), "demo"]],

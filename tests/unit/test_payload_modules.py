@@ -83,11 +83,11 @@ def test_a_module_that_is_nowhere_is_not_local() -> None:
 @pytest.mark.parametrize(
     ("file", "installed"),
     [
-        ("/home/ann/.local/lib/python3.11/site-packages/a.py", True),
+        ("/somebody/.local/lib/python3.11/site-packages/a.py", True),
         ("/usr/lib/python3/dist-packages/a/b.py", True),
         ("C:\\Python\\Lib\\site-packages\\a.py", True),
-        ("/home/ann/project/a.py", False),
-        ("/home/ann/site-packages-of-mine/a.py", False),
+        ("/somebody/project/a.py", False),
+        ("/somebody/site-packages-of-mine/a.py", False),
     ],
 )
 def test_the_folder_of_a_file_decides(file: str, *, installed: bool) -> None:

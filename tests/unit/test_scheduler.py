@@ -444,6 +444,7 @@ def test_who_leaves_while_a_large_payload_is_stored_leaves_nothing(
             await until(disk.busy.is_set)
             client.connection.close()
             await until(lambda: not cluster.program._peers)
+            assert list(blobs.iterdir())
             disk.let_go()
             await until(lambda: not list(blobs.iterdir()))
 

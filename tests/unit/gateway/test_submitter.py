@@ -11,6 +11,7 @@ from gateway_world import PATIENCE_S, World, until, world
 
 from distcomp.gateway.shelf import TaskShelf
 from distcomp.publishing import make_publication
+from distcomp.rows import TaskOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,6 +101,11 @@ def test_options_reach_the_scheduler_however_json_writes_numbers(gateway: World)
     submit(gateway, args=[-1], options={"retries": 2.0, "priority": -1e0, "max_attempts": 3.0})
     submit(gateway, args=[-1], options={"timeout_s": 1, "retry_delay_s": 0})
     until(lambda: pending(gateway) == 2)
+    (session,) = gateway.scheduler._state.books.sessions.values()
+    assert {array.options for array in session.arrays.values()} == {
+        TaskOptions(retries=2, priority=-1, max_attempts=3, detach=True),
+        TaskOptions(timeout_s=1.0, detach=True),
+    }
 
 
 def test_one_task_of_an_array_can_be_cancelled_where_it_waits(gateway: World) -> None:

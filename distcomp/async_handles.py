@@ -88,7 +88,43 @@ class AsyncRuns(AsyncIterator[T]):
         return value
 
 
-class AsyncTaskArray(Generic[T]):
+class _AsyncTasks(Generic[T]):
+    """What arrays and streams have in common."""
+
+    def __init__(self, tasks: TaskArray[T] | TaskStream[T]) -> None:
+        self._tasks = tasks
+
+    @property
+    def done_count(self) -> int:
+        """How many tasks have an outcome so far; in a stream those read, too."""
+        return self._tasks.done_count
+
+    def as_completed(self, timeout: float | None = None) -> AsyncIterator[Future[T]]:
+        """Give the tasks' futures as they settle; see `TaskArray.as_completed`, `TaskStream.as_completed`."""
+        return AsyncRuns(self._tasks.completed_runs(timeout), self._tasks.cancel)
+
+    @overload
+    async def results(self, on_error: Literal["raise", "skip"] = "raise") -> list[T]: ...
+
+    @overload
+    async def results(self, on_error: Literal["return"]) -> list[T | BaseException]: ...
+
+    async def results(self, on_error: Any = "raise") -> Any:
+        """Wait for all tasks and give their results in order; see `TaskArray.results`.
+
+        A stream is read to its end.
+        """
+        return await in_thread(self._tasks.results, on_error, on_cancel=self._tasks.cancel)
+
+    def cancel(self) -> int:
+        """Cancel every task that has no outcome, and draw no more; returns how many that were."""
+        return self._tasks.cancel()
+
+    def __repr__(self) -> str:
+        return f"<Async{repr(self._tasks)[1:]}"
+
+
+class AsyncTaskArray(_AsyncTasks[T]):
     """Many tasks of one function; made by `AsyncClient.map`. See `TaskArray`.
 
     Example:
@@ -102,6 +138,7 @@ class AsyncTaskArray(Generic[T]):
     """
 
     def __init__(self, array: TaskArray[T]) -> None:
+        super().__init__(array)
         self._array = array
 
     def __len__(self) -> int:
@@ -109,11 +146,6 @@ class AsyncTaskArray(Generic[T]):
 
     def __aiter__(self) -> AsyncIterator[T]:
         return AsyncRuns(self._array.runs(), self._array.cancel)
-
-    @property
-    def done_count(self) -> int:
-        """How many tasks have an outcome."""
-        return self._array.done_count
 
     @property
     def futures(self) -> Sequence[Future[T]]:
@@ -124,38 +156,17 @@ class AsyncTaskArray(Generic[T]):
         """Whether all tasks have an outcome."""
         return self._array.done()
 
-    def as_completed(self, timeout: float | None = None) -> AsyncIterator[Future[T]]:
-        """Give the tasks' futures as they settle; see `TaskArray.as_completed`."""
-        return AsyncRuns(self._array.completed_runs(timeout), self._array.cancel)
-
-    @overload
-    async def results(self, on_error: Literal["raise", "skip"] = "raise") -> list[T]: ...
-
-    @overload
-    async def results(self, on_error: Literal["return"]) -> list[T | BaseException]: ...
-
-    async def results(self, on_error: Any = "raise") -> Any:
-        """Wait for all tasks and give their results in order; see `TaskArray.results`."""
-        return await in_thread(self._array.results, on_error, on_cancel=self._array.cancel)
-
     def failures(self) -> dict[int, BaseException]:
         """The exceptions of the tasks that have failed so far, by index."""
         return self._array.failures()
-
-    def cancel(self) -> int:
-        """Cancel every task that has no outcome; returns how many that were."""
-        return self._array.cancel()
 
     def retry(self) -> Self:
         """Run the tasks again that have failed or were cancelled so far."""
         self._array.retry()
         return self
 
-    def __repr__(self) -> str:
-        return f"<Async{repr(self._array)[1:]}"
 
-
-class AsyncTaskStream(AsyncIterator[T]):
+class AsyncTaskStream(_AsyncTasks[T], AsyncIterator[T]):
     """Results of tasks whose arguments come from something without a length; made by `AsyncClient.map`.
 
     Arguments are drawn in a thread. See `TaskStream`.
@@ -169,6 +180,7 @@ class AsyncTaskStream(AsyncIterator[T]):
     """
 
     def __init__(self, stream: TaskStream[T]) -> None:
+        super().__init__(stream)
         self._stream = stream
         self._reading: AsyncRuns[T] | None = None
 
@@ -177,29 +189,6 @@ class AsyncTaskStream(AsyncIterator[T]):
 
     async def __anext__(self) -> T:
         return await self._in_order().__anext__()
-
-    @property
-    def done_count(self) -> int:
-        """How many tasks have an outcome so far, those read included."""
-        return self._stream.done_count
-
-    def as_completed(self, timeout: float | None = None) -> AsyncIterator[Future[T]]:
-        """Give the tasks' futures as they settle; see `TaskStream.as_completed`."""
-        return AsyncRuns(self._stream.completed_runs(timeout), self._stream.cancel)
-
-    @overload
-    async def results(self, on_error: Literal["raise", "skip"] = "raise") -> list[T]: ...
-
-    @overload
-    async def results(self, on_error: Literal["return"]) -> list[T | BaseException]: ...
-
-    async def results(self, on_error: Any = "raise") -> Any:
-        """Read to the end and give all results in order; see `TaskStream.results`."""
-        return await in_thread(self._stream.results, on_error, on_cancel=self._stream.cancel)
-
-    def cancel(self) -> int:
-        """Cancel every task that has no outcome, and draw no more."""
-        return self._stream.cancel()
 
     async def aclose(self) -> None:
         """Leave the stream: cancel the rest of it, and drop what was not read."""
@@ -210,9 +199,6 @@ class AsyncTaskStream(AsyncIterator[T]):
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
-
-    def __repr__(self) -> str:
-        return f"<Async{repr(self._stream)[1:]}"
 
     def _in_order(self) -> AsyncRuns[T]:
         if self._reading is None:

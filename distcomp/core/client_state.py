@@ -536,13 +536,14 @@ class ClientState:
         self._loss = failure
         self._patience.hopes_until = None
         self.phase = "unopened"
-        self._resumes = False
+        was_open, self._resumes = self._resumes, False
         if self._run is None:
             self.session = next(self._sessions)
         self.receipts.begin_life()
         for counter, array in list(self.arrays.items()):
             self._fail(counter, array, failure)
-        self._effects.log("warning", "the session is lost", why=failure.text)
+        if was_open:
+            self._effects.log("warning", "the session is lost", why=failure.text)
 
     @property
     def _is_away(self) -> bool:

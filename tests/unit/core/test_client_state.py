@@ -606,6 +606,15 @@ def test_a_refused_session_was_away_too_long_or_is_unknown() -> None:
     assert failures_of(refused_after(1.0, "versions").last) == [(1, 0, 1, "refused")]
 
 
+def test_only_a_session_that_was_open_is_said_to_be_lost() -> None:
+    assert [event.text for event in refused_after(1.0, "versions").last.events] == ["the session is lost"]
+    talk = Talk()
+    talk.state.connect(SCHEDULER, 0.0)
+    talk.hear(protocol.Refused("versions", "words"))
+    assert talk.last.refused is not None
+    assert talk.last.events == []
+
+
 def test_tasks_wait_a_while_for_the_next_session_of_a_scheduler_that_is_there() -> None:
     talk = refused_after(1.0, "expired")
     talk.drop()

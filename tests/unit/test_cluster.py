@@ -68,7 +68,7 @@ def test_a_python_without_interpreter_says_so(monkeypatch: pytest.MonkeyPatch) -
 def test_a_child_that_breaks_is_reported_with_its_words() -> None:
     command = [sys.executable, "-c", "import sys; sys.exit('no luck today')"]
     child = cluster.Child("worker", command, {"secret": "s3cret"})
-    child.process.wait(20)
+    child.process.wait(60)
     assert child.ended
     words = child.last_words()
     assert "exit code 1" in words

@@ -3,8 +3,8 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-import time
 from concurrent.futures import CancelledError
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,6 +22,18 @@ ran: list[Any] = []
 def note(value: Any) -> Any:
     ran.append((value, threading.current_thread()))
     return value
+
+
+takes: list[float] = []
+turned = threading.Event()
+
+
+def take(seconds: float) -> None:
+    takes.append(seconds)
+
+
+def wait_for_turns() -> bool:
+    return turned.wait(60)
 
 
 def depth_of(number: int) -> int:
@@ -144,8 +156,11 @@ def test_ctrl_c_interrupts_the_task_and_cancels_what_was_waited_for(client: Clie
     assert values() == [2]
 
 
-def test_a_task_that_took_too_long_fails_when_it_has_ended(client: Client) -> None:
-    array = client.options(timeout_s=0.05).map(time.sleep, [0, 0.1, 0])
+def test_a_task_that_took_too_long_fails_when_it_has_ended(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distcomp.inline_program.time", SimpleNamespace(monotonic=lambda: sum(takes)))
+    array = client.options(timeout_s=0.05).map(take, [0, 0.1, 0])
     first, error, third = array.results("return")
     assert (first, third) == (None, None)
     assert isinstance(error, distcomp.TaskTimeoutError)
@@ -163,25 +178,26 @@ def test_results_that_are_too_large_fail_alone(client: Client) -> None:
 
 
 def test_a_loop_is_not_blocked(client: Client) -> None:
-    async def main() -> int:
-        rounds = 0
-        future = asyncio.ensure_future(asyncio.wrap_future(client.submit(time.sleep, 0.2)))
-        while not future.done():
-            await asyncio.sleep(0.01)
-            rounds += 1
+    async def main() -> None:
+        turned.clear()
+        future = asyncio.ensure_future(asyncio.wrap_future(client.submit(wait_for_turns)))
+        for _ in range(5):
+            await asyncio.sleep(0.001)
+            assert not future.done()
+        turned.set()
+        assert await future
         assert await client.submit(note, 3) == 3
-        return rounds
 
-    assert asyncio.run(main()) > 5
+    asyncio.run(main())
     assert ran[0][1].name == "distcomp-inline"
 
 
 def test_two_threads_share_the_work(client: Client) -> None:
-    barrier = threading.Barrier(2, timeout=20)
+    barrier = threading.Barrier(2, timeout=60)
     travelled = {"barrier": barrier}
     sys.modules[__name__].__dict__.update(travelled)
     futures = [client.submit(meet) for _ in range(2)]
-    threads = [threading.Thread(target=future.result, args=(20,)) for future in futures]
+    threads = [threading.Thread(target=future.result, args=(60,)) for future in futures]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -83,7 +83,7 @@ def test_a_callback_without_its_case_is_not_called() -> None:
     result: AsyncResult[Any] = AsyncResult(
         CallOutcome(future_of(3)), None, lambda _: pytest.fail("it is well")
     )
-    assert result.get(timeout=5) == 3
+    assert result.get(timeout=60) == 3
 
 
 def test_items_are_handed_in_as_results_are_read() -> None:

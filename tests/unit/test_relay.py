@@ -53,7 +53,7 @@ async def receive(sock: socket.socket, size: int) -> bytes:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10.0
+    deadline = time.monotonic() + 60.0
     while not condition():
         assert time.monotonic() < deadline
         await asyncio.sleep(0)

@@ -65,12 +65,12 @@ PROGRAM = """
 import os, subprocess, time
 from distcomp.slot_output import end_offspring
 os.setsid()
-old = subprocess.Popen(["sleep", "60"])
+old = subprocess.Popen(["sleep", "600"])
 time.sleep(0.05)
 since = time.monotonic()
-new = subprocess.Popen(["sleep", "60"])
+new = subprocess.Popen(["sleep", "600"])
 end_offspring(since)
-print(new.wait(10), old.poll())
+print(new.wait(60), old.poll())
 old.kill()
 old.wait()
 """

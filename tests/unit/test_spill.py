@@ -102,7 +102,7 @@ class Told:
 
     def wait(self, count: int) -> list[tuple[str, int]]:
         with self._came:
-            assert self._came.wait_for(lambda: len(self.news) >= count, 10)
+            assert self._came.wait_for(lambda: len(self.news) >= count, 60)
         return [(news.what, news.number) for news in self.news]
 
 

@@ -64,7 +64,7 @@ def store_results(store: Store, *values: Any, first: int = 0, run: str = "") -> 
 def settle(store: Store, outcomes: Any) -> None:
     durable = threading.Event()
     store.received(outcomes, durable.set)
-    assert durable.wait(30)
+    assert durable.wait(60)
 
 
 def value_of(found: Any) -> Any:
@@ -161,7 +161,7 @@ def test_a_task_that_is_submitted_again_is_where_it_went_last(store: Store) -> N
     durable = threading.Event()
     store.submitted("fit", FIT, CLUSTER, SESSION, 1, 0, [key(0)])
     store.submitted("fit", FIT, CLUSTER, b"t" * 16, 2, 5, [key(0)], durable.set)
-    assert durable.wait(30)
+    assert durable.wait(60)
     found = store.find([key(0)], "fit")[key(0)]
     assert isinstance(found, SubmittedTask)
     assert (found.session, found.array, found.task_index) == (b"t" * 16, 2, 5)
@@ -402,7 +402,7 @@ def test_a_full_disk_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert not durable.wait(0.1)
         assert store.is_full
         full.clear()
-        assert durable.wait(30)
+        assert durable.wait(60)
         assert list(store.find([key(0)])) == [key(0)]
 
 

@@ -51,23 +51,23 @@ def test_what_the_stream_does_not_take_in_time_is_dropped_and_counted(
 
     def slow(said: Said) -> None:
         entered.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         shown.append(said.dropped or (said.line and said.line.task_index))
 
     monkeypatch.setattr("distcomp.task_prints.show", slow)
     printer = TaskPrinter(2)
     printer.add(Said("f", LogLine(1, "stdout", 0, "")))
-    assert entered.wait(10)
+    assert entered.wait(60)
     for index in (2, 3, 4):
         printer.add(Said("f", LogLine(index, "stdout", 0, "")))
     printer.add(Said("f", None, 10))
     go_on.set()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while printer._waiting.full():
         assert time.monotonic() < deadline
         time.sleep(0.001)
     printer.add(Said("f", LogLine(5, "stdout", 0, "")))
-    printer.close(10)
+    printer.close(60)
     assert shown == [1, 2, 3, 11, 5]
 
 
@@ -81,7 +81,7 @@ def test_a_stream_that_breaks_does_not_end_the_printer(
     printer = TaskPrinter(9)
     printer.add(Said("f", LogLine(1, "stdout", 0, "")))
     printer.add(Said("g", LogLine(1, "stdout", 0, "")))
-    printer.close(10)
+    printer.close(60)
     assert [record.message for record in caplog.records] == ["what a task printed could not be shown"] * 2
 
 

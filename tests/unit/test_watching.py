@@ -41,7 +41,7 @@ def test_futures_are_counted_until_all_have_settled(seen: Seen) -> None:
     group.group.retried = 7
 
     def settle() -> None:
-        assert seen.began.wait(10)
+        assert seen.began.wait(60)
         group.give(0, "a", "b")
         group.fail(2, dump_failure(KeyError("k")))
         group.futures[3].cancel()

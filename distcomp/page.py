@@ -131,11 +131,11 @@ class Page:
         if words[PRINTED_RUN] != run or words[PRINTED_INDEX] != index:
             words[PRINTED_BYTES], words[PRINTED_RUN], words[PRINTED_INDEX] = 0, run, index
         at, kept = words[PRINTED_BYTES] % len(ring), data[-len(ring) :]
-        words[PRINTED_BYTES] += len(data)
         at = (at + len(data) - len(kept)) % len(ring)
         head = kept[: len(ring) - at]
         ring[at : at + len(head)] = head
         ring[: len(kept) - len(head)] = kept[len(head) :]
+        words[PRINTED_BYTES] += len(data)  # last: whoever looks meanwhile sees no byte that is not there yet
 
     # --- either side ------------------------------------------------------------------------------
 

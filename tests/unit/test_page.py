@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -92,6 +92,22 @@ def test_the_ring_is_cleared_when_another_task_prints(page: Page) -> None:
     page.printed(b"second")
     assert page.output(1, 1) == b"second"
     assert page.output(1, 0) == b""
+
+
+def test_who_looks_while_something_is_printed_sees_only_bytes_that_are_there(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ring(bytearray):
+        def __setitem__(self, place: Any, data: Any) -> None:
+            seen.append(page.output(1, 0))
+            super().__setitem__(place, data)
+
+    seen: list[bytes] = []
+    begin(page, 1, 0)
+    monkeypatch.setattr(page, "_ring", Ring(len(page._ring)))
+    page.printed(b"first ")
+    page.printed(b"second")
+    assert set(seen) == {b"", b"first "}
 
 
 def test_taking_back_while_tasks_begin_shares_no_index(page: Page) -> None:

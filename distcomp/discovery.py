@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from distcomp.http_roads import Road
     from distcomp.inside import Door
 
-PROBE_TIMEOUT_S = 2.0
+PROBE_TIMEOUT_S = 10.0
+"""Long, as tasks run somewhere else once a scheduler that is only slow is taken for gone."""
 _READ_BYTES = 4096
 
 _log = logging.getLogger("distcomp")

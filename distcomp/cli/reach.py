@@ -13,8 +13,6 @@ from distcomp.web_address import is_web, parse_web_address
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-PROBE_TIMEOUT_S = 0.5
-
 
 class Reach(NamedTuple):
     """A scheduler to look at, and as whom. Without a cluster id any cluster will do."""
@@ -94,7 +92,7 @@ def watched(address: str | None, roles: Sequence[str]) -> Reach:
 def is_running(access: Access) -> bool:
     """Whether the scheduler of `access` answers, and takes its secret."""
     try:
-        probe(access, PROBE_TIMEOUT_S)
+        probe(access)
     except ConnectError:
         return False
     return True

@@ -25,17 +25,22 @@ if TYPE_CHECKING:
 
 TASKS = 120
 SQUARES = [number * number for number in range(TASKS)]
+PATIENT = {"DISTCOMP_RUN_TAKEN_S": "60", "DISTCOMP_EXPLAIN_AFTER_S": "600"}
+"""Clients that are told nothing else wait for a run whose last holder the scheduler has yet to miss."""
+
 FIT = f"""\
 import logging, os, sys, time
 from distcomp import Client
 
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-LEDGER = {{ledger!r}}
+LEDGER, GATE = {{ledger!r}}, {{gate!r}}
 
 def fit(number):
     with open(LEDGER, "a") as file:
         file.write(f"{{{{number}}}}\\n")
     time.sleep(0.004)
+    while number == {TASKS - 1} and not os.path.exists(GATE):
+        time.sleep(0.004)
     return number * number
 
 store, die_at = sys.argv[1] or None, int(sys.argv[2])
@@ -44,25 +49,31 @@ with Client(store=store) as client:
     for each in client.options(run="fit").map(fit, range({TASKS})):
         received.append(each)
         if len(received) == die_at:
+            while store and not client.store.run("fit").done:
+                time.sleep(0.001)
             os.kill(os.getpid(), 9)
     print("sum", sum(received))
 """
 
+HASTY = ClientSettings(run_taken_s=0.2)
+
 
 class Fits:
-    """The script of a run, its ledger and its store, in a folder."""
+    """The script of a run, its ledger, its store and the gate before its last task, in a folder."""
 
     def __init__(self, cluster: Programs, folder: Path) -> None:
         self.cluster = cluster
         self.folder = folder
         self.store = folder / "results.db"
         self.script = folder / "fit.py"
-        self.script.write_text(FIT.format(ledger=str(folder / "ledger")))
+        self.gate = folder / "gate"
+        self.gate.touch()
+        self.script.write_text(FIT.format(ledger=str(folder / "ledger"), gate=str(self.gate)))
 
     def run(self, die_at: int = 0, *, store: bool = True) -> str:
         """Run the script to its end, or its death; what it said."""
         process = self.cluster.script(self.script, str(self.store) if store else "", str(die_at))
-        process.wait(60)
+        process.wait(90)
         assert process.returncode == (-signal.SIGKILL if die_at else 0), self.cluster.said(process)
         return self.cluster.said(process)
 
@@ -75,6 +86,12 @@ class Fits:
         """How many results the store has."""
         with Store(self.store) as store:
             return store.run("fit").done
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in PATIENT.items():
+        monkeypatch.setenv(name, text)
 
 
 @pytest.fixture
@@ -118,8 +135,10 @@ def test_after_everything_has_died_only_what_is_missing_is_computed(
 ) -> None:
     programs = begin(fits.cluster)
     port = parse_address(fits.cluster.access().addresses[0]).port
+    fits.gate.unlink()
     fits.run(die_at=30)
     kill(*programs)
+    fits.gate.touch()
     kept, before = fits.kept(), fits.begun().total()
     assert 0 < kept < TASKS
     begin(fits.cluster, *flags, port=port)
@@ -152,6 +171,7 @@ def test_what_the_scheduler_let_go_of_comes_from_the_store(fits: Fits) -> None:
     fits.run(die_at=40)
     with Client(store=fits.store) as client:
         assert client.attach("fit").gather() == SQUARES
+        until(lambda: client.status().totals.unread_bytes == 0, "all is acknowledged")
     with Client(store=fits.store) as client:
         assert client.attach("fit").gather() == SQUARES
     with Client() as client:
@@ -178,7 +198,7 @@ def test_failures_of_a_run_are_collected_too_until_it_is_forgotten(cluster: Prog
         assert array.results(on_error="skip") == [1, 2]
     with Client(store=tmp_path / "results.db") as client:
         run = client.attach("fit")
-        assert run.failed_count == 1
+        until(lambda: run.failed_count == 1, "the failure is here")
         with pytest.raises(TypeError, match="has no len"):
             run.futures[1].result()
         run.forget()
@@ -190,8 +210,7 @@ def test_failures_of_a_run_are_collected_too_until_it_is_forgotten(cluster: Prog
 
 def test_who_cannot_have_a_run_is_told_why(cluster: Programs) -> None:
     begin(cluster)
-    settings = ClientSettings(run_taken_s=0.2)
-    with Client() as client, Client(settings=settings) as other:
+    with Client() as client, Client(settings=HASTY) as other:
         client.options(run="fit-2024").submit(abs, -1).result()
         with pytest.raises(UnknownRunError, match=r"no run 'fit-2023' .*'fit-2024'"):
             client.attach("fit-2023")
@@ -257,7 +276,8 @@ def test_a_run_that_another_client_has_open_is_not_forgotten_in_part(
     cluster: Programs, tmp_path: Path
 ) -> None:
     begin(cluster)
-    with Client(store=tmp_path / "results.db") as holder, Client(store=tmp_path / "results.db") as other:
+    path = tmp_path / "results.db"
+    with Client(store=path) as holder, Client(store=path, settings=HASTY) as other:
         assert holder.options(run="fit").submit(abs, -1).result() == 1
         assert holder.store is not None
         store = holder.store

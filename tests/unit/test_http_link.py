@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,9 +28,12 @@ from distcomp.web_address import parse_web_address
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 SETTINGS = ClientSettings(
-    backoff_first_s=0.001, backoff_most_s=0.01, wire=WireLimits(silence_s=5.0, linger_s=1.0)
+    backoff_first_s=0.001,
+    backoff_most_s=0.01,
+    connect_timeout_s=60.0,
+    wire=WireLimits(silence_s=60.0, linger_s=60.0),
 )
 
 
@@ -69,9 +73,7 @@ def road_to(port: int, prefix: str = "") -> Road:
 
 
 @contextlib.asynccontextmanager
-async def linked(
-    gateway: FakeGateway, settings: ClientSettings = SETTINGS
-) -> AsyncIterator[tuple[Carried, HttpLink]]:
+async def linked(gateway: FakeGateway) -> AsyncIterator[tuple[Carried, HttpLink]]:
     """A link to a gateway; both gone afterwards."""
     port = await gateway.start()
     made: list[Carried] = []
@@ -81,7 +83,7 @@ async def linked(
         return made[0]
 
     try:
-        await dial(road_to(port), make, settings)
+        await dial(road_to(port), make, SETTINGS)
         try:
             yield made[0], made[0].link
         finally:
@@ -335,13 +337,12 @@ def test_closing_needs_no_gateway() -> None:
 def test_who_hears_and_cannot_speak_gives_up() -> None:
     async def test() -> None:
         gateway = FakeGateway()
-        settings = ClientSettings(
-            backoff_first_s=0.001, backoff_most_s=0.01, wire=WireLimits(silence_s=0.05, heartbeat_s=0.02)
-        )
         for _ in range(1000):
             gateway.refuse("up", 503, json.dumps({"detail": "no room"}))
-        async with linked(gateway, settings) as (carried, link):
+        async with linked(gateway) as (carried, link):
             link.write(b"up")
+            await until(lambda: len(gateway.refusals["up"]) < 1000, "it has tried")
+            link._rose_at -= 1000  # as if nothing had gone up for so long
             met = await asyncio.wait_for(asyncio.shield(carried.over), DEADLINE_S)
             assert isinstance(met, UnreachableError)
             assert "nothing could be sent" in str(met)
@@ -440,10 +441,9 @@ def test_a_gateway_may_be_below_a_path() -> None:
 
 def test_nobody_at_the_address_is_said() -> None:
     async def test() -> None:
-        gateway = FakeGateway()
-        port = await gateway.start()
-        await gateway.stop()
-        with pytest.raises(UnreachableError, match="cannot be reached"):
-            await dial(road_to(port), Carried, SETTINGS)
+        with socket.socket() as taken:  # nobody listens there, and nobody else will
+            taken.bind(("127.0.0.1", 0))
+            with pytest.raises(UnreachableError, match="cannot be reached"):
+                await dial(road_to(taken.getsockname()[1]), Carried, SETTINGS)
 
     run(test())

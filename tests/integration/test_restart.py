@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from clusters import DEADLINE_S, Programs, until
+from clusters import Programs, until
 
 from distcomp import Client, SchedulerLostError, TaskLostError
 from distcomp.config import parse_address
 
 if TYPE_CHECKING:
     import subprocess
+
+PATIENCE_S = 90.0
 
 
 def noted(folder: Path, number: int, seconds: float) -> int:
@@ -32,6 +34,10 @@ def held(folder: Path, number: int) -> int:
     while not (folder / "gate").exists():
         time.sleep(0.005)
     return number * number
+
+
+def noted_or_held(folder: Path, number: int, gated_from: int) -> int:
+    return held(folder, number) if number >= gated_from else noted(folder, number, 0.003)
 
 
 def begun(folder: Path) -> Counter[int]:
@@ -56,8 +62,12 @@ def killed_and_started_again(cluster: Programs, scheduler: subprocess.Popen[str]
 
 
 def started_again(cluster: Programs, port: int, *flags: str, **variables: str) -> subprocess.Popen[str]:
-    """A scheduler where one was killed, which leaves access files behind, so that they tell nothing."""
-    scheduler = cluster.scheduler("test", *flags, port=port, **variables)
+    """A scheduler where one was killed, which leaves access files behind, so that they tell nothing.
+
+    It waits long for workers to come back: on a busy machine that may take them a while.
+    """
+    patient = {"DISTCOMP_RESTART_GRACE_S": "60", **variables}
+    scheduler = cluster.scheduler("test", *flags, port=port, **patient)
     until(lambda: "journal " in cluster.said(scheduler), "the scheduler is up")
     return scheduler
 
@@ -66,11 +76,12 @@ def test_a_kill_under_load_costs_time_and_nothing_else(cluster: Programs, tmp_pa
     scheduler = cluster.scheduler()
     cluster.worker()
     with Client() as client:
-        array = client.map(noted, [tmp_path] * 400, range(400), [0.003] * 400)
+        array = client.map(noted_or_held, [tmp_path] * 400, range(400), [300] * 400)
         singles = [client.submit(noted, tmp_path, number, 0.0) for number in range(1000, 1100)]
         for share in (40, 150, 260):
             until(lambda share=share: sum(begun(tmp_path).values()) >= share, "enough work under way")  # type: ignore[misc]
             scheduler = killed_and_started_again(cluster, scheduler)
+        (tmp_path / "gate").touch()
         assert list(array) == [number * number for number in range(400)]
         assert [each.result() for each in singles] == [number * number for number in range(1000, 1100)]
     assert set(begun(tmp_path)) == {*range(400), *range(1000, 1100)}
@@ -84,6 +95,7 @@ def test_a_running_task_is_adopted_and_not_run_again(cluster: Programs, tmp_path
         futures = [client.submit(held, tmp_path, number) for number in range(2)]
         waiting = client.submit(noted, tmp_path, 7, 0.0)
         until(lambda: len(begun(tmp_path)) == 2, "both tasks run")
+        until(lambda: waiting.explain().state == "waiting", "the third one is accepted")
         scheduler = killed_and_started_again(cluster, scheduler)
         assert "1 tasks pending, 2 running" in cluster.said(scheduler)
         until(lambda: "worker registered" in cluster.said(scheduler), "the worker is back")
@@ -135,18 +147,18 @@ def rolling(
     port = port_of(cluster)
     for number, worker in enumerate(workers, len(workers) + 1):
         cluster.worker()
-        until(lambda n=number: cluster.said(scheduler).count("registered") == n, "another worker")  # type: ignore[misc]
+        until(lambda n=number: cluster.said(scheduler).count("registered") >= n, "another worker")  # type: ignore[misc]
         worker.send_signal(signal.SIGTERM)
-        worker.wait(DEADLINE_S)
+        worker.wait(PATIENCE_S)
     scheduler.send_signal(signal.SIGTERM)
-    assert scheduler.wait(DEADLINE_S) == 0, cluster.said(scheduler)
+    assert scheduler.wait(PATIENCE_S) == 0, cluster.said(scheduler)
     cluster.scheduler(port=port)
 
 
 def test_a_rolling_restart_loses_and_repeats_nothing(cluster: Programs, tmp_path: Path) -> None:
     scheduler = cluster.scheduler()
     workers = [cluster.worker(), cluster.worker()]
-    until(lambda: cluster.said(scheduler).count("registered") == len(workers), "both workers")
+    until(lambda: cluster.said(scheduler).count("registered") >= len(workers), "both workers")
     with Client() as client:
         array = client.map(noted, [tmp_path] * 300, range(300), [0.01] * 300)
         until(lambda: len(begun(tmp_path)) > 20, "work is under way")
@@ -186,6 +198,7 @@ def test_fresh_sets_the_old_journal_aside(cluster: Programs, tmp_path: Path) -> 
     scheduler = cluster.scheduler()
     with Client() as client:
         future = client.submit(noted, tmp_path, 1, 0.0)
+        until(lambda: future.explain().state != "sending", "the task is accepted")
         port = port_of(cluster)
         kill(scheduler)
         scheduler = started_again(cluster, port, "--fresh")

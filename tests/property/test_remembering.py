@@ -43,7 +43,8 @@ def _of_array(array: Any) -> dict[str, Any]:
     return {
         "function": array.definition.id,
         "options": array.options,
-        "counts": (array.accepted, array.settled, array.failed, array.retried),
+        "counts": (array.accepted, array.settled, array.retried),
+        "failed": None if array.session.closed else array.failed,  # what nobody waits for is not recorded
         "closed": (array.closed, array.cut),
         "waiting": _indexes([*array.pending, *((index, index + 1) for index in array.delayed)]),
         "leases": {token: _indexes(lease.open) for token, lease in array.leases.items() if lease.open},

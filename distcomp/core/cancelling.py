@@ -39,7 +39,7 @@ def on_cancel_tasks(books: Books, link: Link, message: CancelTasks, now: float) 
         books.given_up.append((array, message.spans or ((0, array.accepted),)))
         return
     taken = cancel(books, array, message.spans)
-    if link.session is not session:
+    if link.session is not session or session.run:  # of a run, who opens it next has to hear of it, too
         _tell(books, array, taken, Failure("cancelled", text=f"cancelled by {link.owner}"))
     if array.finished:
         finish(books, array)

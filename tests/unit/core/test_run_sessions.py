@@ -19,6 +19,7 @@ from distcomp.protocol import (
     SessionOpened,
     Submit,
     SubmitRefused,
+    TasksFailed,
     TasksSettled,
 )
 from distcomp.rows import RunArray, RunRow, TaskOptions
@@ -115,6 +116,22 @@ def test_a_run_goes_on_without_a_process() -> None:
     other = open_run(world)
     assert [row.settled for row in described(world, other)] == [3]
     assert len(world.got(other, TasksSettled)) == 3
+
+
+def test_what_one_process_has_cancelled_is_told_to_the_next() -> None:
+    world = SchedulerWorld()
+    _, client = begin_run(world)
+    world.cancel(client, 1, (1, 2), session=RUN)
+    (told,) = world.got(client, TasksFailed)
+    assert (told.spans, told.failure.kind) == (((1, 2),), "cancelled")
+    world.cancel(client, 1, (1, 2), session=RUN)
+    assert world.got(client, TasksFailed) == []
+    world.cut(client)
+    other = open_run(world)
+    assert described(world, other)[0].settled == 2
+    assert world.got(other, TasksFailed) == [told]
+    world.cancel(other, 1, session=RUN)
+    assert [message.spans for message in world.got(other, TasksFailed)] == [((2, 3),)]
 
 
 def test_the_same_process_finds_open_what_it_left_open() -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from clusters import Programs, programs, until
-from processes import descriptors, family
+from processes import command_line, descriptors, family
 
 from distcomp import AuthenticationError, Client, VersionMismatchError, WrongClusterError, auth
 from distcomp.config import ClientSettings, WorkerSettings
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
     from distcomp.access import Access
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
+CALM = {"DISTCOMP_HANDSHAKE_S": "60", "DISTCOMP_SILENCE_S": "60"}
+"""Nobody is given up, and that logged, because this machine was slow."""
 SESSION = SessionId(b"s" * 16)
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - what is shown is that it is refused
 OPENING = OpenSession(SESSION, Versions("0", "3.11.0", "3"), "host", 1, "test", b"", resumes=False)
@@ -42,8 +44,9 @@ OPENING = OpenSession(SESSION, Versions("0", "3.11.0", "3"), "host", 1, "test", 
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
     """A scheduler and a worker that no test here is able to disturb."""
     with programs(tmp_path_factory.mktemp("home")) as made:
-        made.scheduler()
-        made.worker()
+        scheduler = made.scheduler(**CALM)
+        made.worker(**CALM)
+        until(lambda: "worker registered" in made.said(scheduler), "the worker is there")
         yield made
 
 
@@ -147,7 +150,7 @@ def test_what_speaks_http_is_told_so_and_logged_in_one_line(shared: Programs) ->
 
 def test_a_client_and_a_worker_that_meet_http_say_so(cluster: Programs, shared: Programs) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        serving = threading.Thread(target=answer_http, args=(listener, 2))
+        serving = threading.Thread(target=answer_http, args=(listener,))
         serving.start()
         address = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
         with pytest.raises(ForeignProtocolError, match="HTTP"):
@@ -155,14 +158,19 @@ def test_a_client_and_a_worker_that_meet_http_say_so(cluster: Programs, shared: 
         join = replace(shared.access("worker"), addresses=(address,)).to_join()
         worker = cluster.worker(slots=1, join=join)
         assert worker.wait(TIMEOUT_S) == 3
+        listener.shutdown(socket.SHUT_RDWR)
         serving.join()
     assert "HTTP" in cluster.said(worker).splitlines()[-1]
 
 
-def answer_http(listener: socket.socket, times: int) -> None:
-    for _ in range(times):
-        connection, _ = listener.accept()
-        with connection:
+def answer_http(listener: socket.socket) -> None:
+    """Answer all who come, until the listener is shut down."""
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        with connection, contextlib.suppress(OSError):  # who has heard enough may be gone
             connection.recv(4096)
             connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
             connection.recv(4096)
@@ -242,7 +250,7 @@ def test_a_hostile_frame_closes_its_connection_and_disturbs_nobody(shared: Progr
     until(lambda: len(shared.said(scheduler)) > len(before), "it is logged")
     lines = shared.said(scheduler)[len(before) :].splitlines()
     assert len([line for line in lines if " warning " in line]) == 1, lines
-    until(lambda: len(descriptors(scheduler.pid)) == files, "no connection is left")
+    until(lambda: len(descriptors(scheduler.pid)) <= files, "no connection is left")
 
 
 def test_a_truncated_frame_holds_nobody_up(shared: Programs) -> None:
@@ -270,7 +278,8 @@ def test_secrets_are_on_no_command_line_and_in_no_tasks_environment(cluster: Pro
         client.wait_for_workers(2, timeout_s=TIMEOUT_S)
         seen = list(client.map(lambda _: look_around(), range(8)))
         pids = [each for process in (scheduler, cluster.running[-1]) for each in family(process.pid)]
-        lines = [Path(f"/proc/{pid}/cmdline").read_bytes().decode() for pid in pids]
+        lines = [command_line(pid) for pid in pids]
+        assert sum("distcomp" in line for line in lines) >= 2
     secrets = [cluster.access(role).secret for role in ("client", "worker", "observer", "admin")]
     texts = [join, *(secret.hex() for secret in secrets if secret is not None)]
     assert len(texts) == 5
@@ -282,5 +291,5 @@ def test_secrets_are_on_no_command_line_and_in_no_tasks_environment(cluster: Pro
 def test_a_refusal_costs_no_patience(shared: Programs) -> None:
     since = time.monotonic()
     with pytest.raises(ConnectError):
-        Client(replace(shared.access(), secret=bytes(32)), settings=ClientSettings(connect_timeout_s=60.0))
+        Client(replace(shared.access(), secret=bytes(32)), settings=ClientSettings(connect_timeout_s=600.0))
     assert time.monotonic() - since < TIMEOUT_S

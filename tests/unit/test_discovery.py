@@ -34,6 +34,7 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISTCOMP_HOME", str(tmp_path))
     monkeypatch.delenv("DISTCOMP_ADDRESS", raising=False)
     monkeypatch.delenv(SLOT_VARIABLE, raising=False)
+    monkeypatch.setattr(discovery.probe, "__defaults__", (60.0,))  # however long an answer takes
 
 
 def access_to(name: str, address: str, *, role: str = "client") -> Access:
@@ -51,7 +52,7 @@ def access_to(name: str, address: str, *, role: str = "client") -> Access:
 def answering(name: str, secret: bytes = SECRET) -> Iterator[str]:
     """A scheduler that shakes hands, at the address given."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(10)
+        listener.settimeout(60)
         cluster = ClusterId(name.encode().ljust(16, b"-"))
 
         def serve() -> None:
@@ -82,9 +83,12 @@ def _shake(connection: socket.socket, shake: ServerHandshake) -> None:
             return
 
 
-def free_address() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+@pytest.fixture
+def free_address() -> Iterator[str]:
+    """One at which nobody listens, and nobody else will."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"tcp://127.0.0.1:{taken.getsockname()[1]}"
 
 
 def test_an_address_is_followed_whatever_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,10 +127,12 @@ def test_an_access_is_followed_as_it_is() -> None:
     assert (target.addresses, target.secret, target.failure()) == (("tcp://a.example:1",), SECRET, None)
 
 
-def test_the_running_scheduler_is_found_and_stale_files_are_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_running_scheduler_is_found_and_stale_files_are_said(
+    caplog: pytest.LogCaptureFixture, free_address: str
+) -> None:
     with answering("right") as address, caplog.at_level(logging.WARNING, logger="distcomp"):
         access_to("right", address).save()
-        gone = access_to("gone", free_address()).save()
+        gone = access_to("gone", free_address).save()
         broken = access_to("broken", "tcp://a.example:1").save()
         broken.write_text("{")
         target = discovery.find()
@@ -146,9 +152,9 @@ def test_two_running_schedulers_are_both_named() -> None:
     assert right in str(caught.value)
 
 
-def test_a_probe_says_what_is_wrong() -> None:
+def test_a_probe_says_what_is_wrong(free_address: str) -> None:
     with pytest.raises(UnreachableError):
-        discovery.probe(access_to("gone", free_address()))
+        discovery.probe(access_to("gone", free_address))
     with answering("right", secret=b"t" * 32) as address, pytest.raises(AuthenticationError):
         discovery.probe(access_to("right", address))
 

@@ -13,7 +13,7 @@ from unittest import mock
 
 from distcomp import transport
 from distcomp.access import SchedulerAccess
-from distcomp.config import SchedulerSettings, parse_address
+from distcomp.config import SchedulerSettings, WireLimits, parse_address
 from distcomp.gateway import cluster_view
 from distcomp.gateway.app import Gateway
 from distcomp.gateway.doors import Doors
@@ -28,9 +28,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 WATCH_S = 0.05
 """Here nobody wants to wait a second for what the scheduler reports."""
+
+WIRE = WireLimits(silence_s=600.0, handshake_s=600.0)
+PATIENT: dict[str, Any] = {
+    "wire": WIRE,
+    "connect_timeout_s": 600.0,
+    "head_s": 600.0,
+    "idle_connection_s": 600.0,
+    "body_gap_s": 600.0,
+    "tunnel_idle_s": 600.0,
+    "tunnel_yield_s": 600.0,
+}
+"""However long the machine is held up, no time runs out that a test has not set."""
 
 
 class Reply(NamedTuple):
@@ -56,10 +68,10 @@ class World:
 
     def start(self) -> None:
         self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._start(), self.loop).result(30)
+        asyncio.run_coroutine_threadsafe(self._start(), self.loop).result(PATIENCE_S)
 
     def stop(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._stop(), self.loop).result(30)
+        asyncio.run_coroutine_threadsafe(self._stop(), self.loop).result(PATIENCE_S)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
@@ -74,7 +86,7 @@ class World:
         await self.serving.start()
 
     async def _start_scheduler(self, port: int) -> None:
-        settings = SchedulerSettings(port=port)
+        settings = SchedulerSettings(port=port, wire=WIRE)
         self.scheduler = SchedulerProgram(settings, self.access, log=lambda *_, **__: None)
         await self.scheduler.start()
         self.access.addresses = self.scheduler.addresses
@@ -91,7 +103,7 @@ class World:
             await self._stop_scheduler()
             await self._start_scheduler(port)
 
-        asyncio.run_coroutine_threadsafe(replace(), self.loop).result(30)
+        asyncio.run_coroutine_threadsafe(replace(), self.loop).result(PATIENCE_S)
 
     async def _stop(self) -> None:
         await self.serving.stop()
@@ -108,7 +120,7 @@ class World:
         hosts: tuple[str, ...] = ("localhost",),
     ) -> Reply:
         """One request on a connection of its own."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
         try:
             connection.putrequest(method, path, skip_host=True)
             for host in hosts:
@@ -135,7 +147,7 @@ class World:
 @contextlib.contextmanager
 def world(folder: Path, **settings: Any) -> Iterator[World]:
     """A gateway with these settings."""
-    made = World(folder, GatewaySettings(**settings))
+    made = World(folder, GatewaySettings(**{**PATIENT, **settings}))
     with mock.patch.object(cluster_view, "WATCH_S", WATCH_S):
         made.start()
         try:

@@ -58,6 +58,7 @@ def test_what_comes_back_is_in_the_document(case: Any, gateway: World) -> None:
         base_url=f"http://127.0.0.1:{gateway.port}",
         headers={"Authorization": f"Bearer {gateway.texts['admin']}"},
         excluded_checks=[positive_data_acceptance] if takes_bytes else [],
+        timeout=60,
     )
 
 

@@ -44,11 +44,11 @@ def test_it_speaks_tls(tmp_path: Path) -> None:
     )
     with world(tmp_path / "home", tls_certificate=str(certificate), tls_key=str(key)) as gateway:
         trusting = ssl.create_default_context(cafile=str(certificate))
-        secured = http.client.HTTPSConnection("localhost", gateway.port, context=trusting, timeout=10)
+        secured = http.client.HTTPSConnection("localhost", gateway.port, context=trusting, timeout=60)
         secured.request("GET", "/healthz", headers={"Origin": f"https://localhost:{gateway.port}"})
         assert secured.getresponse().status == 200
         secured.close()
-        plain = http.client.HTTPConnection("localhost", gateway.port, timeout=10)
+        plain = http.client.HTTPConnection("localhost", gateway.port, timeout=60)
         with pytest.raises((http.client.HTTPException, ConnectionError)):
             ask_for_health(plain)
         plain.close()

@@ -192,7 +192,7 @@ def test_what_comes_while_the_disk_is_busy_is_one_commit_and_fails_alone(path: P
         said: list[str] = []
         await shelf._file.do(lambda db: db.set_trace_callback(said.append))
         busy = threading.Event()
-        first = asyncio.ensure_future(shelf._file.do(lambda _: busy.wait(20)))
+        first = asyncio.ensure_future(shelf._file.do(lambda _: busy.wait(60)))
         wanted = [
             asyncio.ensure_future(shelf.submit(submitted(f"t{number}", 1), [(0, 1, b"")], 8))
             for number in range(10)

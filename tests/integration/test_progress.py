@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from clusters import until
 
 from distcomp import displays
 from distcomp.client import Client
@@ -54,6 +56,11 @@ def second_time(folder: str, number: int) -> int:
     raise ValueError("the first time")
 
 
+def hold(gate: str) -> None:
+    while not Path(gate).exists():
+        time.sleep(0.005)
+
+
 def test_an_array_is_counted_to_its_end(client: Client, tallies: list[Tally]) -> None:
     array = client.map(half, range(10))
     assert progress(array) is array
@@ -94,11 +101,15 @@ def test_tqdm_over_as_completed(client: Client) -> None:
 
 
 def test_a_second_of_work_is_a_line_in_a_terminal_without_tqdm(
-    client: Client, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    client: Client, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(displays, "find_spec", lambda _: None)
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    client.map(time.sleep, [0.7] * 4).progress()
-    written = capsys.readouterr().err
-    assert "of 4 done" in written
-    assert written.endswith("\n")
+    watching = threading.Thread(target=client.map(hold, [str(tmp_path / "gate")] * 4).progress)
+    watching.start()
+    written: list[str] = []
+    until(lambda: written.append(capsys.readouterr().err) or "of 4 done" in "".join(written), "a line")  # type: ignore[func-returns-value]
+    (tmp_path / "gate").touch()
+    watching.join()
+    assert "4 of 4 done" in (last := capsys.readouterr().err)
+    assert last.endswith("\n")

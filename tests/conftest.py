@@ -6,6 +6,23 @@ import gc
 import signal
 
 import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture import providers
+
+settings.register_profile(
+    "the same each time",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("the same each time")
+
+if hasattr(providers, "_get_local_constants"):
+    # Examples would be made of the constants of modules, too: of all that tests before them have loaded.
+    _NONE = providers.Constants()
+    providers._get_local_constants = lambda: _NONE
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -16,6 +16,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import time
 import venv
 from pathlib import Path
 from typing import NoReturn
@@ -28,6 +29,11 @@ GROUPS = {"demo": None, "test": "test", "lint": "lint", "bench": "test"}
 
 TESTERS = str(min((os.cpu_count() or 1) + 1, 8))
 """How many processes run test files: tests wait for programs much of the time, and some not for long."""
+
+TRIES, PAUSE_S = 3, 10.0
+"""Whatever answers pip may not do so at first."""
+PATIENCE = {"PIP_RETRIES": "10", "PIP_DEFAULT_TIMEOUT": "60"}
+"""For all that is installed by pip, by tests as well."""
 
 COMMANDS = {
     "demo": [[str(BIN / "distcomp"), "demo"]],
@@ -53,10 +59,22 @@ def install(group: str | None) -> None:
     pip = [str(BIN / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
     if not list(ENVIRONMENT.glob("installed-*")):
         venv.create(ENVIRONMENT, with_pip=True, clear=True)
-        subprocess.run([*pip, "--upgrade", "pip"], check=True)
+        insist([*pip, "--upgrade", "pip"])
     groups = [] if group is None else ["--group", group]
-    subprocess.run([*pip, "--editable", ".", *groups], check=True, cwd=ROOT)
+    insist([*pip, "--editable", ".", *groups])
     stamp.write_text(wanted)
+
+
+def insist(command: list[str]) -> None:
+    """Run a command that needs the network; again if it fails, as that may have been the network's fault."""
+    for left in reversed(range(TRIES)):
+        done = subprocess.run(command, check=False, cwd=ROOT)
+        if not done.returncode:
+            return
+        if not left:
+            done.check_returncode()
+        sys.stderr.write(f"it is tried again in {PAUSE_S:g} s\n")
+        time.sleep(PAUSE_S)
 
 
 def main() -> int:
@@ -64,6 +82,7 @@ def main() -> int:
     if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:  # noqa: PLR2004 - the program and one word
         sys.stderr.write(f"{__doc__}\n")
         return 2
+    os.environ.update({name: text for name, text in PATIENCE.items() if name not in os.environ})
     try:
         install(GROUPS[sys.argv[1]])
     except subprocess.CalledProcessError as error:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,8 +21,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-DEADLINE_S = 30.0
+DEADLINE_S = 90.0
+"""How long to wait for what has to happen: nothing is promised by it, and a machine may stand still."""
+
 ORDERLY_S = 2.0
+"""How long a program may take to end in order before it is asked again."""
+
+PORTS = range(20_000, 30_000)
+"""Ports of which systems give away none by themselves, to connections neither."""
 
 
 def until(condition: Callable[[], T], what: str, timeout_s: float = DEADLINE_S) -> T:
@@ -30,6 +38,30 @@ def until(condition: Callable[[], T], what: str, timeout_s: float = DEADLINE_S) 
         assert time.monotonic() < deadline, f"not in {timeout_s} s: {what}"
         time.sleep(0.01)
     return value
+
+
+def lasting_port() -> int:
+    """A free port that stays free while the program that listened there is away for a moment."""
+    for port in random.sample(PORTS, 100):
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:  # somebody has it
+            continue
+        return port
+    raise AssertionError(f"no port is free in {PORTS}")
+
+
+def quickest(trial: Callable[[], float], most_s: float, trials: int = 6) -> float:
+    """The shortest time of some trials, of which the first that keeps within `most_s` is the last.
+
+    Other programs may have the machine meanwhile: what can be done in time is done so in one of them.
+    """
+    took_s = trial()
+    for _ in range(trials - 1):
+        if took_s <= most_s:
+            break
+        took_s = min(took_s, trial())
+    return took_s
 
 
 class Programs:
@@ -54,9 +86,11 @@ class Programs:
     def scheduler(
         self, name: str = "test", *flags: str, port: int = 0, **variables: str
     ) -> subprocess.Popen[str]:
-        """Start a scheduler and wait until its access files are there."""
+        """Start a scheduler, at a lasting port if told none, and wait until its access files are there."""
         path = self.home / "access" / name
-        process = self.start("scheduler", "--quiet", "--port", str(port), "--name", name, *flags, **variables)
+        process = self.start(
+            "scheduler", "--quiet", "--port", str(port or lasting_port()), "--name", name, *flags, **variables
+        )
         until(lambda: _has_all_roles(path) or process.poll() is not None, "access files")
         assert process.poll() is None, self.said(process)
         return process
@@ -114,14 +148,20 @@ class Programs:
         """All that a program has printed and logged so far."""
         return self._outputs[process.pid].read_text()
 
-    def stop(self) -> None:
+    def stop(self, orderly_s: float = ORDERLY_S) -> None:
         """End everything, workers first: in order, then at once, then by force."""
+        steps = {
+            signal.SIGCONT: 0.0,
+            signal.SIGTERM: orderly_s,
+            signal.SIGINT: DEADLINE_S,
+            signal.SIGKILL: 0.0,
+        }
         for process in reversed(self.running):
-            for number in (signal.SIGCONT, signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
+            for number, patience_s in steps.items():
                 if process.poll() is None:
                     process.send_signal(number)
                     with contextlib.suppress(subprocess.TimeoutExpired):
-                        process.wait(0 if number == signal.SIGCONT else ORDERLY_S)
+                        process.wait(patience_s)
             process.wait()
 
 

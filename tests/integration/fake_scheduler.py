@@ -6,6 +6,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
+from clusters import lasting_port
+
 from distcomp import transport
 from distcomp.access import Access
 from distcomp.auth import ServerHandshake
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 CLUSTER = ClusterId(b"c" * 16)
 SECRET = b"x" * 32
 SESSION = SessionId(b"s" * 16)
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 class FakeScheduler:
@@ -54,11 +56,10 @@ class FakeScheduler:
         self._tokens = 0
         self._functions: dict[FunctionId, DefineFunction] = {}
         self._news = asyncio.Event()
-        self.port = 0
+        self.port = lasting_port()
 
     async def start(self) -> None:
         sockets = transport.bind("127.0.0.1", self.port)
-        self.port = sockets[0].getsockname()[1]
         self._server = await transport.listen(sockets, self._make)
 
     async def stop(self) -> None:

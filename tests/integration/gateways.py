@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from clusters import programs, until
+from clusters import lasting_port, programs, until
 
 from distcomp.gateway import table
 from distcomp.gateway.openapi import problems_of
@@ -31,7 +31,7 @@ _LISTENS = re.compile(r"listens at http://127\.0\.0\.1:(\d+)")
 
 def start_gateway(cluster: Programs, *flags: str, port: int = 0) -> tuple[subprocess.Popen[str], int]:
     """Start a gateway and wait until it listens; returns its port, too."""
-    process = cluster.start("gateway", "--port", str(port), *flags)
+    process = cluster.start("gateway", "--port", str(port or lasting_port()), *flags)
     return process, listening_port(cluster, process)
 
 
@@ -89,7 +89,7 @@ def ask(
     port: int, token: str, method: str, path: str, body: Any = None, **headers: str
 ) -> tuple[int, dict[str, str], Any]:
     """One request; the status, the headers and the decoded body of its answer."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=90)
     try:
         sent = {
             "Authorization": f"Bearer {token}",

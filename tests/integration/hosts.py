@@ -53,7 +53,7 @@ class Host:
             process.stdin.close()
         return process
 
-    def run(self, command: str, typed: str | None = None, timeout_s: float = 60.0) -> str:
+    def run(self, command: str, typed: str | None = None, timeout_s: float = 180.0) -> str:
         """Run a command to its end and give back what it printed; it must succeed."""
         process = self.start(command, typed)
         assert process.stdout is not None
@@ -68,7 +68,7 @@ class Host:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
                 try:
-                    process.wait(timeout=15)
+                    process.wait(timeout=60)
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
@@ -114,7 +114,7 @@ def two_hosts(folder: Path) -> Iterator[tuple[Host, Host]]:
 
 def await_own_namespaces(pid: int) -> None:
     ours = Path("/proc/self/ns/net").readlink()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while (
         Path(f"/proc/{pid}/ns/net").readlink() == ours or Path(f"/proc/{pid}/comm").read_text() != "sleep\n"
     ):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
@@ -40,7 +41,8 @@ def reap_adopted(known: set[int]) -> None:
     """Take leave of ended children that are not `known`: they were adopted, and nobody else will."""
     for pid, (state, parent) in _processes().items():
         if parent == os.getpid() and state in DEAD and pid not in known:
-            os.waitpid(pid, os.WNOHANG)
+            with contextlib.suppress(ChildProcessError):  # somebody has
+                os.waitpid(pid, os.WNOHANG)
 
 
 def command_line(pid: int) -> str:

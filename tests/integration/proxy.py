@@ -47,7 +47,7 @@ class Proxy:
     ) -> None:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
-        self.cut()
+        self.cut(stays_cut=True)  # for whoever is being let in at this moment, too
         for thread in self._threads:
             thread.join()
         self._listener.close()
@@ -77,7 +77,11 @@ class Proxy:
                 if not self._is_open:
                     near.close()
                     continue
-                far = socket.create_connection(self._target)
+                try:
+                    far = socket.create_connection(self._target)
+                except OSError:  # the program is away
+                    near.close()
+                    continue
                 self._ends += [near, far]
                 self.joined += 1
             pumps = [threading.Thread(target=_pump, args=pair) for pair in ((near, far), (far, near))]

@@ -46,6 +46,13 @@ def held(ledger: str, number: int, gate: str) -> int:
     return value_of(number)
 
 
+def step_behind(ledger: str, number: int, seconds: float, gate: str) -> int:
+    """Last a while once a file is there."""
+    while not os.path.exists(gate):  # noqa: PTH110 - no path is needed
+        time.sleep(0.02)
+    return step(ledger, number, seconds)
+
+
 def deadly(ledger: str, number: int, gate: str) -> int:
     """Wait for a file of this process's own, then kill it."""
     _note(ledger, number, time.monotonic(), 0.0)

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "integration"))
 from clusters import Programs, programs
 from leftovers import nothing_left_behind
 from processes import adopt_orphans
+from pulse import beating
 
 from distcomp import transport
 
@@ -31,7 +32,11 @@ def cluster(
     monkeypatch.setenv("DISTCOMP_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("DISTCOMP_ADDRESS", raising=False)
     temporary = tmp_path_factory.mktemp("tmp")
-    with nothing_left_behind(temporary, monkeypatch), programs(tmp_path / "home") as made:
+    with (
+        nothing_left_behind(temporary, monkeypatch),
+        beating(tmp_path / "pulse"),
+        programs(tmp_path / "home") as made,
+    ):
         yield made
 
 

@@ -59,6 +59,12 @@ class Flight:
         return bisect.bisect_right(self._offered, at) - bisect.bisect_right(self._got, at)
 
 
+def landed(faults: Sequence[Fault], notes: Notes, in_flight: int) -> list[Fault]:
+    """The faults that were made while at least so many tasks were in flight."""
+    flight = Flight(notes)
+    return [fault for fault in faults if flight.at(fault.at) >= in_flight]
+
+
 def check_landed(faults: Sequence[Fault], notes: Notes, *, wanted: int, in_flight: int) -> None:
     """Raise `FaultsMissedError` unless enough faults hit enough work.
 
@@ -68,10 +74,9 @@ def check_landed(faults: Sequence[Fault], notes: Notes, *, wanted: int, in_fligh
         wanted: how many of them had to land.
         in_flight: how many tasks had to be in flight for one to count.
     """
-    flight = Flight(notes)
-    landed = [fault for fault in faults if flight.at(fault.at) >= in_flight]
-    if len(landed) < wanted:
+    hits = landed(faults, notes, in_flight)
+    if len(hits) < wanted:
         raise FaultsMissedError(
-            f"{len(landed)} of {len(faults)} faults landed while {in_flight} tasks or more were in "
+            f"{len(hits)} of {len(faults)} faults landed while {in_flight} tasks or more were in "
             f"flight, and {wanted} should have: the run is invalid"
         )

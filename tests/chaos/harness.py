@@ -6,6 +6,7 @@ harness did, what is left of processes; and the journal, read when all is over, 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -19,16 +20,19 @@ from typing import TYPE_CHECKING
 from audit import read_journal
 from checker import Evidence, Figures, check
 from clusters import Programs, until
-from faults import Fault
+from faults import Fault, landed
 from ledger import begun_count, read_ledger
 from load import Plan
 from notes import Notes, read_notes
 from processes import alive, family
+from pulse import standstill_s
 
 from distcomp.access import SchedulerAccess
 from distcomp.config import parse_address
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from audit import Audit
 
 SCALE = float(os.environ.get("CHAOS_SCALE", "1"))
@@ -40,6 +44,16 @@ SEED = int(os.environ.get("CHAOS_SEED", "1"))
 FOLDER = Path(__file__).resolve().parent
 END_S = float(os.environ.get("CHAOS_END_S", "120"))
 """How long a client may take to its end once nothing goes wrong any more."""
+
+GRACES = ("DISTCOMP_SILENCE_S", "DISTCOMP_RECONNECT_GRACE_S", "DISTCOMP_RESTART_GRACE_S")
+PATIENT = dict.fromkeys(GRACES, "120")
+"""Settings with which nobody is given up because the machine stood still."""
+
+NOTES_UNDER_WAY = 10
+"""So many notes at most are taken by now and not written yet."""
+
+MORE_BLOWS = 20
+"""So much longer one may strike than was planned, until enough has been hit."""
 
 
 class Run:
@@ -123,9 +137,11 @@ class Run:
 
     def kill_worker(self, worker: subprocess.Popen[str]) -> None:
         """Kill a worker, and with it all that runs there."""
-        at, pids = time.monotonic(), family(worker.pid)
+        at, pids = time.monotonic(), _held_still(worker.pid)
         worker.kill()
         worker.wait()
+        for pid in pids:
+            _signal(pid, signal.SIGCONT)
         until(lambda: not any(map(alive, pids)), "all of the worker's processes end")
         self.faults.append(Fault("kill worker", at, time.monotonic(), frozenset(pids)))
         self.workers.remove(worker)
@@ -144,13 +160,35 @@ class Run:
         at, programs = time.monotonic(), [client, *self.workers]
         if self.scheduler is not None:
             programs.append(self.scheduler)
-        pids = {pid for process in programs for pid in family(process.pid)}
+        pids = {pid for process in programs for pid in _held_still(process.pid)}
         for process in programs:
             process.kill()
         for process in programs:
             process.wait()
+        for pid in pids:
+            _signal(pid, signal.SIGCONT)
         until(lambda: not any(map(alive, pids)), "all processes end")
         self.faults.append(Fault("kill everything", at, time.monotonic(), frozenset(pids)))
+
+    def strike(
+        self, blow: Callable[[], object], times: int, *, wanted: int, in_flight: int, repeats: bool = False
+    ) -> None:
+        """Strike so often, and then until enough faults have landed, but not for ever.
+
+        Args:
+            blow: makes faults.
+            times: how often at least.
+            wanted: how many faults have to land.
+            in_flight: while how many tasks are in flight.
+            repeats: and until a task has begun again.
+        """
+        for number in range(3 * times + MORE_BLOWS):
+            if number >= times:
+                hits = landed(self.faults, self.read_notes(), in_flight + NOTES_UNDER_WAY)
+                began_again = any(len(some) > 1 for some in read_ledger(self.ledger).values())
+                if len(hits) >= wanted and (began_again or not repeats):
+                    return
+            blow()
 
     def start_everything_again(self, *flags: str) -> None:
         """Start a scheduler and as many workers as there were."""
@@ -176,6 +214,16 @@ class Run:
         goal = self.progress() + records
         until(lambda: self.progress() >= goal, f"{records} more records in the ledger")
 
+    def await_acknowledgement(self) -> None:
+        """Wait until something more is acknowledged."""
+        with self.notes.open("rb") as notes:
+            place = notes.seek(0, os.SEEK_END)
+            until(lambda: notes.seek(place) and b" acknowledged " in notes.read(), "an acknowledgement")
+
+    def standstill_s(self, since: float = 0.0) -> float:
+        """How long the machine or its disk has stood still at most."""
+        return standstill_s(self._folder / "pulse", since)
+
     def read_notes(self) -> Notes:
         """What the client has noted by now."""
         return read_notes(self.notes)
@@ -188,7 +236,7 @@ class Run:
         except subprocess.TimeoutExpired:
             code = -1
         assert code in (0, -1), self.cluster.said(client)
-        self.cluster.stop()
+        self.cluster.stop(END_S)
 
     def evidence(self, *, audit: bool = True, may_fail: frozenset[str] = frozenset()) -> Evidence:
         """All that is known, once everything has ended."""
@@ -198,6 +246,7 @@ class Run:
             self.faults,
             self._audit() if audit else None,
             may_fail,
+            unwritten_s=Evidence.unwritten_s + self.standstill_s(),
             leftovers=self._leftovers(),
         )
 
@@ -216,3 +265,18 @@ class Run:
         """Tasks that run on although everything was stopped."""
         pids = {each.pid for some in read_ledger(self.ledger).values() for each in some}
         return [f"process {pid} of a task" for pid in sorted(pids) if alive(pid)]
+
+
+def _signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _held_still(pid: int) -> set[int]:
+    """A process and all that descend from it, stopped, so that these are all."""
+    stopped: set[int] = set()
+    while more := set(family(pid)) - stopped:
+        for each in more:
+            _signal(each, signal.SIGSTOP)
+        stopped |= more
+    return stopped

@@ -1,7 +1,7 @@
 """A script as users write it, with a store and a run, to be killed and run again: `python rerun.py PLAN`.
 
-The plan is a file that names the store, the run, the ledger and the notes, and says how many tasks there are,
-how long each lasts, and how long the store's disk takes for a commit.
+The plan is a file that names the store, the run, the ledger and the notes, and says which file each task
+waits for, how long it lasts then, and how long the store's disk takes for a commit.
 """
 
 from __future__ import annotations
@@ -39,10 +39,12 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     plan = json.loads(Path(sys.argv[1]).read_text())
     write_slowly(plan["disk_s"])
-    book, numbers = NoteBook(plan["notes"]), range(0, 2 * plan["tasks"], 2)
+    book, numbers = NoteBook(plan["notes"]), range(0, 2 * len(plan["gates"]), 2)
     ledgers, seconds = [plan["ledger"]] * len(numbers), [plan["seconds"]] * len(numbers)
     with Client(store=plan["store"]) as client:
-        array = client.options(run=plan["run"]).map(chaos_work.step, ledgers, numbers, seconds)
+        array = client.options(run=plan["run"]).map(
+            chaos_work.step_behind, ledgers, numbers, seconds, plan["gates"]
+        )
         for number, value in zip(numbers, array, strict=True):
             book.got(number, value)
     book.done()

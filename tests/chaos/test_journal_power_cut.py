@@ -42,6 +42,7 @@ CLUSTER = ClusterId(b"c" * 16)
 LIVES = (range(1, 121), range(121, 241))
 COMPACTED_AT = 150
 SECTOR_BYTES = 512
+PATIENCE_S = 90.0
 SETTINGS = JournalSettings(journal_checkpoint_bytes=1 << 18, journal_drop_bytes=1 << 16)
 
 _names = count()
@@ -175,7 +176,7 @@ def live(journal: Journal, batches: range, on_committed: Callable[[int], None]) 
             journal.end_compaction()
         else:
             journal.append(batch, said(batch))
-        assert told.acquire(timeout=20)
+        assert told.acquire(timeout=PATIENCE_S)
     journal.close()
 
 
@@ -382,9 +383,9 @@ def test_a_large_blob_is_on_the_disk_before_a_commit_names_it(
     def noted(descriptor: int) -> None:
         fsync(descriptor)
         folder = Path(f"/proc/self/fd/{descriptor}").readlink()
-        names = folder.iterdir() if folder.is_dir() else ()
+        names = list(os.scandir(folder)) if folder.is_dir() else []
         done.append(("file", os.fstat(descriptor).st_ino))
-        done.extend(("name", each.stat().st_ino) for each in names)
+        done.extend(("name", each.inode()) for each in names)
 
     class Watched(Connection):
         def execute(self, statement: str, values: Any = ()) -> list[Any]:
@@ -408,7 +409,7 @@ def test_a_large_blob_is_on_the_disk_before_a_commit_names_it(
     for batch, blob in enumerate(blobs, start=1):
         request = journal.store("peer", [blob], stored.put) if beforehand else None
         if request is not None:
-            assert stored.get(timeout=20) is request
+            assert stored.get(timeout=PATIENCE_S) is request
         journal.append(batch, [FunctionDefined(FunctionId(blob[:32]), "f", blob)])
         if request is not None:
             journal.let_go([request])

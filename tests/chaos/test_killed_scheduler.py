@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import chaos_work
 from checker import Evidence
 from clusters import until
 from faults import pauses
-from harness import SCALE, SEED, Run
+from harness import END_S, PATIENT, SCALE, SEED, Run
 from ledger import read_ledger
 
 from distcomp import Client, TaskCrashedError
@@ -37,7 +36,8 @@ FIRST_ACK_S = 1.0
 IDLE_RESTART_S = 0.6
 """How long a restart takes on a machine that has nothing else to do: a busy one gets more time for all."""
 
-WITHIN_S = 5.0
+ON_TIME = 0.99 if SCALE > 1 else 0.5
+"""Of how many restarts the first acknowledgement has to be in time: others may be in the way."""
 
 
 def first_acknowledgements(run: Run, notes: Notes) -> list[float]:
@@ -51,10 +51,15 @@ def test_kills_under_load_lose_nothing(cluster: Programs, tmp_path: Path) -> Non
     run.begin(workers=2, DISTCOMP_BACKOFF_MOST_S="0.5", CHAOS_DISK_S="0.01")
     client = run.load(until=str(run.enough), tasks=TASKS, block=1000, lanes=3, seconds=0.0002)
     run.await_progress(2000)
-    for pause_s in islice(pauses(SEED, 0.0, 0.3), KILLS):
+    pauses_s = pauses(SEED, 0.0, 0.3)
+
+    def kill() -> None:
         run.kill_scheduler()
+        run.await_acknowledgement()
         run.await_progress(TASKS // KILLS)
-        time.sleep(pause_s)
+        time.sleep(next(pauses_s))
+
+    run.strike(kill, KILLS, wanted=KILLS, in_flight=200)
     run.end(client)
     evidence = run.evidence()
     figures = run.check(evidence, faults=KILLS, in_flight=200)
@@ -64,16 +69,19 @@ def test_kills_under_load_lose_nothing(cluster: Programs, tmp_path: Path) -> Non
     restarts_s = [fault.until - fault.at for fault in run.faults]
     print(f"restarts {statistics.median(restarts_s):.2f} s, first acknowledgement {delays_s[-1]:.2f} s")  # noqa: T201 - figures for people
     slowness = max(1.0, max(restarts_s) / IDLE_RESTART_S)
-    assert delays_s[int(0.99 * len(delays_s))] <= FIRST_ACK_S * slowness
+    assert delays_s[int(ON_TIME * len(delays_s))] <= FIRST_ACK_S * slowness
 
 
 def test_kills_while_the_journal_is_compacted_lose_nothing(cluster: Programs, tmp_path: Path) -> None:
     run = Run(cluster, tmp_path)
     run.begin(DISTCOMP_BACKOFF_MOST_S="0.5", **COMPACTS)
     client = run.load(until=str(run.enough), block=300, seconds=0.002)
-    for _ in range(COMPACTING_KILLS):
+
+    def kill() -> None:
         run.await_progress(600)
         run.kill_scheduler()
+
+    run.strike(kill, COMPACTING_KILLS, wanted=COMPACTING_KILLS, in_flight=200)
     until(lambda: "the journal is compacted" in run.said(), "one that nothing interrupts ends")
     run.end(client)
     figures = run.check(run.evidence(), faults=COMPACTING_KILLS, in_flight=200)
@@ -88,9 +96,12 @@ def begun_for_s(run: Run, tasks: int) -> float:
 
 def test_running_tasks_are_adopted(cluster: Programs, tmp_path: Path) -> None:
     run, gate = Run(cluster, tmp_path), tmp_path / "gate"
-    run.begin(workers=2, slots=8)
+    run.begin(workers=2, slots=8, **PATIENT)
     client = run.load(tasks=40, block=20, lanes=2, gate=str(gate), once_block=2, single_s=0.0)
-    until(lambda: begun_for_s(run, 16) > Evidence.unwritten_s, "all slots work, and have for a while")
+    until(
+        lambda: begun_for_s(run, 16) > Evidence.unwritten_s + run.standstill_s(),
+        "all slots work, and have for a while",
+    )
     for _ in range(math.ceil(3 * SCALE)):
         run.kill_scheduler()
         run.await_workers(2)
@@ -100,14 +111,13 @@ def test_running_tasks_are_adopted(cluster: Programs, tmp_path: Path) -> None:
     figures = run.check(evidence, faults=1, in_flight=16)
     adopted = [some for some in evidence.tries.values() if some[0].began_at < run.faults[0].at]
     assert len(adopted) == 16
-    assert sum(len(some) == 1 for some in adopted) >= 0.99 * len(adopted)
-    if all(fault.until - fault.at < WITHIN_S for fault in run.faults):
-        assert figures.repeated == 0
+    assert all(len(some) == 1 for some in adopted)
+    assert figures.repeated == 0
 
 
 def test_a_task_is_charged_for_crashes_before_a_restart(cluster: Programs, tmp_path: Path) -> None:
     run, gate = Run(cluster, tmp_path), tmp_path / "gate"
-    run.begin(slots=2)
+    run.begin(slots=2, **PATIENT)
 
     def begun(times: int) -> int:
         """The process of a try, once that has begun."""
@@ -119,9 +129,9 @@ def test_a_task_is_charged_for_crashes_before_a_restart(cluster: Programs, tmp_p
         for times in (1, 2):
             (tmp_path / f"gate-{begun(times)}").touch()
             begun(times + 1)
-            assert client.submit(abs, -1).result(20) == 1  # so what came before is durable
+            assert client.submit(abs, -1).result(END_S) == 1  # so what came before is durable
             run.kill_scheduler()
             run.await_workers(1)
         (tmp_path / f"gate-{begun(3)}").touch()
-        assert isinstance(future.exception(20), TaskCrashedError)
+        assert isinstance(future.exception(END_S), TaskCrashedError)
     assert len(read_ledger(run.ledger)[0]) == 3

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from faults import Fault, dice
-from harness import SCALE, SEED, Run
+from harness import END_S, SCALE, SEED, Run
 
 if TYPE_CHECKING:
     import subprocess
@@ -21,7 +21,7 @@ EVERY_S = 0.2
 WORKERS = 3
 ROUNDS = math.ceil(2 * SCALE)
 
-PATIENT = {"DISTCOMP_CRASH_LIMIT": "1000", "DISTCOMP_LOSS_LIMIT": "1000"}
+TOUGH = {"DISTCOMP_CRASH_LIMIT": "1000", "DISTCOMP_LOSS_LIMIT": "1000"}
 """Tasks that are hit by many faults do not fail for it: what is asked is that all are done."""
 
 ENDS = frozenset({"TaskCrashedError", "TaskLostError"})
@@ -30,11 +30,12 @@ ENDS = frozenset({"TaskCrashedError", "TaskLostError"})
 
 def test_random_kills_of_workers_and_slots_lose_nothing(cluster: Programs, tmp_path: Path) -> None:
     run, chance = Run(cluster, tmp_path), dice(SEED)
-    run.begin(workers=WORKERS, **PATIENT)
+    run.begin(workers=WORKERS, **TOUGH)
     client = run.load(until=str(run.enough), block=300, lanes=2, seconds=0.005, once_seconds=0.01)
     run.await_progress(100)
-    until = time.monotonic() + KILLING_S
-    while time.monotonic() < until:
+    wanted = int(KILLING_S / EVERY_S / 4)
+
+    def kill() -> None:
         due = time.monotonic() + EVERY_S
         slots = run.slots()
         if slots and chance.random() < 0.8:
@@ -43,9 +44,14 @@ def test_random_kills_of_workers_and_slots_lose_nothing(cluster: Programs, tmp_p
             run.kill_worker(chance.choice(run.workers))
             run.add_worker()
         time.sleep(max(0.0, due - time.monotonic()))
+
+    until = time.monotonic() + KILLING_S
+    while time.monotonic() < until:
+        kill()
+    run.strike(kill, 0, wanted=wanted, in_flight=100)
     run.end(client)
     evidence = run.evidence(may_fail=ENDS)
-    run.check(evidence, faults=int(KILLING_S / EVERY_S / 4), in_flight=100)
+    run.check(evidence, faults=wanted, in_flight=100)
     killed = {pid for fault in run.faults for pid in fault.pids}
     for got in evidence.notes.got:
         tries = evidence.tries.get(got.number, [])
@@ -56,7 +62,7 @@ def stop(run: Run, process: subprocess.Popen[str], kind: str) -> None:
     """Stop a program in order, and wait until it has left."""
     at = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 0, run.cluster.said(process)
+    assert process.wait(END_S) == 0, run.cluster.said(process)
     run.faults.append(Fault(kind, at, time.monotonic()))
 
 
@@ -64,7 +70,8 @@ def test_stopping_every_program_in_turn_repeats_nothing(cluster: Programs, tmp_p
     run = Run(cluster, tmp_path)
     run.begin(workers=2)
     client = run.load(until=str(run.enough), block=300, lanes=2, seconds=0.005, once_seconds=0.01)
-    for _ in range(ROUNDS):
+
+    def stop_all() -> None:
         for worker in run.workers.copy():
             run.await_progress(100)
             registered = run.said().count("worker registered")
@@ -76,6 +83,8 @@ def test_stopping_every_program_in_turn_repeats_nothing(cluster: Programs, tmp_p
         assert run.scheduler is not None
         stop(run, run.scheduler, "stop scheduler")
         run.start_scheduler_again()
+
+    run.strike(stop_all, ROUNDS, wanted=3 * ROUNDS, in_flight=100)
     run.end(client)
     figures = run.check(run.evidence(), faults=3 * ROUNDS, in_flight=100)
     assert figures.failed == 0

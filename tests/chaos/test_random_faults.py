@@ -42,9 +42,12 @@ def test_random_faults_break_no_promise(cluster: Programs, tmp_path: Path) -> No
     run.begin(workers=WORKERS, **SETTINGS)
     client = run.load(until=str(run.enough), block=200, lanes=3, seconds=0.004, once_seconds=0.01)
     run.await_progress(100)
-    for _ in range(FAULTS):
+
+    def strike() -> None:
         make_fault(run, chance)
         time.sleep(chance.uniform(0.0, MOST_PAUSE_S))
+
+    run.strike(strike, FAULTS, wanted=FAULTS // 2, in_flight=100)
     run.end(client)
     run.check(run.evidence(may_fail=ENDS), faults=FAULTS // 2, in_flight=100)
 

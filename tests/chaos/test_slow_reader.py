@@ -31,7 +31,9 @@ MEMORY_BYTES = 64 << 20
 TRIPS = 100
 SLACK_S = 0.005
 """What the middle of some round trips may be late on a machine that others use, too."""
-END_S = 120.0
+END_S = 240.0
+PATIENT = {"DISTCOMP_SILENCE_S": "600", "DISTCOMP_CLIENT_GRACE_S": "600"}
+"""The slow client is not given up, however long the test takes."""
 
 
 def same(value: int) -> int:
@@ -99,7 +101,7 @@ class SlowReader:
 def test_a_client_that_reads_nothing_costs_only_its_share(
     cluster: Programs, tmp_path: Path, way: str
 ) -> None:
-    scheduler = cluster.scheduler("test", DISTCOMP_MAX_UNREAD_BYTES=str(2 * WAITING_BYTES))
+    scheduler = cluster.scheduler("test", DISTCOMP_MAX_UNREAD_BYTES=str(2 * WAITING_BYTES), **PATIENT)
     cluster.worker(slots=2)
     with Client(cluster.access().addresses[0]) as client:
         client.wait_for_workers()
@@ -115,7 +117,7 @@ def test_a_client_that_reads_nothing_costs_only_its_share(
         slow.read_all()
         until(lambda: unread_bytes(client) == 0, "nothing waits")
         reading_bytes = memory_bytes(scheduler.pid, "VmHWM")
-        assert client.status().totals.spilled_bytes == 0
+        until(lambda: client.status().totals.spilled_bytes == 0, "no file is left")
     grown_mib = (waiting_bytes - before_bytes) >> 20, (reading_bytes - before_bytes) >> 20
     times = f"{1e3 * before_s:.2f} ms before, {1e3 * during_s:.2f} ms during"
     sys.stdout.write(f"{way}: {grown_mib} MiB more while waiting and in all; round trips {times}\n")

@@ -14,6 +14,7 @@ from harness import SCALE, Run
 
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Callable
     from pathlib import Path
 
     from clusters import Programs
@@ -29,11 +30,14 @@ SILENCE = {
 ROUNDS = math.ceil(SCALE)
 
 
-def pause(run: Run, process: subprocess.Popen[str], kind: str) -> None:
-    """Stop a program for longer than its peers wait, and let it go on."""
+def pause(
+    run: Run, process: subprocess.Popen[str], kind: str, noticed: Callable[[], bool] = lambda: True
+) -> None:
+    """Stop a program for longer than its peers wait, and until they have noticed, and let it go on."""
     at = time.monotonic()
     process.send_signal(signal.SIGSTOP)
     time.sleep(STOPPED_S)  # the fault itself, not a wait for something
+    until(noticed, f"{kind} is noticed")
     process.send_signal(signal.SIGCONT)
     run.faults.append(Fault(kind, at, time.monotonic()))
 
@@ -45,17 +49,19 @@ def test_programs_that_stood_still_bring_nothing_stale(cluster: Programs, tmp_pa
         until=str(run.enough), block=60, lanes=2, seconds=0.02, once_block=4, once_seconds=0.02, single_s=0.05
     )
     run.await_progress(50)
-    for _ in range(ROUNDS):
-        lost = run.said().count("worker lost")
-        pause(run, run.workers[0], "stop worker")
-        assert run.said().count("worker lost") > lost
-        until(lambda: run.said().count("worker registered") == 3, "the worker is back")
+
+    def pause_each() -> None:
+        lost, registered = (run.said().count(f"worker {what}") for what in ("lost", "registered"))
+        pause(run, run.workers[0], "stop worker", lambda: run.said().count("worker lost") > lost)
+        until(lambda: run.said().count("worker registered") > registered, "the worker is back")
         run.await_progress(50)
         assert run.scheduler is not None
         pause(run, run.scheduler, "stop scheduler")
         run.await_progress(50)
         pause(run, client, "stop client")
         run.await_progress(50)
+
+    run.strike(pause_each, ROUNDS, wanted=3 * ROUNDS, in_flight=30, repeats=True)
     run.end(client)
     evidence = run.evidence(may_fail=frozenset({"TaskLostError"}))
     figures = run.check(evidence, faults=3 * ROUNDS, in_flight=30)

@@ -5,6 +5,7 @@ Laws:
 - What is kept is acknowledged once it is on the disk, and not before, however often it comes meanwhile. What
   a run could not bring there stays with the scheduler, and is not acknowledged when it comes again either.
 - Of a run without a disk nothing is ever acknowledged: it was read, and stays for whoever opens the run next.
+  The same goes for arrays that another process has handed in since this one opened the run.
 - Numbers belong to one life of a session. What is told of an earlier life counts no more.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from distcomp.core.client_effects import ClientEffects, Failed, KeptOutcomes, Returned
+from distcomp.core.ranges import RangeSet
 
 if TYPE_CHECKING:
     from distcomp.core.client_outbox import ClientOutbox
@@ -55,6 +57,17 @@ class Receipts:
         self._keeping: set[int] = set()
         self._left: set[int] = set()
         self._life = 0
+        self._known = RangeSet()
+
+    def know(self, counter: int) -> None:
+        """An array of a run was handed in or adopted."""
+        if self._of_run:
+            self._known.cut(counter, counter + 1)
+            self._known.add(counter, counter + 1)
+
+    def knows(self, counter: int) -> bool:
+        """Whether an array was handed in or adopted, be it over or not."""
+        return counter in self._known
 
     def take_in(
         self, seq: int, outcomes: list[Returned | Failed], effects: ClientEffects, *, kept: bool

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from distcomp.core.client_effects import Failed
+from distcomp.rows import Failure
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from distcomp.core.submission import Submission
     from distcomp.protocol import OpenSession, RunDescribed, SessionOpened
     from distcomp.rows import RunArray
+
+
+_TAKEN = Failure(
+    "scheduler_lost",
+    text="while this process was away, another one opened the run and has received this result: "
+    "attach to the run where it keeps them",
+)
 
 
 class RunEntry(NamedTuple):
@@ -74,3 +87,15 @@ class RunEntrance:
     def disconnect(self) -> None:
         """The connection is gone, and with it what was told so far."""
         self._opened, self._rows = None, {}
+
+
+def taken_elsewhere(
+    arrays: Mapping[int, Submission], rows: Mapping[int, RunArray]
+) -> Iterator[tuple[Submission, list[Failed]]]:
+    """What is open here and comes no more, as another process has received it: each array, and its ends."""
+    for number, row in rows.items():
+        array = arrays.get(number)
+        if array is not None:
+            spans = [fresh for start, stop in row.received for fresh in array.settle(start, stop)]
+            if spans:
+                yield array, [Failed(number, *span, _TAKEN) for span in spans]

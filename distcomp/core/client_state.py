@@ -29,18 +29,12 @@ from typing import TYPE_CHECKING, Any
 
 from distcomp import protocol
 from distcomp.core.client_absence import ClientAbsence
-from distcomp.core.client_effects import (
-    ClientEffects,
-    Explanation,
-    Failed,
-    Introduction,
-    Returned,
-)
+from distcomp.core.client_effects import ClientEffects, Explanation, Failed, Introduction, Returned
 from distcomp.core.client_needs import ClientNeeds
 from distcomp.core.client_outbox import ClientOutbox
 from distcomp.core.client_patience import ClientPatience
 from distcomp.core.client_receipts import Receipts, fresh_failures, fresh_outcomes
-from distcomp.core.client_runs import RunEntrance
+from distcomp.core.client_runs import RunEntrance, taken_elsewhere
 from distcomp.core.effects import Close
 from distcomp.core.submission import Submission
 from distcomp.ids import NO_BUNDLE, Peer
@@ -48,7 +42,7 @@ from distcomp.rows import Failure
 from distcomp.wire import MAX_COUNTER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from distcomp.config import ClientSettings
     from distcomp.core.client_runs import RunEntry
@@ -94,14 +88,13 @@ class ClientState:
         self._sessions = sessions
         self._peer = _NOBODY
         self._resumes = False
-        self._epoch = 0
+        self._epoch = self._requests = self._misread = 0
         self._patience = ClientPatience(settings)
         self._absence = ClientAbsence(settings, self._patience, detached=run is not None)
         self._loss = Failure("scheduler_lost", text="there is no connection to a scheduler")
         self._run = None if run is None else RunEntrance(run)
         self._keeps_run = run is not None and run.keeps
         self._counter = 0 if run is None else run.first_array
-        self._requests = 0
         self._status_wanted = False
         self._lends = False
         self._needs = ClientNeeds(settings.defined_functions)
@@ -110,7 +103,6 @@ class ClientState:
         self.receipts = Receipts(self._outbox, of_run=run is not None)
         self._effects = ClientEffects()
         self._report: protocol.StatusReported | None = None
-        self._misread = 0
 
     # --- the connection ---------------------------------------------------------------------------
 
@@ -214,6 +206,7 @@ class ClientState:
         counter = counter or self._counter + 1
         self._counter = max(self._counter, counter)
         self.arrays[counter] = Submission(function, options, kept=kept)
+        self.receipts.know(counter)
         need = self._needs.held.get(function)
         if need is None:
             need = self._needs.add(function, protocol.DefineFunction(function, name, blob))
@@ -348,9 +341,13 @@ class ClientState:
         for counter in self._go_on(opened, {number: row.tasks for number, row in rows.items()}):
             if is_first:
                 self._adopt(rows[counter])
+        for array, outcomes in () if is_first else taken_elsewhere(self.arrays, rows):
+            self._effects.outcomes += outcomes
+            self._end_tasks(outcomes[0].array, array, outcomes)
         self._counter = max(self._counter, *rows, 0)
 
     def _adopt(self, row: RunArray) -> None:
+        self.receipts.know(row.number)
         array = Submission.adopted(row, kept=self._keeps_run)
         if not array.over:
             self.arrays[row.number] = array
@@ -442,11 +439,14 @@ class ClientState:
         self, seq: int, counter: int, array: Submission | None, outcomes: list[Returned | Failed]
     ) -> None:
         """What came under a number has been looked through: `outcomes` is what was news."""
-        kept = self._keeps_run if array is None else array.kept
+        kept = self._keeps_run and self.receipts.knows(counter) if array is None else array.kept
         self.receipts.take_in(seq, outcomes, self._effects, kept=kept)
         if array is None:
             self.late += 1
-            return
+        else:
+            self._end_tasks(counter, array, outcomes)
+
+    def _end_tasks(self, counter: int, array: Submission, outcomes: Sequence[Returned | Failed]) -> None:
         for outcome in outcomes:
             self._settled(array, (outcome.start, outcome.stop))
         if array.over:

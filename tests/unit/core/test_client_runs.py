@@ -268,6 +268,36 @@ def test_what_could_not_be_stored_is_not_acknowledged_when_it_comes_again() -> N
     assert talk.last.kept == []
 
 
+def test_what_another_process_has_handed_in_meanwhile_is_read_and_left_to_it() -> None:
+    talk = RunTalk(keeps=True)
+    talk.open(row(1, 1))
+    own = talk.submit(1, kept=True)
+    talk.turn()
+    talk.state.cancel(own, ())
+    talk.turn()
+    talk.drop()
+    talk.open(row(1, 1), row(own, 1), row(own + 7, 2))
+    told = talk.hear(settled(3, own + 7, (0, 1, b"x")), failed(4, own + 7, (1, 2)), failed(5, own, (0, 1)))
+    assert receipts(told) == [protocol.AckOutcomes((5,)), protocol.ReadOutcomes((3, 4))]
+    assert talk.last.kept == []
+
+
+def test_what_another_process_has_received_meanwhile_is_not_awaited() -> None:
+    talk = RunTalk(keeps=True)
+    talk.open(row(1, 4))
+    talk.hear(settled(1, 1, (0, 1, b"x")))
+    own = talk.submit(2)
+    talk.turn()
+    talk.drop()
+    talk.open(row(1, 4, received=((0, 2), (3, 4))), row(own, 2, received=((0, 2),)), row(own + 7, 2))
+    told = [(each.array, each.start, each.stop) for each in talk.last.outcomes]
+    assert told == [(1, 1, 2), (1, 3, 4), (own, 0, 2)]
+    kinds = [each.failure.kind for each in talk.last.outcomes if isinstance(each, Failed)]
+    assert kinds == ["scheduler_lost"] * 3
+    assert list(talk.state.arrays) == [1]
+    assert talk.last.released_tasks == 2
+
+
 def test_numbers_of_a_session_that_was_lost_mean_nothing_to_the_next() -> None:
     talk = RunTalk(keeps=True)
     talk.open(row(1, 1))

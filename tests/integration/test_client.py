@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import pytest
-from clusters import Programs, programs, until
+from clusters import DEADLINE_S, Programs, programs, quickest, until
 
 from distcomp.client import Client
 from distcomp.config import ClientSettings, WireLimits
@@ -33,6 +33,8 @@ from distcomp.waiting import as_completed, gather, wait
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+HEARD_WITHIN_S = 0.2
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,7 @@ def client(shared: Programs, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client
     monkeypatch.setenv("DISTCOMP_HOME", str(shared.home))
     monkeypatch.delenv("DISTCOMP_ADDRESS", raising=False)
     with Client() as made:
-        made.wait_for_workers(1, timeout_s=20)
+        made.wait_for_workers(1, timeout_s=DEADLINE_S)
         yield made
 
 
@@ -68,10 +70,12 @@ def nap(seconds: float) -> float:
 
 
 def run_script(text: str, home: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "DISTCOMP_HOME": str(home), **variables}
+    quiet = {"DISTCOMP_EXPLAIN_AFTER_S": "3600", "DISTCOMP_AWAY_NOTICE_S": "3600"}  # on a slow machine, too
+    environment = {**os.environ, "DISTCOMP_HOME": str(home), **quiet, **variables}
     environment.pop("DISTCOMP_ADDRESS", None)
+    command = [sys.executable, "-c", text]
     return subprocess.run(
-        [sys.executable, "-c", text], env=environment, capture_output=True, text=True, timeout=60, check=False
+        command, env=environment, capture_output=True, text=True, timeout=2 * DEADLINE_S, check=False
     )
 
 
@@ -79,8 +83,8 @@ def run_script(text: str, home: Path, **variables: str) -> subprocess.CompletedP
 
 
 def test_submit_and_map(client: Client) -> None:
-    assert client.submit(pow, 2, 10).result(20) == 1024
-    assert client.submit(sorted, [3, 1], reverse=True).result(20) == [3, 1]
+    assert client.submit(pow, 2, 10).result(DEADLINE_S) == 1024
+    assert client.submit(sorted, [3, 1], reverse=True).result(DEADLINE_S) == [3, 1]
     assert list(client.map(pow, [2, 3], (3, 2))) == [8, 9]
     assert sum(client.map(abs, range(-50_000, 0))) == sum(range(50_001))
     assert client.gather([client.submit(lambda x: x + 1, number) for number in range(100)]) == list(
@@ -93,7 +97,7 @@ def test_failures_keep_their_type_and_cost_one_result(client: Client) -> None:
         return 1 / number
 
     with pytest.raises(ZeroDivisionError) as caught:
-        client.submit(invert, 0).result(20)
+        client.submit(invert, 0).result(DEADLINE_S)
     assert "invert" in str(caught.value.__cause__)
     array = client.map(invert, [1, 0, 2])
     assert array.results("skip") == [1.0, 0.5]
@@ -107,8 +111,8 @@ def test_what_cannot_be_pickled_is_said_at_the_call(client: Client) -> None:
 
 def test_options_travel_along(client: Client) -> None:
     with pytest.raises(TimeoutError):
-        client.options(timeout_s=0.1).submit(nap, 60).result(20)
-    assert client.options(priority=9).options(retries=1).submit(abs, -1).result(20) == 1
+        client.options(timeout_s=0.1).submit(nap, 60).result(DEADLINE_S)
+    assert client.options(priority=9).options(retries=1).submit(abs, -1).result(DEADLINE_S) == 1
     with pytest.raises(ValueError, match="priority"):
         client.options(priority=5000)
 
@@ -120,15 +124,13 @@ def test_cost_starts_the_longest_first_and_keeps_the_order(client: Client) -> No
 
 
 def test_cancel_ends_what_waits_and_what_runs(client: Client) -> None:
-    running = client.submit(nap, 60)
-    waiting = client.map(nap, [60] * 5)
+    running = client.submit(nap, 3600)
+    waiting = client.map(nap, [3600] * 5)
     until(running.running, "the task runs")
-    begin = time.monotonic()
     client.cancel([running])
     assert waiting.cancel() == 5
     assert running.cancelled()
-    assert client.submit(abs, -1).result(20) == 1
-    assert time.monotonic() - begin < 5
+    assert client.submit(abs, -1).result(DEADLINE_S) == 1
 
 
 def test_retry_runs_failed_tasks_again(client: Client, tmp_path: Path) -> None:
@@ -171,18 +173,23 @@ def test_an_iterable_that_breaks_fails_what_it_did_not_give(client: Client) -> N
 
 def test_large_arguments_and_results(client: Client) -> None:
     data = os.urandom(5_000_000)
-    assert client.submit(lambda blob: blob[::-1], data).result(30) == data[::-1]
+    assert client.submit(lambda blob: blob[::-1], data).result(DEADLINE_S) == data[::-1]
     assert [len(blob) for blob in client.map(bytes, [300_000] * 8)] == [300_000] * 8
 
 
-def test_a_small_window_slows_the_feeder_not_the_caller(shared: Programs, client: Client) -> None:
-    assert shared.home
+def test_a_small_window_slows_the_feeder_not_the_caller(client: Client, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+
+    def wait_here(number: int) -> int:
+        while not gate.exists():
+            time.sleep(0.01)
+        return number
+
     with Client(settings=ClientSettings(window_tasks=1000)) as narrow:
-        begin = time.monotonic()
-        array = narrow.map(abs, range(100_000))
-        assert time.monotonic() - begin < 1
+        array = narrow.map(wait_here, range(100_000))
+        gate.touch()  # a caller that was held up would not come here
         assert sum(array) == sum(range(100_000))
-    assert client.submit(abs, 1).result(20) == 1
+    assert client.submit(abs, 1).result(DEADLINE_S) == 1
 
 
 def test_waiting_on_the_loops_thread_is_refused_and_so_is_a_flood(client: Client) -> None:
@@ -197,7 +204,7 @@ def test_waiting_on_the_loops_thread_is_refused_and_so_is_a_flood(client: Client
         done.set()
 
     client.submit(abs, -1).add_done_callback(callback)
-    assert done.wait(20)
+    assert done.wait(DEADLINE_S)
     assert len(seen) == 3
     with Client(settings=ClientSettings(window_tasks=10)) as narrow:
         flooded: concurrent.futures.Future[int] = concurrent.futures.Future()
@@ -210,7 +217,7 @@ def test_waiting_on_the_loops_thread_is_refused_and_so_is_a_flood(client: Client
                 flooded.set_result(count)
 
         narrow.submit(abs, -1).add_done_callback(flood)
-        assert flooded.result(20) == 20
+        assert flooded.result(DEADLINE_S) == 20
 
 
 def test_asyncio_code_and_the_standard_library(client: Client) -> None:
@@ -219,8 +226,8 @@ def test_asyncio_code_and_the_standard_library(client: Client) -> None:
 
     assert asyncio.run(main()) == [0, 1, 2]
     futures = [client.submit(abs, number) for number in range(5)]
-    assert len(concurrent.futures.wait(futures, 20).done) == 5
-    assert sorted(future.result() for future in as_completed(futures, 20)) == list(range(5))
+    assert len(concurrent.futures.wait(futures, DEADLINE_S).done) == 5
+    assert sorted(future.result() for future in as_completed(futures, DEADLINE_S)) == list(range(5))
     assert gather(futures) == list(range(5))
     assert not wait(futures).not_done
 
@@ -241,7 +248,12 @@ def test_status_and_workers(client: Client) -> None:
 
 
 def test_ctrl_c_cancels_what_was_waited_for_and_leaves_the_client_usable(client: Client) -> None:
-    future = client.submit(nap, 60)
+    assert quickest(lambda: heard_after_s(client), HEARD_WITHIN_S) < HEARD_WITHIN_S
+
+
+def heard_after_s(client: Client) -> float:
+    """How long it takes until Ctrl-C ends a wait."""
+    future = client.submit(nap, 3600)
     sent_at: list[float] = []
 
     def interrupt() -> None:
@@ -253,10 +265,11 @@ def test_ctrl_c_cancels_what_was_waited_for_and_leaves_the_client_usable(client:
     thread.start()
     with pytest.raises(KeyboardInterrupt):
         future.result()
-    assert time.monotonic() - sent_at[0] < 0.2
+    took_s = time.monotonic() - sent_at[0]
     thread.join()
     assert future.cancelled()
-    assert client.submit(abs, -1).result(20) == 1
+    assert client.submit(abs, -1).result(DEADLINE_S) == 1
+    return took_s
 
 
 def test_the_end_of_with_waits_and_an_exception_cancels(client: Client) -> None:
@@ -270,7 +283,7 @@ def test_the_end_of_with_waits_and_an_exception_cancels(client: Client) -> None:
     with pytest.raises(ClientClosedError):
         other.submit(abs, 1)
     other.close()
-    assert client.submit(abs, -1).result(20) == 1
+    assert client.submit(abs, -1).result(DEADLINE_S) == 1
 
 
 def test_the_end_of_the_interpreter_waits(shared: Programs, tmp_path: Path) -> None:
@@ -344,13 +357,16 @@ print("parent", connections(), client.submit(abs, -3).result())
 
 def test_a_long_wait_is_explained_once(own: Programs, capfd: pytest.CaptureFixture[str]) -> None:
     own.scheduler()
+    said = ""
     with Client(settings=ClientSettings(explain_after_s=0.2)) as client:
         future = client.submit(abs, -1)
-        with pytest.raises(concurrent.futures.TimeoutError):
-            future.result(1.5)
+        while "still waiting" not in said:
+            with pytest.raises(concurrent.futures.TimeoutError):
+                future.result(1.5)
+            said += capfd.readouterr().err
         own.worker()
-        assert future.result(20) == 1
-    said = capfd.readouterr().err
+        assert future.result(DEADLINE_S) == 1
+    said += capfd.readouterr().err
     assert said.count("still waiting") == 1
     assert "worker" in said
 
@@ -365,11 +381,11 @@ def test_a_wait_goes_on_where_nobody_can_be_told_why(
         future = client.submit(abs, -1)
         with monkeypatch.context() as patched:
             patched.setattr(sys, "stderr", broken)
-            with pytest.raises(concurrent.futures.TimeoutError):
-                future.result(1.5)
-        assert broken.write.called
+            while not broken.write.called:
+                with pytest.raises(concurrent.futures.TimeoutError):
+                    future.result(1.5)
         own.worker()
-        assert future.result(20) == 1
+        assert future.result(DEADLINE_S) == 1
         assert "is gone" not in caplog.text
 
 
@@ -394,10 +410,10 @@ def test_a_defect_fails_what_is_open_and_is_logged(client: Client, caplog: pytes
     future = client.submit(nap, 3600)
     client.post(lambda _: int("defect"))
     with pytest.raises(SchedulerLostError, match=r"a defect in distcomp's client \(ValueError"):
-        future.result(20)
+        future.result(DEADLINE_S)
     (logged,) = (record for record in caplog.records if record.exc_info is not None)
     assert (logged.levelname, "in distcomp" in logged.message) == ("ERROR", True)
-    until(lambda: client.submit(abs, -1).exception(20) is None, "another session is open")
+    until(lambda: client.submit(abs, -1).exception(DEADLINE_S) is None, "another session is open")
 
 
 @pytest.mark.parametrize("back", [False, True])
@@ -405,26 +421,24 @@ def test_a_scheduler_that_is_gone_with_what_it_had_fails_it(own: Programs, *, ba
     scheduler = own.scheduler("test", "--journal", "off")
     own.worker("--grace-s", "0.5")
     with Client() as client:
-        client.wait_for_workers(1, timeout_s=20)
-        future = client.submit(nap, 60)
-        array = client.map(nap, [60] * 3)
+        client.wait_for_workers(1, timeout_s=DEADLINE_S)
+        future = client.submit(nap, 3600)
+        array = client.map(nap, [3600] * 3)
         until(future.running, "the task runs")
         port = int(client._target.addresses[0].rpartition(":")[2])
-        begin = time.monotonic()
         scheduler.kill()
         scheduler.wait()
         if back:
             own.scheduler("test", "--journal", "off", port=port)
         with pytest.raises(SchedulerLostError):
-            future.result(15)
+            future.result(DEADLINE_S)
         with pytest.raises(SchedulerLostError):
             list(array)
-        assert time.monotonic() - begin < 10
         if back:
-            assert client.submit(abs, -1).result(20) == 1
+            assert client.submit(abs, -1).result(DEADLINE_S) == 1
         else:
             with pytest.raises(SchedulerLostError):
-                client.submit(abs, -1).result(5)
+                client.submit(abs, -1).result(DEADLINE_S)
 
 
 # --- which cluster --------------------------------------------------------------------------------
@@ -432,14 +446,17 @@ def test_a_scheduler_that_is_gone_with_what_it_had_fails_it(own: Programs, *, ba
 
 def test_an_address_without_a_scheduler_is_an_error(own: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
     assert own.home
-    begin = time.monotonic()
     settings = ClientSettings(connect_timeout_s=0.5)
-    with pytest.raises(UnreachableError, match=r"127\.0\.0\.1:1"):
-        Client("tcp://127.0.0.1:1", settings=settings)
+
+    def refused_after_s(*address: str) -> float:
+        begin = time.monotonic()
+        with pytest.raises(UnreachableError, match=r"127\.0\.0\.1:1"):
+            Client(*address, settings=settings)
+        return time.monotonic() - begin
+
+    assert quickest(lambda: refused_after_s("tcp://127.0.0.1:1"), 1.5) < 1.5
     monkeypatch.setenv("DISTCOMP_ADDRESS", "tcp://127.0.0.1:1")
-    with pytest.raises(UnreachableError):
-        Client(settings=settings)
-    assert time.monotonic() - begin < 3
+    assert quickest(refused_after_s, 1.5) < 1.5
 
 
 def test_two_running_schedulers_have_to_be_told_apart(own: Programs) -> None:
@@ -468,7 +485,7 @@ def test_what_is_too_large_for_a_client_is_told_and_never_waited_for(client: Cli
         with pytest.raises(PayloadTooLargeError, match="the function takes"):
             small.map(lambda _: len(large), [1])
         with pytest.raises(SchedulerLostError, match=r"a payload of \d+ bytes; at most 1000000 may come"):
-            small.submit(bytes, len(large)).result(timeout=20)
-        small.wait_for_workers(1, timeout_s=20)
-        assert small.submit(abs, -3).result(timeout=20) == 3
-    assert client.submit(len, large).result(timeout=20) == len(large)
+            small.submit(bytes, len(large)).result(DEADLINE_S)
+        small.wait_for_workers(1, timeout_s=DEADLINE_S)
+        assert small.submit(abs, -3).result(DEADLINE_S) == 3
+    assert client.submit(len, large).result(DEADLINE_S) == len(large)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from clusters import until
+from clusters import DEADLINE_S, until
 
 from distcomp.client import Client
 
@@ -37,13 +37,13 @@ def crash_once(path: str) -> str:
 
 
 def test_a_task_runs_and_the_next_one_waits(client: Client) -> None:
-    first = client.submit(time.sleep, 60)
+    first = client.submit(time.sleep, 3600)
     until(first.running, "the task runs")
-    second = client.options(priority=-1).submit(time.sleep, 60)
+    second = client.options(priority=-1).submit(time.sleep, 3600)
     assert first.explain().state == "running"
     explained = until(lambda: told if (told := second.explain()).state == "waiting" else None, "it waits")
     assert "all 1 slot are busy" in explained.text
-    array = client.map(time.sleep, [60] * 3)
+    array = client.map(time.sleep, [3600] * 3)
     assert until(lambda: array.futures[2].explain().state == "waiting", "the array waits, too")
     client.cancel([first, second, array])
     assert second.explain().state == "cancelled"
@@ -69,7 +69,7 @@ def test_failed_calls_are_replayed_with_their_arguments(client: Client) -> None:
 
     alone = [client.submit(reciprocal, number, of=7) for number in (1, 0)]
     array = client.map(reciprocal, [2, 1, 0], [5, 6, 7], cost=[1, 2, 3])
-    assert array.wait(30)
+    assert array.wait(DEADLINE_S)
     for future in (alone[1], array.futures[2]):
         with pytest.raises(ZeroDivisionError):
             future.replay(debugger=look)

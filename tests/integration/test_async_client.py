@@ -28,7 +28,7 @@ from distcomp.config import ClientSettings
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
 
-DEADLINE_S = 60
+DEADLINE_S = 120
 
 
 def run(main: Coroutine[Any, Any, None], *, on_uvloop: bool = False) -> None:
@@ -78,7 +78,7 @@ def test_submit_map_and_gather(way: str, *, on_uvloop: bool) -> None:
             assert await stream.__anext__() == 1
             assert [result async for result in stream] == list(range(2, 5001))
             assert stream.done_count == 5000
-            (worker,) = await client.wait_for_workers(1, timeout_s=20)
+            (worker,) = await client.wait_for_workers(1, timeout_s=DEADLINE_S)
             assert worker == (await client.workers())[0]._replace(**_changing(worker))
             assert (await client.status()).totals.workers == 1
             with pytest.raises(TimeoutError):
@@ -161,7 +161,7 @@ def test_what_waits_for_room_is_as_it_was_at_the_call(way: str) -> None:
 
 
 def test_cancelling_who_waits_cancels_the_task(way: str, tmp_path: Path) -> None:
-    trace = tmp_path / "trace"
+    trace, gate = tmp_path / "trace", tmp_path / "gate"
 
     def note(text: str) -> None:
         with trace.open("a") as file:
@@ -173,9 +173,13 @@ def test_cancelling_who_waits_cancels_the_task(way: str, tmp_path: Path) -> None
 
     async def main() -> None:
         async with AsyncClient(way or None) as client:
-            busy = [client.submit(nap, 0.4) for _ in range(2)]
+            if way == "inline:":  # where who waits runs what is first, itself
+                busy = [client.submit(nap, 0.1) for _ in range(100)]
+            else:
+                (worker,) = await client.wait_for_workers(1, timeout_s=DEADLINE_S)
+                busy = [client.submit(wait_at, str(gate)) for _ in range(worker.slots)]
             future = client.options(priority=-1).submit(note, "x")
-            waits = asyncio.ensure_future(asyncio.wait_for(future, 30))
+            waits = asyncio.ensure_future(asyncio.wait_for(future, DEADLINE_S))
             await asyncio.sleep(0)
             waits.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -190,8 +194,9 @@ def test_cancelling_who_waits_cancels_the_task(way: str, tmp_path: Path) -> None
                 with pytest.raises(asyncio.CancelledError):
                     await reader
             assert array.done()
+            gate.touch()
             client.cancel(busy)
-            client.cancel(client.map(nap, [60]))
+            client.cancel(client.map(nap, [3600]))
             assert await client.submit(inc, 1) == 2
 
     run(main())
@@ -258,7 +263,7 @@ def test_its_life(way: str) -> None:
             client.submit(inc, 1)
         with pytest.raises(KeyError):  # noqa: PT012 - the block is what is tested
             async with AsyncClient(way or None) as other:
-                future = other.submit(nap, 60)
+                future = other.submit(nap, 3600)
                 raise KeyError
         assert future.cancelled()
 
@@ -270,7 +275,7 @@ def test_giving_up_to_connect_leaves_nothing() -> None:
         settings = ClientSettings(connect_timeout_s=0.5)
         with pytest.raises(UnreachableError):
             await AsyncClient("tcp://127.0.0.1:1", settings=settings)
-        with pytest.raises(asyncio.TimeoutError):
+        with pytest.raises((asyncio.TimeoutError, UnreachableError)):  # what comes first, on a slow machine
             await asyncio.wait_for(AsyncClient("tcp://127.0.0.1:1", settings=settings).connect(), 0.05)
 
     run(main())

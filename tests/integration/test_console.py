@@ -13,8 +13,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from clusters import until
-from processes import alive, family
+from clusters import lasting_port, until
+from processes import alive, command_line, family
 
 from distcomp.access import Access, saved
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-DEADLINE_S = 30.0
+DEADLINE_S = 120.0
 ROLES = ["client", "worker", "observer", "admin"]
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - it is refused
 
@@ -58,7 +58,7 @@ class Console:
 
     def scheduler(self, *flags: str, **variables: str) -> tuple[subprocess.Popen[str], dict[str, str]]:
         """A scheduler on a free port, and its join strings by role."""
-        process = self.start("scheduler", "--port", "0", *flags, **variables)
+        process = self.start("scheduler", "--port", str(lasting_port()), *flags, **variables)
         assert process.stdout is not None
         head = process.stdout.readline()
         assert "listens at tcp://" in head, head + _rest(process)
@@ -134,11 +134,7 @@ def test_a_worker_joins_by_join_string(console: Console, tmp_path: Path, way: st
 
 
 def _command_lines(pids: list[int]) -> str:
-    lines = []
-    for pid in pids:
-        with open(f"/proc/{pid}/cmdline") as file:  # noqa: PTH123 - a process, not a path
-            lines.append(file.read())
-    return "\n".join(lines)
+    return "\n".join(map(command_line, pids))
 
 
 def test_join_saves_a_private_file_with_which_status_works(console: Console, tmp_path: Path) -> None:
@@ -202,7 +198,7 @@ def test_local_slots_bring_a_worker_that_goes_with_its_scheduler(console: Consol
     theirs = family(scheduler.pid)
     scheduler.send_signal(signal.SIGTERM)
     assert scheduler.wait(DEADLINE_S) == 0
-    assert not any(map(alive, theirs))
+    until(lambda: not any(map(alive, theirs)), "the worker and its slots have ended")
 
 
 def test_a_local_worker_goes_even_if_its_scheduler_is_killed(console: Console) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from distcomp.errors import EmbeddedClusterError, SchedulerLostError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-DEADLINE_S = 30.0
+DEADLINE_S = 120.0
 JOB = """\
 import os, sys
 from distcomp import Client
@@ -37,7 +38,7 @@ if sys.argv[-1] != "-":
 else:
     sys.path.insert(0, os.environ["BESIDE"])
 with Client() as client:
-    print(*client.submit(look, 6).result(20))
+    print(*client.submit(look, 6).result(100))
 """
 
 
@@ -54,7 +55,8 @@ def test_it_serves_and_is_gone_after_close(cluster: EmbeddedCluster) -> None:
     cluster.wait_ready()
     assert cluster.failure() is None
     pids = family(cluster.scheduler_pid) + family(cluster.worker_pid)
-    assert all(map(alive, pids))
+    assert alive(cluster.scheduler_pid)
+    assert alive(cluster.worker_pid)
     cluster.close()
     until(lambda: not any(map(alive, pids)), "everything ends")
     cluster.close()
@@ -68,9 +70,11 @@ def test_it_is_in_a_session_of_its_own_so_that_ctrl_c_does_not_reach_it(cluster:
 def test_secrets_are_on_no_command_line_and_in_no_environment(cluster: EmbeddedCluster) -> None:
     cluster.wait_ready()
     pids = family(cluster.scheduler_pid) + family(cluster.worker_pid)
-    shown = b"".join(
-        Path(f"/proc/{pid}/{file}").read_bytes() for pid in pids for file in ("cmdline", "environ")
-    )
+    shown = b""
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a slot process that has ended
+            shown += b"".join(Path(f"/proc/{pid}/{file}").read_bytes() for file in ("cmdline", "environ"))
+    assert b"distcomp" in shown
     assert cluster.client_secret.hex().encode() not in shown
     assert cluster.client_secret not in shown
 
@@ -111,10 +115,10 @@ def test_it_is_gone_when_its_owner_is_killed(tmp_path: Path, *, holds_pipe: bool
         "cluster.wait_ready()\n"
         f"child = os.fork() if {holds_pipe} else 1\n"
         "if child == 0:\n"
-        "    time.sleep(60)\n"
+        "    time.sleep(600)\n"
         "    os._exit(0)\n"
         "print(cluster.scheduler_pid, cluster.worker_pid, child, flush=True)\n"
-        "time.sleep(60)\n"
+        "time.sleep(600)\n"
     )
     with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
@@ -204,6 +208,7 @@ def test_the_next_cluster_goes_on_with_what_a_journal_holds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DISTCOMP_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DISTCOMP_EXPLAIN_AFTER_S", "3600")  # nothing is said on a slow machine, too
     monkeypatch.delenv("DISTCOMP_ADDRESS", raising=False)
     script = tmp_path / "script.py"
     script.write_text(JOURNALLED)

@@ -27,7 +27,7 @@ def run(cluster: Programs, name: str, *flags: str) -> list[str]:
         env=cluster.environment(),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
         check=False,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -41,7 +41,7 @@ AnyJournal: TypeAlias = "Journal | MemoryJournal"
 
 CLUSTER = ClusterId(b"c" * 16)
 OTHER = ClusterId(b"o" * 16)
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 LARGE = 300 << 10
 QUICK = JournalSettings(journal_retry_first_s=0.001, journal_retry_most_s=0.002, journal_close_s=0.01)
 

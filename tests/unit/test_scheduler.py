@@ -18,7 +18,7 @@ import pytest
 from distcomp import scheduler, transport
 from distcomp.access import SchedulerAccess
 from distcomp.auth import ClientHandshake
-from distcomp.config import Address, JournalSettings, SchedulerSettings, parse_address
+from distcomp.config import Address, JournalSettings, SchedulerSettings, WireLimits, parse_address
 from distcomp.errors import AddressTakenError, AuthenticationError, ConfigError, SchedulerBusyError
 from distcomp.ids import ROLES, ClusterId
 from distcomp.journal import Journal
@@ -48,7 +48,9 @@ if TYPE_CHECKING:
 
     from distcomp.protocol import Message
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
+PATIENT = {"handshake_s": DEADLINE_S, "silence_s": DEADLINE_S}
+"""Nobody is given up here because the machine stalls."""
 SESSION = b"s" * 16
 CODE = b"code"
 FUNCTION = hashlib.blake2b(CODE, digest_size=32).digest()
@@ -115,10 +117,11 @@ class Peer:
                 ClientHandshake(role, "alice", cluster.access.cluster_id, secret if cluster.auth else None),
                 on_messages=lambda _, messages: self.messages.extend(messages),
                 on_closed=lambda _, error: self.ends.append(error),
+                limits=WireLimits(**PATIENT),
             )
 
         address = parse_address(cluster.program.addresses[0])
-        self.connection = await transport.dial(address, make, timeout_s=5)
+        self.connection = await transport.dial(address, make, timeout_s=DEADLINE_S)
         return self
 
     def send(self, *messages: Message) -> None:
@@ -135,7 +138,7 @@ class Cluster:
         self.auth = settings.get("auth", True)
         self.access = SchedulerAccess(ClusterId(b"c" * 16), "test", SECRETS, owner="alice")
         self.program = SchedulerProgram(
-            SchedulerSettings.from_environment({}, port=0, **settings),
+            SchedulerSettings.from_environment({}, port=0, **{**PATIENT, **settings}),
             self.access,
             log=self.log,
             journal=None if journal is None else Journal(journal, self.access.cluster_id, SOON),

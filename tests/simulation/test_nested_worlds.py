@@ -92,7 +92,13 @@ def nested(plan: Plan, seed: int) -> Plan:
 def test_no_promise_is_broken_below_other_tasks(seed: int) -> None:
     weather = draw(seed)
     weather.clients = [
-        client._replace(arrays=[nested(plan, seed) for plan in client.arrays]) for client in weather.clients
+        client._replace(
+            arrays=[nested(plan, seed) for plan in client.arrays],
+            lives=tuple(
+                life._replace(arrays=[nested(plan, seed) for plan in life.arrays]) for life in client.lives
+            ),
+        )
+        for client in weather.clients
     ]
     weather.faults = [fault._replace(after_tasks=fault.after_tasks % 60) for fault in weather.faults]
     world = World(weather)

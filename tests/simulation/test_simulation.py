@@ -12,7 +12,7 @@ from multiprocessing import get_context
 from typing import NamedTuple
 
 import pytest
-from simulator.weather import FAULTS, RARE, draw, draw_bulk
+from simulator.weather import FAULTS, LIVES, RARE, draw, draw_bulk
 from simulator.world import World
 
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "1000"))
@@ -24,6 +24,7 @@ INVALID_AT_MOST = 0.2
 
 class Outcome(NamedTuple):
     happened: Counter[str]
+    lives: Counter[str]
     invalid: int
     broken: list[str]
 
@@ -31,6 +32,7 @@ class Outcome(NamedTuple):
 def run_block(first: int) -> Outcome:
     """Run the worlds of neighbouring seeds; what is wrong with them comes as lines to read."""
     happened: Counter[str] = Counter()
+    lives: Counter[str] = Counter()
     invalid = 0
     broken: list[str] = []
     for seed in range(first, first + BLOCK):
@@ -40,8 +42,9 @@ def run_block(first: int) -> Outcome:
         except Exception as error:  # noqa: BLE001 - whatever a world does wrong is its finding
             broken.append(f"{type(error).__name__}: {error}\n    python tests/simulation/replay.py {seed}")
         happened += world.storm.happened
+        lives += world.storm.lives
         invalid += not world.storm.is_proof
-    return Outcome(happened, invalid, broken)
+    return Outcome(happened, lives, invalid, broken)
 
 
 def run_bulk() -> tuple[int, int]:
@@ -73,6 +76,15 @@ def test_enough_went_wrong_while_work_was_under_way(results: tuple[list[Outcome]
     for kind in FAULTS:
         assert happened[kind] >= SEEDS // (200 if kind in RARE else 50), happened
     assert sum(outcome.invalid for outcome in outcomes) <= INVALID_AT_MOST * SEEDS
+
+
+def test_processes_of_runs_were_killed_at_all_moments(
+    results: tuple[list[Outcome], tuple[int, int]],
+) -> None:
+    outcomes, _ = results
+    lives = sum((outcome.lives for outcome in outcomes), Counter())
+    for what in LIVES:
+        assert lives[what] >= SEEDS // 100, lives
 
 
 def test_two_thousand_workers_and_a_million_tasks(results: tuple[list[Outcome], tuple[int, int]]) -> None:

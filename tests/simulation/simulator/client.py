@@ -13,13 +13,13 @@ from distcomp.ids import BundleId, Peer, SessionId
 from distcomp.protocol import Accepted, DefineBundle
 from distcomp.rows import Versions
 from simulator.clock import Host
-from simulator.ledger import demand
+from simulator.ledger import Book, demand
 from simulator.tasks import make_chunk
 from simulator.wire import connect
 
 if TYPE_CHECKING:
+    from distcomp.core.client_effects import ClientEffects
     from distcomp.protocol import Message
-    from simulator.ledger import Book
     from simulator.tasks import Plan
     from simulator.weather import ClientPlan
     from simulator.wire import End
@@ -52,9 +52,9 @@ class SimClient(Host):
         self.world = world
         self.owner, self.python, self.ending = plan.owner, plan.python, plan.ending
         self.grounds = self.over = False
-        self._sessions = (SessionId(b"%08d%08d" % (number, life)) for life in count())
-        versions = Versions("0", plan.python, "3")
-        self.state = ClientState(SETTINGS, self._sessions, Introduction(versions, "host", 1, "sim", b"env"))
+        self.state = self._begin(
+            number, Introduction(Versions("0", plan.python, "3"), "host", 1, "sim", b"env")
+        )
         self.end: End | None = None
         self.books: dict[int, Book] = {}
         self._planned = len(plan.arrays)
@@ -64,19 +64,28 @@ class SimClient(Host):
         self._plans = plan.arrays
         self._dial()
 
+    def _begin(self, number: int, introduction: Introduction) -> ClientState:
+        sessions = (SessionId(b"%08d%08d" % (number, life)) for life in count())
+        return ClientState(SETTINGS, sessions, introduction)
+
     # --- the user ---
 
     def _submit(self, plan: Plan) -> None:
         if self.over:
             return
         self._planned -= 1
-        array = self.state.submit(plan.function_id, plan.function.decode(), plan.function, plan.options)
-        session = self.state.session
-        book = self.world.ledger.opened(f"{self.name}/{array}", (session, array), plan, self.python)
-        self.books[array] = book
+        array = self._open(plan)
+        book = self.books[array]
+        self.world.ledger.opened(book)
         self._extend(array, book)
         for delay_s, *what in plan.cancels:
             self.after(delay_s, self._cancel, array, book, *what)
+
+    def _open(self, plan: Plan) -> int:
+        """Begin an array and its book."""
+        array = self.state.submit(plan.function_id, plan.function.decode(), plan.function, plan.options)
+        self.books[array] = Book(f"{self.name}/{array}", (self.state.session, array), plan, self.python)
+        return array
 
     def _extend(self, counter: int, book: Book) -> None:
         """Hand in the next chunk; with a pause between them the array is a stream."""
@@ -101,7 +110,7 @@ class SimClient(Host):
         if self.over:
             return
         whole = stop > book.plan.tasks
-        self.world.ledger.cancelled(book, start, stop)
+        self.world.ledger.cancelled(book, start, stop, at_once=not pending_only)
         cancel = self.state.cancel_pending if pending_only else self.state.cancel
         cancel(counter, () if whole else ((start, stop),))
         self._turn()
@@ -110,7 +119,8 @@ class SimClient(Host):
     def settled(self) -> bool:
         """Whether every future has ended, and none is to come."""
         complete = all(
-            book.ended == book.submitted and (book.submitted == book.plan.tasks or self._is_dead(book))
+            book.ended == book.submitted
+            and (book.cut or book.submitted == book.plan.tasks or self._is_dead(book))
             for book in self.books.values()
         )
         return not self._planned and complete
@@ -139,8 +149,7 @@ class SimClient(Host):
         for book in self.books.values():
             self.world.ledger.abandoned(book)
         if self.end is not None:
-            self.end.far.arrive(None)
-            self.end.broken = True
+            self.end.drop(sent=False)
 
     def _check_empty(self) -> None:
         demand(not self.state.arrays, "a closed client has arrays", self.name)
@@ -152,18 +161,23 @@ class SimClient(Host):
     def go_away(self, seconds: float) -> None:
         """No network for a while."""
         self._away_until = self.clock.now + seconds
-        if seconds + GRACE_SLACK_S > self.world.weather.scheduler.client_grace_s:
-            self.grounds = True
+        self._be_missed(seconds)
         if self.end is not None:
             self.end.reset()
 
     def stop(self, seconds: float) -> None:
         """The process does nothing for a while, as in a sleeping laptop."""
         self.freeze(seconds)
-        if seconds + GRACE_SLACK_S > self.world.weather.scheduler.client_grace_s:
-            self.grounds = True
+        self._be_missed(seconds)
         if self.end is not None:
             self.end.far.miss(self.frozen_until)
+
+    def _be_missed(self, seconds: float) -> None:
+        if seconds + GRACE_SLACK_S > self.world.weather.scheduler.client_grace_s:
+            self.grounds = True
+
+    def scheduler_fell(self) -> None:
+        """The scheduler has just stopped, in order or not; nobody knows yet."""
 
     def _dial(self) -> None:
         self.after(2 * self.world.air.draw_delay_s(), self._reach)
@@ -177,6 +191,10 @@ class SimClient(Host):
             self._turn()
             self._dial_later()
             return
+        self._connect()
+
+    def _connect(self) -> None:
+        scheduler = self.world.scheduler
         self.end, far = connect(self.world.air, self, scheduler)
         self._peers += 1
         self.end.peer = Peer(self._peers)
@@ -194,7 +212,7 @@ class SimClient(Host):
     def on_messages(self, end: End, messages: list[Message]) -> None:
         for message in messages:
             self.state.receive(end.peer, message, self.clock.now)
-            if type(message) is Accepted and message.array in self.world.ledger.books:
+            if type(message) is Accepted and not self.over and message.array in self.world.ledger.books:
                 self.world.ledger.accepted(self.world.ledger.books[message.array], message.tasks)
         self._turn()
 
@@ -219,17 +237,21 @@ class SimClient(Host):
             plans, self._plans = self._plans, []
             for plan in plans:
                 self.after(plan.at_s, self._submit, plan)
+        self._hear(effects)
+        if effects.wake_at is not None:
+            self._wakes += 1
+            self.after(max(0.0, effects.wake_at - self.clock.now), self._wake, self._wakes)
+        if self.ending == "close" and self.settled:
+            self.after(0.0, self.close)
+
+    def _hear(self, effects: ClientEffects) -> None:
+        """What the user is told."""
         for outcome in effects.outcomes:
             book = self.books[outcome.array]
             if type(outcome) is Failed:
                 self.world.ledger.failed(book, outcome, grounds=self.grounds)
             else:
                 self.world.ledger.returned(book, outcome)
-        if effects.wake_at is not None:
-            self._wakes += 1
-            self.after(max(0.0, effects.wake_at - self.clock.now), self._wake, self._wakes)
-        if self.ending == "close" and self.settled:
-            self.after(0.0, self.close)
 
     def _wake(self, number: int) -> None:
         if number == self._wakes:

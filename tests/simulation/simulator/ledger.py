@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from distcomp.config import SchedulerSettings
     from distcomp.core.client_effects import Failed, Returned
     from distcomp.ids import ArrayId
+    from distcomp.rows import Failure
     from simulator.tasks import Plan
 
 OPEN, VALUE, FAILED, CANCELLED, LEFT = range(5)
+OUT_OF_REACH = frozenset({"scheduler_lost", "expired", "refused"})
+"""Failures that a client tells itself, as its session is lost."""
 
 
 class BrokenPromiseError(AssertionError):
@@ -36,7 +39,12 @@ def demand(holds: object, words: str, *where: object) -> None:
 
 
 class Book:
-    """All that is known of one array."""
+    """All that is known of one array.
+
+    Attributes:
+        heard: what the present client was told of each task.
+        cut: nothing more comes to it.
+    """
 
     def __init__(self, name: str, array: ArrayId, plan: Plan, python: str) -> None:
         self.name, self.array, self.plan, self.python = name, array, plan, python
@@ -47,6 +55,19 @@ class Book:
         self.reasons: Counter[int] = Counter()
         self.ends: Counter[tuple[int, str]] = Counter()
         self.cancelled = bytearray(plan.tasks)
+        self.heard = self.outcomes
+        self.cut = False
+
+    def settle(self, start: int, stop: int, outcome: int, failure: Failure | None = None) -> None:
+        """Note that tasks ended, as somebody was told."""
+        del failure
+        self.outcomes[start:stop] = bytes([outcome]) * (stop - start)
+        self.ended += stop - start
+
+    def withdraw(self, start: int, stop: int, *, at_once: bool) -> None:
+        """Note that tasks are not wanted any more; of those that end `at_once` nothing more is told."""
+        del at_once
+        self.cancelled[start:stop] = b"\1" * (stop - start)
 
     def had(self, index: int, kind: str) -> int:
         return self.ends[index, kind]
@@ -67,17 +88,15 @@ class Ledger:
 
     # --- what users do ---
 
-    def opened(self, name: str, array: ArrayId, plan: Plan, python: str) -> Book:
-        book = self.books[array] = Book(name, array, plan, python)
-        return book
+    def opened(self, book: Book) -> None:
+        self.books[book.array] = book
 
     def submitted(self, book: Book, tasks: int) -> None:
         book.submitted += tasks
         self.open += tasks
 
-    def cancelled(self, book: Book, start: int, stop: int) -> None:
-        for index in range(start, min(stop, book.submitted)):
-            book.cancelled[index] = 1
+    def cancelled(self, book: Book, start: int, stop: int, *, at_once: bool) -> None:
+        book.withdraw(start, max(start, min(stop, book.submitted)), at_once=at_once)
 
     def abandoned(self, book: Book) -> None:
         """The client is gone; nobody is told of what is open."""
@@ -97,23 +116,22 @@ class Ledger:
         demand(
             book.finishes.find(0, start, stop) < 0, "a value that no slot computed", book.name, start, stop
         )
-        demand(not any(book.outcomes[start:stop]), "a second outcome", book.name, start, stop)
-        book.outcomes[start:stop] = bytes([VALUE]) * (stop - start)
-        book.ended += stop - start
+        demand(not any(book.heard[start:stop]), "a second outcome", book.name, start, stop)
+        book.settle(start, stop, VALUE)
         self.open -= stop - start
 
     def failed(self, book: Book, told: Failed, *, grounds: bool) -> None:
         """`grounds` says that the session may have been lost or closed."""
         for index in range(told.start, min(told.stop, book.submitted)):
-            demand(not book.outcomes[index], "a second outcome", book.name, index, told.failure.kind)
+            demand(not book.heard[index], "a second outcome", book.name, index, told.failure.kind)
             kind = told.failure.kind
             if kind == "cancelled":
                 demand(book.cancelled[index] or grounds, "cancelled by nobody", book.name, index)
-            elif kind in ("scheduler_lost", "expired"):
+            elif kind in OUT_OF_REACH:
                 demand(grounds, "the session was lost without a reason", book.name, index, told.failure.text)
             else:
                 self._check_failure(book, index, kind)
-            self._end(book, index, CANCELLED if kind == "cancelled" else FAILED)
+            self._end(book, index, CANCELLED if kind == "cancelled" else FAILED, told.failure)
 
     def _check_failure(self, book: Book, index: int, kind: str) -> None:
         options, settings, where = book.plan.options, self.settings, (book.name, index)
@@ -139,9 +157,8 @@ class Ledger:
         else:
             raise BrokenPromiseError(f"an outcome of another kind: {kind} {where}")
 
-    def _end(self, book: Book, index: int, outcome: int) -> None:
-        book.outcomes[index] = outcome
-        book.ended += 1
+    def _end(self, book: Book, index: int, outcome: int, failure: Failure | None = None) -> None:
+        book.settle(index, index + 1, outcome, failure)
         self.open -= 1
         if index < book.accepted and not book.starts[index]:
             self.waiting[book.python] -= 1

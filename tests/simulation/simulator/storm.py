@@ -22,12 +22,14 @@ class Storm:
     Attributes:
         happened: faults by kind that came about while work was under way.
         missed: how many found nothing to hurt.
+        lives: what came about in the lives of runs' processes.
     """
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.happened: Counter[str] = Counter()
         self.missed = 0
+        self.lives: Counter[str] = Counter()
         self._faults = list(world.weather.faults)
         self._sender_doomed = False
 
@@ -95,6 +97,9 @@ class Storm:
             for worker in self.world.workers:
                 worker.without_processes = True
             self.world.clock.after(min(fault.seconds, 3.0), self._allow_processes)
+        if self.world.scheduler.down:
+            for client in list(self.world.clients):
+                client.scheduler_fell()
         return True
 
     def _allow_processes(self) -> None:

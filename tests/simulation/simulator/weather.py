@@ -34,6 +34,32 @@ FAULTS = (
 )
 RARE = frozenset({"restart scheduler", "stop scheduler", "no processes"})
 PYTHONS = ("3.11.4", "3.12.1")
+MOMENTS = ("time", "time", "submitting", "submitting", "accepted", "told", "told", "stored")
+"""What has to happen for a process of a run to end."""
+
+RUN_EVERY = 4
+"""Every so many seeds there is a run whose processes are killed."""
+
+LIVES = (
+    "killed before its tasks were accepted",
+    "killed while it handed in",
+    "killed while tasks ran",
+    "killed while results waited",
+    "killed while results went to its disk",
+    "killed while the scheduler was down",
+    "left",
+    "found another process there",
+    "came back and found another there",
+    "came back and had the run again",
+    "found tasks under way",
+    "found results that nobody had heard of",
+    "found results on its disk",
+    "was told again",
+    "was whole in the end",
+    "cancelled what another had handed in",
+)
+"""What has to come about in the lives of runs' processes."""
+
 MOODS = ("calm", "gusty", "gusty", "stormy", "stormy")
 
 
@@ -50,12 +76,46 @@ class Fault(NamedTuple):
     pick: float
 
 
+class Life(NamedTuple):
+    """One process of a run.
+
+    Attributes:
+        moment: what has to happen, so many `times`, for it to end `after_s` later, if another one follows.
+        ending: how: `kill`, `crash` (what it had written is not sent any more), `lose` (nobody is told that
+            its host is gone), `stop` (it stands still, and goes on when there is another one), or `leave`
+            (in order).
+        still_s: for how long it stands still at least.
+        absence_s: how long nobody has the run open then.
+        attaches: it collects what is there.
+        keeps: results go to its disk, which takes `write_s`, unless it is full.
+        falls: it ends, too, if the scheduler stops.
+        cancels_after_s: when it cancels some of what others have handed in; 0 if it does not.
+    """
+
+    arrays: list[Plan]
+    moment: str
+    times: int
+    after_s: float
+    ending: str
+    absence_s: float
+    still_s: float = 0.0
+    attaches: bool = False
+    keeps: bool = False
+    write_s: float = 0.0
+    disk_full: bool = False
+    falls: bool = False
+    cancels_after_s: float = 0.0
+
+
 class ClientPlan(NamedTuple):
+    """One user. Who works for a run has processes one after the other, and all else is theirs."""
+
     owner: str
     python: str
     arrays: list[Plan]
     ending: str
     ends_at_s: float
+    lives: tuple[Life, ...] = ()
 
 
 @dataclass
@@ -84,7 +144,9 @@ class Weather:
 
     @property
     def tasks(self) -> int:
-        return sum(plan.tasks for client in self.clients for plan in client.arrays)
+        plans = [plan for client in self.clients for plan in client.arrays]
+        plans += [plan for client in self.clients for life in client.lives for plan in life.arrays]
+        return sum(plan.tasks for plan in plans)
 
 
 LITTLE_MEMORY: dict[str, Any] = {
@@ -127,6 +189,8 @@ def draw(seed: int) -> Weather:
     _draw_journal(rng, weather)
     if mood != "calm" and seed % 2:
         weather.faults = sorted([*weather.faults, *_draw_resizes(seed, weather.tasks)])
+    if mood != "calm" and seed % RUN_EVERY == 1:
+        weather.clients.append(_draw_run(seed, mood, pythons))
     return weather
 
 
@@ -138,6 +202,41 @@ def _draw_resizes(seed: int, tasks: int) -> list[Fault]:
         Fault(rng.randint(0, most), rng.choice((0.0, 0.0002, 0.05)), "resize worker", 0.0, rng.random())
         for _ in range(rng.randint(1, 3))
     ]
+
+
+def _draw_run(seed: int, mood: str, pythons: tuple[str, ...]) -> ClientPlan:
+    """A user who works for a run, from random numbers of their own."""
+    rng = Random(seed ^ 0x0B1E55ED)  # noqa: S311 - as above
+    owner, python = rng.choice(("alice", "bob")), rng.choice(pythons)
+    keeps = rng.choice((0.0, 0.5, 1.0))
+    lives = tuple(
+        _draw_life(rng, mood, place, keeps=rng.random() < keeps) for place in range(rng.choice((2, 2, 3, 4)))
+    )
+    return ClientPlan(owner, python, [], "hand on", 0.0, lives)
+
+
+def _draw_life(rng: Random, mood: str, place: int, *, keeps: bool) -> Life:
+    """The first process of a run hands in what the others may collect."""
+    plans = [_draw_plan(rng, mood) for _ in range(rng.choice((1, 2)) if not place else rng.choice((0, 1)))]
+    plans = [replace(plan, options=plan.options._replace(detach=True)) for plan in plans]
+    moment = rng.choice(MOMENTS)
+    if moment == "submitting":
+        plans = [replace(plan, chunk_tasks=1 + plan.tasks // 4, pause_s=0.01) for plan in plans]
+    return Life(
+        plans,
+        moment if keeps or moment != "stored" else "told",
+        rng.choice((1, 1, 2, 5)) if moment in ("submitting", "told", "stored") else 1,
+        rng.choice((0.0, 0.0002, 0.01, 0.05, 0.2) if moment != "time" else (0.0001, 0.02, 0.2, 1.0, 3.0)),
+        rng.choice(("kill", "kill", "crash", "lose", "stop", "stop", "leave")),
+        rng.choice((0.001, 0.05, 0.5, 3.0, 12.0, 20.0, 20.0, 80.0)),
+        still_s=rng.choice((14.1, 15.0, 20.0)),
+        attaches=place > 0 and rng.random() < 0.7,
+        keeps=keeps,
+        write_s=rng.choice((0.0, 0.05, 0.5)),
+        disk_full=rng.random() < 0.1,
+        falls=rng.random() < 0.7,
+        cancels_after_s=rng.choice((0.001, 0.1)) if rng.random() < 0.3 else 0.0,
+    )
 
 
 def _draw_journal(rng: Random, weather: Weather) -> None:

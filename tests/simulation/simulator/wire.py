@@ -70,6 +70,7 @@ class End:
         self.open = True
         self.closed = False
         self.broken = False
+        self.lost_at: float | None = None
         self.stalled_until = 0.0
         self._outgoing, self._incoming, self._splitter = Outgoing(LIMITS), Incoming(LIMITS), FrameSplitter()
         self._inbox: deque[bytes | None] = deque()
@@ -89,6 +90,14 @@ class End:
             self._write(None)
             self.closed = True
             self.air.clock.after(0, self.host.run, self._lose)
+
+    def drop(self, *, sent: bool) -> None:
+        """The process here is killed; says whether what it had written is still sent."""
+        if sent:
+            self._write(None)
+        else:
+            self.far.arrive(None)
+        self.broken = True
 
     # --- the stream ---
 
@@ -139,6 +148,7 @@ class End:
     def _lose(self) -> None:
         if self.open:
             self.open, self.closed = False, True
+            self.lost_at = self.air.clock.now
             self._inbox.clear()
             self.host.on_closed(self)
 

@@ -9,6 +9,7 @@ from distcomp.core import invariants
 from simulator.client import SimClient
 from simulator.clock import Clock
 from simulator.ledger import LEFT, Ledger, demand
+from simulator.runs import SimRun
 from simulator.scheduler import SimScheduler
 from simulator.storm import Storm
 from simulator.wire import Air
@@ -27,7 +28,10 @@ MOST_IDLE_S = 0.4
 
 
 class World:
-    """All processes of one world; `users` counts the clients that are not done."""
+    """All processes of one world; `users` counts the clients that are not done.
+
+    Of runs whose process has ended `unborn` counts those for which another one comes.
+    """
 
     def __init__(self, weather: Weather, tell: Callable[[str], None] | None = None) -> None:
         self.weather, self.tell = weather, tell
@@ -51,9 +55,15 @@ class World:
         self._joined = 0
         for slots, python in weather.workers:
             self.join(slots, python)
-        self.clients = [SimClient(self, number, plan) for number, plan in enumerate(weather.clients)]
+        self.unborn = 0
+        self.clients: list[SimClient] = []
+        for number, plan in enumerate(weather.clients):
+            if plan.lives:
+                self.clients.append(SimRun(self, number, plan).life)
+            else:
+                self.clients.append(SimClient(self, number, plan))
         for client, plan in zip(self.clients, weather.clients, strict=True):
-            if plan.ending != "close":
+            if plan.ending in ("hasty", "vanish"):
                 end = client.close if plan.ending == "hasty" else client.vanish
                 self.clock.at(plan.ends_at_s, client.run, end)
 
@@ -84,7 +94,7 @@ class World:
         """Run until every user is done and nothing is left; raises `BrokenPromiseError`."""
         if self.weather.calm:
             self.clock.after(PROBE_S, self._probe)
-        over = self.clock.run(lambda: all(client.over for client in self.clients), DEADLINE_S)
+        over = self.clock.run(self._are_done, DEADLINE_S)
         if not over:
             demand(False, "stuck", self._open_tasks())
         clean = self.clock.run(self._is_clean, self.clock.now + 200.0)
@@ -93,6 +103,9 @@ class World:
             demand(False, "never quiet")
         self._check_detached()
         invariants.check(self.scheduler.state)
+
+    def _are_done(self) -> bool:
+        return not self.unborn and all(client.over for client in self.clients)
 
     def _probe(self) -> None:
         if not self._is_over():

@@ -36,6 +36,6 @@ def ran(python: str, what: str, folder: Path) -> subprocess.CompletedProcess[str
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=500,
         check=False,
     )

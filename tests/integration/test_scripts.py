@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import median
 from textwrap import indent
 from typing import TYPE_CHECKING
 
@@ -19,8 +20,10 @@ from processes import alive, family
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 90.0
 INTERRUPT_S = 0.2
+"""How much later than a plain sleep a waiting script may be interrupted."""
+ROUNDS = 5
 PROMPT = b">>> "
 NAP = """\
 import os, pathlib, sys, time
@@ -29,7 +32,8 @@ import distcomp
 @distcomp.compute_this
 def nap(seconds, mark=None):
     if mark:
-        pathlib.Path(mark).write_text(str(os.getpid()))
+        pathlib.Path(mark + ".part").write_text(str(os.getpid()))
+        os.rename(mark + ".part", mark)
     time.sleep(seconds)
     return seconds
 
@@ -44,9 +48,11 @@ class Scripts:
         self.running: list[subprocess.Popen[str]] = []
 
     def environment(self, **variables: str) -> dict[str, str]:
-        """The variables of a user who has set none of ours."""
+        """The variables of a user who has set nothing of how it works."""
         clean = {name: text for name, text in os.environ.items() if not name.startswith("DISTCOMP_")}
-        return {**clean, "DISTCOMP_HOME": str(self.folder / "home"), **variables}
+        # An explanation of why it takes so long is none of what is asked for here, however long it takes.
+        ours = {"DISTCOMP_HOME": str(self.folder / "home"), "DISTCOMP_EXPLAIN_AFTER_S": "600"}
+        return {**clean, **ours, **variables}
 
     def start(self, text: str, **variables: str) -> subprocess.Popen[str]:
         """Run a script in a process group of its own, as a terminal does."""
@@ -227,20 +233,23 @@ def test_an_exception_cancels_what_was_submitted(scripts: Scripts, way: str) -> 
 
 @pytest.mark.parametrize("end", ["SIGKILL", "SIGTERM", "os._exit"])
 def test_nothing_is_left_however_a_script_ends(scripts: Scripts, end: str) -> None:
-    mark = scripts.folder / "mark"
+    mark, gate = scripts.folder / "mark", scripts.folder / "gate"
     process = scripts.start(
         NAP
         + f"nap.submit(3600, {str(mark)!r})\n"
         + "sys.stdin.close()\n"
         + f"while not os.path.exists({str(mark)!r}): time.sleep(0.01)\n"
         + "print('ready', flush=True)\n"
-        + ("time.sleep(1); os._exit(0)\n" if end == "os._exit" else "time.sleep(3600)\n")
+        + f"while not os.path.exists({str(gate)!r}): time.sleep(0.01)\n"
+        + "os._exit(0)\n"
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     theirs = family(process.pid)
     assert int(mark.read_text()) in theirs
-    if end != "os._exit":
+    if end == "os._exit":
+        gate.touch()
+    else:
         process.send_signal(getattr(signal, end))
     process.wait(TIMEOUT_S)
     until(lambda: not any(map(alive, theirs)), "nothing of the script is left")
@@ -250,25 +259,35 @@ def test_ctrl_c_interrupts_the_script_alone_and_its_client_goes_on(scripts: Scri
     process = scripts.start(
         NAP
         + "nap.compute(0)\n"
-        + "future = nap.submit(3600)\n"
-        + "while not future.running(): time.sleep(0.01)\n"
-        + "try:\n"
-        + "    print('waiting', flush=True)\n"
-        + "    future.result()\n"
-        + "except KeyboardInterrupt:\n"
-        + "    print(time.monotonic())\n"
-        + "print(future.cancelled(), nap.compute(0.25))\n"
+        + f"for number in range({2 * ROUNDS}):\n"
+        + "    future = nap.submit(3600)\n"
+        + "    while not future.running(): time.sleep(0.01)\n"
+        + "    try:\n"
+        + "        print('waiting', flush=True)\n"
+        + "        future.result() if number % 2 else time.sleep(3600)\n"
+        + "    except KeyboardInterrupt:\n"
+        + "        print(time.monotonic(), flush=True)\n"
+        + "    future.cancelled() or number % 2 or future.cancel()\n"
+        + "    print(future.cancelled(), nap.compute(0))\n"
     )
+    late_s = [interrupted(process) for _ in range(2 * ROUNDS)]
+    _, err = process.communicate(timeout=TIMEOUT_S)
+    # Of every other round, which sleeps, one learns how late a process of this machine is woken anyway.
+    assert median(late_s[1::2]) < median(late_s[::2]) + INTERRUPT_S, late_s
+    assert (err, process.returncode) == ("", 0)
+
+
+def interrupted(process: subprocess.Popen[str]) -> float:
+    """Interrupt a script that waits; the seconds until it noticed, after which it has to go on."""
     assert process.stdout is not None
     assert process.stdout.readline() == "waiting\n"
     main = Path(f"/proc/{process.pid}/stat")
     until(lambda: main.read_text().rpartition(")")[2].split()[0] == "S", "the script waits")
     sent_s = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=TIMEOUT_S)
-    interrupted_s, *rest = out.split()
-    assert float(interrupted_s) - sent_s < INTERRUPT_S
-    assert (rest, err, process.returncode) == (["True", "0.25"], "", 0)
+    late_s = float(process.stdout.readline()) - sent_s
+    assert process.stdout.readline() == "True 0\n"
+    return late_s
 
 
 LATE = """
@@ -335,7 +354,7 @@ distcomp.Client('inline:').close()
 threading.Thread(target=open_clients._lock.acquire).start()
 if child := os.fork():
     os._exit(os.waitpid(child, 0)[1])
-signal.alarm(10)
+signal.alarm(80)
 print(distcomp.Client('inline:').submit(abs, -7).result(), flush=True)
 """)
     assert (out.split(), code) == (["7"], 0)

@@ -19,7 +19,7 @@ pytest.importorskip("ipykernel", reason="no kernel can be started: ipykernel")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:jupyter_client")
 
 PRELUDE = """
-import asyncio, pathlib, threading, time
+import asyncio, pathlib, sys, threading, time
 from distcomp import Client, compute_this, gather, progress, wait
 client = Client(slots=2)
 
@@ -27,8 +27,21 @@ def busy():
     totals = client.status().totals
     return totals.pending + totals.leased
 
+def place():
+    frame = sys._current_frames()[threading.main_thread().ident]
+    places = []
+    while frame:
+        places.append((frame.f_code, frame.f_lasti))
+        frame = frame.f_back
+    return places
+
+def waits():
+    before = place()
+    time.sleep(0.05)
+    return place() == before
+
 def look():
-    while not busy():
+    while not (busy() and waits()):
         time.sleep(0.01)
     pathlib.Path("busy").touch()
 
@@ -38,6 +51,10 @@ async def tick():
 
 def square(number):
     return number * number
+
+def hold(gate):
+    while not pathlib.Path(gate).exists():
+        time.sleep(0.01)
 """
 
 
@@ -65,8 +82,8 @@ class Kernel:
         request: str = self.client.execute(code)
         return request
 
-    def finish(self, request: str) -> Cell:
-        """Wait for a cell to end."""
+    def finish(self, request: str, shows: str = "") -> Cell:
+        """Wait for a cell to end, or only until it has printed `shows`."""
         cell = Cell()
         while True:
             message = self.client.get_iopub_msg(timeout=DEADLINE_S)
@@ -77,6 +94,8 @@ class Kernel:
                 cell.data = content["data"]
             elif kind == "stream":
                 cell.printed += content["text"]
+                if shows and shows in cell.printed:
+                    return cell
             elif kind == "error":
                 cell.error = content["ename"]
             elif kind == "status" and content["execution_state"] == "idle":
@@ -177,8 +196,14 @@ def test_handles_are_shown_as_html(kernel: Kernel) -> None:
 
 
 def test_progress_and_logs_are_shown_in_the_cell(kernel: Kernel) -> None:
-    cell = kernel.finish(kernel.begin("_ = progress(client.map(time.sleep, [0.7] * 4))"))
-    assert re.search(r"4/4|4 of 4 done", cell.printed), cell.printed
+    cell = kernel.begin(f"_ = progress(client.map(hold, [{str(kernel.folder / 'gate')!r}] * 4))")
+    begun = kernel.finish(cell, "4").printed
+    (kernel.folder / "gate").touch()
+    ended = kernel.finish(cell)
+    assert not ended.error
+    assert re.search(r"4/4|4 of 4 done", begun + ended.printed), (begun, ended.printed)
     kernel.run("def talk(number): print('number', number)")
-    cell = kernel.finish(kernel.begin("client.options(logs=True).map(talk, [5]).results(); time.sleep(0.5)"))
-    assert "talk[0]@embedded: number 5" in cell.printed
+    cell = kernel.begin("client.options(logs=True).map(talk, [5]).results(); hold('seen')")
+    assert "talk[0]@embedded: number 5" in kernel.finish(cell, "talk[0]@embedded: number 5").printed
+    (kernel.folder / "seen").touch()
+    assert not kernel.finish(cell).error

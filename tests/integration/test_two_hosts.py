@@ -14,12 +14,26 @@ from hosts import NAMES, ROOT, Host, not_permitted, two_hosts
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator
+    from pathlib import Path
 
 PROGRAMS = ("distcomp-scheduler", "distcomp-worker")
 """What runs until it is stopped, and so is typed in a terminal of its own."""
 
 JOIN = re.compile(r"^(\w+) +(distcomp-join-\S+)$", re.MULTILINE)
 SHORT_SILENCE = "env DISTCOMP_SILENCE_S=1 DISTCOMP_HEARTBEAT_S=0.2 DISTCOMP_RECONNECT_GRACE_S=0.2"
+WORK = """\
+import os, sys, time
+from distcomp import Client
+
+def work(number, gate):
+    while number > 9 and not os.path.exists(gate):
+        time.sleep(0.01)
+    return number
+
+if __name__ == "__main__":
+    print(sum(Client().map(work, range(40), sys.argv[1:] * 40)))
+"""
+
 LOOK = "from distcomp import Client; import socket; print({})"
 
 
@@ -145,7 +159,7 @@ def test_the_two_machines_of_the_readme_work_as_they_are_typed(hosts: Hosts) -> 
     assert hosts.look("b", "sorted({row.host for row in Client().workers()})") == "['b.example']"
 
 
-def test_a_partition_costs_no_result_and_heals(hosts: Hosts) -> None:
+def test_a_partition_costs_no_result_and_heals(hosts: Hosts, tmp_path: Path) -> None:
     scheduler = hosts.open(
         "a", f"{SHORT_SILENCE} distcomp-scheduler --host 0.0.0.0 --advertise a.example --allow-plaintext"
     )
@@ -154,16 +168,15 @@ def test_a_partition_costs_no_result_and_heals(hosts: Hosts) -> None:
         hosts.open(host, f"{SHORT_SILENCE} distcomp-worker --join - --slots 1", join)
     count = "len(Client().workers())"
     until(lambda: hosts.look("a", count) == "2", "both workers register")
-    work = (
-        "from distcomp import Client; import time; "
-        "print(sum(Client().map(lambda x: time.sleep(0.1) or x, range(40))))"
-    )
-    client = hosts.open("a", f"{SHORT_SILENCE} python -c '{work}'")
+    gate = tmp_path / "gate"
+    (tmp_path / "work.py").write_text(WORK)
+    client = hosts.open("a", f"{SHORT_SILENCE} python {tmp_path}/work.py {gate}")
     until(lambda: hosts.look("a", "Client().status().totals.settled > 4") == "True", "the work is under way")
     hosts.run("b", "ip link set wire0 down")
-    client.process.wait(30)
+    gate.touch()
+    client.process.wait(120)
     client.close()
     assert client.text.strip() == str(sum(range(40)))
-    assert hosts.look("a", count) == "1"
+    until(lambda: hosts.look("a", count) == "1", "the worker is missed")
     hosts.run("b", "ip link set wire0 up")
     until(lambda: hosts.look("a", count) == "2", "the worker is back")

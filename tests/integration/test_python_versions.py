@@ -7,7 +7,6 @@ import os
 import platform
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -15,6 +14,7 @@ from clusters import Programs, until
 from pythons import another_python, installed
 
 from distcomp import Client
+from distcomp.config import ClientSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,7 +62,7 @@ def test_tasks_go_only_to_workers_of_their_clients_version(cluster: Programs, ot
         assert OURS in rows["other"].unfit
         assert other.version in rows["other"].unfit
         assert rows["other"].settled == 0
-        assert [row.name for row in client.wait_for_workers(1, timeout_s=5)] == ["same"]
+        assert [row.name for row in client.wait_for_workers(1, timeout_s=90)] == ["same"]
         status = [sys.executable, "-m", "distcomp.cli.main", "status"]
         environment = cluster.environment(COLUMNS="200")
         shown = subprocess.run(status, env=environment, capture_output=True, text=True, check=True).stdout
@@ -84,7 +84,7 @@ def test_a_client_of_the_other_version_gets_the_other_worker(
         "import platform\n"
         "from distcomp import Client\n"
         "with Client() as client:\n"
-        "    client.wait_for_workers(1, timeout_s=20)\n"
+        "    client.wait_for_workers(1, timeout_s=90)\n"
         "    print(*set(client.map(lambda _: platform.python_version()[:4], range(50))))\n"
     )
     done = subprocess.run(
@@ -97,18 +97,16 @@ def test_a_client_of_the_other_version_gets_the_other_worker(
     assert done.stdout.strip() == other.version, done.stderr
 
 
-def test_a_submit_that_no_worker_can_run_says_so_within_a_second(
+def test_a_submit_that_no_worker_can_run_says_so_and_not_only_when_asked(
     cluster: Programs, other: Other, caplog: pytest.LogCaptureFixture
 ) -> None:
     cluster.scheduler()
     foreign_worker(cluster, other)
-    with Client() as client:
+    with Client(settings=ClientSettings(explain_after_s=3600.0)) as client:
         until(lambda: len(client.workers()) == 1, "the worker registers")
-        since = time.monotonic()
         future = client.submit(abs, -1)
         until(lambda: "no worker can run" in caplog.text, "it is said")
-        assert time.monotonic() - since < 1.0
         assert f"Python {OURS}" in caplog.text
         assert other.version in caplog.text
         cluster.worker(slots=1)
-        assert future.result(20) == 1
+        assert future.result(90) == 1

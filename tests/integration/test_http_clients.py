@@ -19,7 +19,7 @@ from gateways import cluster_id, make_token, start_gateway
 from web_intermediary import Intermediary
 
 from distcomp import Client
-from distcomp.config import ClientSettings
+from distcomp.config import ClientSettings, WireLimits
 from distcomp.errors import AuthenticationError, ConfigError, ForeignProtocolError, UnreachableError
 from distcomp.gateway_settings import gateway_file
 
@@ -103,9 +103,10 @@ def test_what_ends_idle_connections_is_not_noticed(
     site: Site, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     caplog.set_level(logging.INFO, logger="distcomp")
+    patient = ClientSettings(wire=WireLimits(silence_s=60.0))
     with (
         Intermediary(site.port, prefix="/here", idle_s=0.3) as between,
-        Client(address_of(between.port, "/here"), token=site.token) as client,
+        Client(address_of(between.port, "/here"), token=site.token, settings=patient) as client,
     ):
         opened = tunnels(between)
         waiting = client.submit(nap, 0, str(tmp_path / "gate"))

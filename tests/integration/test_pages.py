@@ -48,7 +48,7 @@ def test_an_example_prints_what_is_shown(
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=90,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr

@@ -19,7 +19,7 @@ import distcomp
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 90.0
 OPENING = """\
 import sys, importlib, pathlib, time
 import distcomp

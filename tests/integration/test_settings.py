@@ -43,7 +43,7 @@ def run(cluster: Programs, folder: Path, *words: str) -> subprocess.CompletedPro
         env=cluster.environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=90,
         check=False,
     )
 

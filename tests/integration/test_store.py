@@ -100,7 +100,7 @@ def script(tmp_path: Path, **values: Any) -> str:
     )
     path = tmp_path / "script.py"
     path.write_text(text)
-    ran = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=60, check=False)
+    ran = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=90, check=False)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
 
@@ -272,7 +272,7 @@ def test_two_scripts_use_one_store_at_once(tmp_path: Path, ledger: Ledger) -> No
         subprocess.Popen([sys.executable, str(path)], stdout=subprocess.PIPE, text=True) for _ in range(2)
     ]
     for process in both:
-        said, _ = process.communicate(timeout=60)
+        said, _ = process.communicate(timeout=90)
         assert process.returncode == 0
         assert str(sum(range(1, 301))) in said
     assert set(ledger.lines()) == set(map(str, range(300)))

@@ -58,7 +58,7 @@ def flood() -> None:
 def test_lines_come_with_function_index_and_worker(
     client: Client, printed: Callable[[], str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    worker = client.wait_for_workers(1, 20)[0].name
+    worker = client.wait_for_workers(1, 90)[0].name
     with caplog.at_level(logging.INFO, "distcomp.tasks"):
         array = client.options(logs=True).map(talk, [7, 8, 9], cost=[1, 2, 3])
         assert array.results() == [7, 8, 9]
@@ -68,12 +68,17 @@ def test_lines_come_with_function_index_and_worker(
             for index in range(3)
             for text in (f"number {index + 7}", "no end")
         )
-        until(lambda: len(caplog.records) >= 3, "all records")
-    records: list[Any] = [record for record in caplog.records if record.name.startswith("distcomp.tasks")]
+        until(lambda: len(logged(caplog)) >= 3, "all records")
+    records = logged(caplog)
     assert {(record.name, record.levelno) for record in records} == {("distcomp.tasks.talk", logging.INFO)}
     assert sorted(record.getMessage() for record in records) == [
         f"test_task_logs.talk[{index}]@{worker}: logged {index + 7}" for index in range(3)
     ]
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[Any]:
+    """The records that came from tasks."""
+    return [record for record in caplog.records if record.name.startswith("distcomp.tasks")]
 
 
 def test_lines_come_while_the_task_runs(client: Client, printed: Callable[[], str], tmp_path: Path) -> None:
@@ -82,7 +87,7 @@ def test_lines_come_while_the_task_runs(client: Client, printed: Callable[[], st
     assert printed().startswith("test_task_logs.talk_and_wait@")
     assert not future.done()
     (tmp_path / "go").touch()
-    future.result(30)
+    future.result(90)
 
 
 def test_nothing_comes_unasked(client: Client, printed: Callable[[], str]) -> None:
@@ -93,7 +98,7 @@ def test_nothing_comes_unasked(client: Client, printed: Callable[[], str]) -> No
 
 
 def test_a_flood_is_cut_and_said(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
-    client.options(logs=True).submit(flood).result(60)
+    client.options(logs=True).submit(flood).result(90)
     client.close()
     written = capsys.readouterr()
     assert 1 <= len(written.out.splitlines()) < 10_000

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 AGAIN_S = 0.01
 """How long somebody takes to begin again."""
 
+DOWN_S = 0.2
+"""How long the scheduler is down that is killed together with a process."""
+
 LINGERS_S = 1.0
 """How long one is there that has come back after another one, and whose user wants nothing of it."""
 
@@ -196,6 +199,10 @@ class SimLife(SimClient):
             self._stand_still()
             return
         self._note_end()
+        scheduler = self.world.scheduler
+        if self.life.fells and self.world.weather.journalled and not scheduler.down and not scheduler.frozen:
+            self.run_of.count("killed together with the scheduler")
+            scheduler.restart(DOWN_S)
         for _ in range(self.world.air.rng.randint(0, len(self._writing))):
             if not self.life.disk_full:
                 self.run_of.store(self._writing.popleft())

@@ -58,6 +58,7 @@ class SimScheduler(Host):
         self.state = SchedulerState(self.world.weather.scheduler, self._epoch, "sim", auth=True)
         self.ends: dict[Peer, End] = {}
         self._workers: dict[Peer, WorkerId] = {}
+        self._all_workers: dict[Peer, WorkerId] = {}
         self._turn_comes = False
         self._wakes = self._turns = 0
         self._held: list[tuple[int, dict[Peer, list[Message]]]] = []
@@ -184,6 +185,9 @@ class SimScheduler(Host):
             for _, grant in self._unwritten:
                 self.world.ledger.grant_forgotten(grant.array, grant.start, grant.stop)
         else:
+            for _, sends in self._held:
+                for peer, messages in sends.items():
+                    self._note_grants(peer, messages, 0)
             self._held.clear()
             self.ends, ends = {}, self.ends
             journal._commit_all()
@@ -203,7 +207,7 @@ class SimScheduler(Host):
             return
         for message in messages:
             if type(message) is RegisterWorker:
-                self._workers[end.peer] = message.worker
+                self._workers[end.peer] = self._all_workers[end.peer] = message.worker
             self.state.receive(end.peer, message, self.clock.now)
         self._plan_turn()
 
@@ -266,17 +270,17 @@ class SimScheduler(Host):
 
     def _send(self, sends: dict[Peer, list[Message]], batch: int = 0) -> None:
         for peer, messages in sends.items():
+            self._note_grants(peer, messages, batch)
             end = self.ends.get(peer)
             if end is not None:
-                self._note_grants(peer, messages, batch)
                 end.send(messages)
 
     def _note_grants(self, peer: Peer, messages: list[Message], batch: int) -> None:
-        """Note what may begin by now; and what of it would be forgotten by a kill."""
+        """Note what may begin by now, for all that the books say; and what of it a kill would forget."""
         if self.world.weather.faults:
             grants = [message for message in messages if type(message) is GrantLease]
             if grants:
-                self.granted.setdefault(self._workers[peer], []).extend(grants)
+                self.granted.setdefault(self._all_workers[peer], []).extend(grants)
                 if self._journal is not None and batch > self._committed:
                     self._unwritten += [(batch, grant) for grant in grants]
 

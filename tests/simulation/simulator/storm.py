@@ -80,16 +80,9 @@ class Storm:
         return bool(busy) and self._strike_worker(busy[int(fault.pick * len(busy))], what, fault)
 
     def _strike_all(self, fault: Fault) -> bool:
-        if fault.kind == "restart scheduler":
-            for client in self.world.clients:
-                client.grounds = True
-            self.world.scheduler.restart(min(fault.seconds, 14.0))
-        elif fault.kind in ("kill scheduler", "end scheduler"):
-            if self.world.scheduler.down or self.world.scheduler.frozen:
-                return False
-            in_order = fault.kind == "end scheduler"
-            self.world.scheduler.restart(min(fault.seconds, 14.0), in_order=in_order, heard=fault.pick < 0.5)
-        elif fault.kind == "stop scheduler":
+        if fault.kind in ("restart scheduler", "kill scheduler", "end scheduler"):
+            return self._end_scheduler(fault)
+        if fault.kind == "stop scheduler":
             self.world.scheduler.freeze(min(fault.seconds, 14.0))
             for end in self.world.scheduler.ends.values():
                 end.far.miss(self.world.scheduler.frozen_until)
@@ -97,9 +90,18 @@ class Storm:
             for worker in self.world.workers:
                 worker.without_processes = True
             self.world.clock.after(min(fault.seconds, 3.0), self._allow_processes)
-        if self.world.scheduler.down:
-            for client in list(self.world.clients):
-                client.scheduler_fell()
+        return True
+
+    def _end_scheduler(self, fault: Fault) -> bool:
+        scheduler, forgets = self.world.scheduler, fault.kind == "restart scheduler"
+        if scheduler.down or (scheduler.frozen and not forgets):
+            return False
+        pause_s, in_order = min(fault.seconds, 14.0), fault.kind == "end scheduler"
+        scheduler.restart(pause_s, in_order=in_order, heard=forgets or fault.pick < 0.5)
+        for client in list(self.world.clients):
+            if forgets:
+                client.grounds = True
+            client.scheduler_fell()
         return True
 
     def _allow_processes(self) -> None:

@@ -47,6 +47,7 @@ LIVES = (
     "killed while results waited",
     "killed while results went to its disk",
     "killed while the scheduler was down",
+    "killed together with the scheduler",
     "left",
     "found another process there",
     "came back and found another there",
@@ -89,6 +90,7 @@ class Life(NamedTuple):
         attaches: it collects what is there.
         keeps: results go to its disk, which takes `write_s`, unless it is full.
         falls: it ends, too, if the scheduler stops.
+        fells: if that has a journal, it is killed at the same time, and what it has not written down is lost.
         cancels_after_s: when it cancels some of what others have handed in; 0 if it does not.
     """
 
@@ -104,6 +106,7 @@ class Life(NamedTuple):
     write_s: float = 0.0
     disk_full: bool = False
     falls: bool = False
+    fells: bool = False
     cancels_after_s: float = 0.0
 
 
@@ -235,6 +238,7 @@ def _draw_life(rng: Random, mood: str, place: int, *, keeps: bool) -> Life:
         write_s=rng.choice((0.0, 0.05, 0.5)),
         disk_full=rng.random() < 0.1,
         falls=rng.random() < 0.7,
+        fells=rng.random() < 0.3,
         cancels_after_s=rng.choice((0.001, 0.1)) if rng.random() < 0.3 else 0.0,
     )
 

@@ -388,7 +388,8 @@ class ClientState:
         """The scheduler will not go on with this connection."""
         self._effects.refused = message
         if message.code in ("expired", "unknown"):
-            self._lose(self._patience.forgotten(now))
+            is_back = self._resumes and self.phase == "opening"
+            self._lose(self._patience.forgotten(now) if is_back else Failure("expired", text=message.text))
             self._patience.hope_again(now)
         elif message.code not in _HEALING:
             self._lose(Failure("refused", text=f"the scheduler refused this client: {message.text}"))

@@ -606,6 +606,17 @@ def test_a_refused_session_was_away_too_long_or_is_unknown() -> None:
     assert failures_of(refused_after(1.0, "versions").last) == [(1, 0, 1, "refused")]
 
 
+def test_who_was_not_away_is_not_told_so() -> None:
+    talk = opened()
+    talk.now = 9000.0
+    talk.submit(1)
+    talk.turn()
+    talk.hear(protocol.Refused("expired", "the task has ended"))
+    (failed,) = talk.last.outcomes
+    assert isinstance(failed, Failed)
+    assert failed.failure == Failure("expired", text="the task has ended")
+
+
 def test_only_a_session_that_was_open_is_said_to_be_lost() -> None:
     assert [event.text for event in refused_after(1.0, "versions").last.events] == ["the session is lost"]
     talk = Talk()

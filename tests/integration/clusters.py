@@ -81,7 +81,8 @@ class Programs:
     def environment(self, **variables: str) -> dict[str, str]:
         """The variables that programs are started with."""
         clean = {name: text for name, text in os.environ.items() if name != "DISTCOMP_ADDRESS"}
-        return {**clean, "DISTCOMP_HOME": str(self.home), **variables}
+        calm = {"DISTCOMP_HANDSHAKE_S": "60"}  # nobody is sent away because the machine stands still
+        return {**clean, **calm, "DISTCOMP_HOME": str(self.home), **variables}
 
     def scheduler(
         self, name: str = "test", *flags: str, port: int = 0, **variables: str

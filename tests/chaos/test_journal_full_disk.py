@@ -178,7 +178,8 @@ def test_a_scheduler_does_not_start_on_a_full_disk_and_goes_on_when_there_is_roo
     ledger = tmp_path / "ledger"
     with Client() as client:
         futures = [client.submit(noted, ledger, number, bytes(20_000)) for number in range(50)]
-        until(lambda: client.status().totals.pending == 50, "they are there, if not all on the disk yet")
+        arrays = client._program._state.arrays
+        until(lambda: sum(each.accepted for each in list(arrays.values())) == 50, "they are on the disk")
         scheduler.kill()
         scheduler.wait()
         disk.fill()

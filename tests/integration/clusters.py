@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import signal
 import socket
 import subprocess
 import sys
 import time
+from itertools import cycle, islice
 from typing import TYPE_CHECKING, TypeVar
 
 from distcomp.access import Access
@@ -27,8 +27,11 @@ DEADLINE_S = 90.0
 ORDERLY_S = 2.0
 """How long a program may take to end in order before it is asked again."""
 
-PORTS = range(20_000, 30_000)
-"""Ports of which systems give away none by themselves, to connections neither."""
+PORTS = 500
+"""So many ports are each test process's own. Systems give away none of these by themselves."""
+
+_first = 20_000 + PORTS * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 20)
+_ports = cycle(range(_first, _first + PORTS))
 
 
 def until(condition: Callable[[], T], what: str, timeout_s: float = DEADLINE_S) -> T:
@@ -42,13 +45,13 @@ def until(condition: Callable[[], T], what: str, timeout_s: float = DEADLINE_S) 
 
 def lasting_port() -> int:
     """A free port that stays free while the program that listened there is away for a moment."""
-    for port in random.sample(PORTS, 100):
+    for port in islice(_ports, PORTS):
         try:
             socket.create_server(("127.0.0.1", port)).close()
         except OSError:  # somebody has it
             continue
         return port
-    raise AssertionError(f"no port is free in {PORTS}")
+    raise AssertionError("none of this process's ports is free")
 
 
 def quickest(trial: Callable[[], float], most_s: float, trials: int = 6) -> float:
@@ -81,17 +84,19 @@ class Programs:
     def environment(self, **variables: str) -> dict[str, str]:
         """The variables that programs are started with."""
         clean = {name: text for name, text in os.environ.items() if name != "DISTCOMP_ADDRESS"}
-        calm = {"DISTCOMP_HANDSHAKE_S": "60"}  # nobody is sent away because the machine stands still
-        return {**clean, **calm, "DISTCOMP_HOME": str(self.home), **variables}
+        return {**clean, "DISTCOMP_HOME": str(self.home), **variables}
 
     def scheduler(
         self, name: str = "test", *flags: str, port: int = 0, **variables: str
     ) -> subprocess.Popen[str]:
         """Start a scheduler, at a lasting port if told none, and wait until its access files are there."""
         path = self.home / "access" / name
-        process = self.start(
-            "scheduler", "--quiet", "--port", str(port or lasting_port()), "--name", name, *flags, **variables
-        )
+        flags = ("--quiet", "--port", str(port or lasting_port()), "--name", name, *flags)
+        variables = {
+            "DISTCOMP_HANDSHAKE_S": "60",
+            **variables,
+        }  # also if the machine stands still
+        process = self.start("scheduler", *flags, **variables)
         until(lambda: _has_all_roles(path) or process.poll() is not None, "access files")
         assert process.poll() is None, self.said(process)
         return process

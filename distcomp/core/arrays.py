@@ -176,6 +176,11 @@ class TaskArrayState:
         return self.accepted - self.settled - len(self.delayed) - self.pending.count
 
     @property
+    def has_needs(self) -> bool:
+        """Whether the function and all bundles that its tasks need are here."""
+        return self.definition.message is not None and not self.lacking
+
+    @property
     def finished(self) -> bool:
         """Whether nothing more can happen to it."""
         return self.closed and self.settled == self.accepted

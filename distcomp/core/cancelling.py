@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from distcomp.core import recording
 from distcomp.core.flow import finish, forward_alike, settle
+from distcomp.core.sleeping import awake
 from distcomp.core.spans import count, joined
 from distcomp.rows import Failure
 from distcomp.worker_protocol import CancelLease
@@ -154,14 +155,32 @@ def cancel_session(books: Books, session: Session, failure: Failure | None = Non
     With a failure, the client is told of it when it comes back.
     """
     for array in list(session.arrays.values()):
-        if array.options.detach and array.definition.message is not None:
+        if array.options.detach and array.has_needs:
             close(books, array)
         else:
-            taken = cancel(books, array, ())
-            if failure is not None:
-                _tell(books, array, taken, failure)
+            _cancel_all(books, array, failure)
         if array.finished:
             finish(books, array)
+
+
+def close_open(books: Books, session: Session, unmet: Failure | None = None) -> None:
+    """Let nothing more come to the arrays of a run.
+
+    With a failure, those fail that cannot run, as what their tasks need was to come, too.
+    """
+    for array in list(awake(session)):
+        if unmet is None or array.has_needs:
+            close(books, array)
+        else:
+            _cancel_all(books, array, unmet)
+        if array.finished:
+            finish(books, array)
+
+
+def _cancel_all(books: Books, array: TaskArrayState, failure: Failure | None) -> None:
+    taken = cancel(books, array, ())
+    if failure is not None:
+        _tell(books, array, taken, failure)
 
 
 def cancel_whole(books: Books, session: Session) -> None:

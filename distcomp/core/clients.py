@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from distcomp.core import recording, runs
-from distcomp.core.cancelling import cancel_whole
+from distcomp.core.cancelling import cancel_whole, close_open
 from distcomp.core.effects import Close
 from distcomp.core.flow import balance, balance_others
 from distcomp.core.leaving import client_gone, come_back, end_session, make_room
@@ -158,7 +158,7 @@ def on_close_session(books: Books, link: Link, _message: CloseSession, now: floa
     link.phase = "closed"
     books.effects.closes.append(Close(link.peer, "the session was closed"))
     if session.run:
-        runs.close_open(books, session)
+        close_open(books, session)
         client_gone(books, session, now)
     else:
         end_session(books, session, now)

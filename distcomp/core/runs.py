@@ -11,12 +11,10 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from distcomp.core import recording
-from distcomp.core.cancelling import close
-from distcomp.core.flow import finish
+from distcomp.core.cancelling import close_open
 from distcomp.core.sessions import EndedRun
-from distcomp.core.sleeping import awake
 from distcomp.protocol import RunDescribed, RunsListed
-from distcomp.rows import RunArray, RunRow
+from distcomp.rows import Failure, RunArray, RunRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +32,11 @@ LISTED_RUNS = 64
 """Runs in one part of a list."""
 
 TOLD_FUNCTIONS = 8
+_UNMET = Failure(
+    "expired",
+    text="its function or modules never came: the process that submitted it ended before it sent them",
+)
+
 ALL_SEEN = frozenset({"observer", "admin"})
 """Roles that see the runs of all owners; a client sees those of its own."""
 
@@ -77,16 +80,8 @@ def take_over(books: Books, session: Session, message: OpenSession) -> None:
     """
     told = session.opening
     if told.nonce != message.nonce:
-        close_open(books, session)
+        close_open(books, session, _UNMET)
     session.opening = message._replace(environment=told.environment)
-
-
-def close_open(books: Books, session: Session) -> None:
-    """Let nothing more come to the arrays of a run."""
-    for array in list(awake(session)):
-        close(books, array)
-        if array.finished:
-            finish(books, array)
 
 
 def unknown(books: Books, owner: str, run: str, now: float) -> str:

@@ -54,6 +54,15 @@ def test_a_client_that_was_away_for_long_hears_what_was_cancelled_and_gets_the_r
     assert world.pool.queue.pending == 1
 
 
+def test_what_is_detached_and_lacks_its_modules_ends_with_the_grace() -> None:
+    world = SchedulerWorld()
+    client = world.client()
+    world.submit(client, 0, 2, DETACHED, bundle=b"b" * 32)
+    world.cut(client)
+    world.wait(60.0)
+    assert world.outcomes(come_back(world, client)) == {0: "expired", 1: "expired"}
+
+
 def test_what_comes_late_to_an_array_that_was_cancelled_is_refused() -> None:
     world = SchedulerWorld()
     client = world.client()

@@ -134,6 +134,22 @@ def test_what_one_process_has_cancelled_is_told_to_the_next() -> None:
     assert [message.spans for message in world.got(other, TasksFailed)] == [((2, 3),)]
 
 
+def test_what_lacks_its_function_when_another_process_comes_never_runs() -> None:
+    world = SchedulerWorld()
+    client = open_run(world, nonce=b"same")
+    world.submit(client, 1, 2, session=RUN)
+    world.cut(client)
+    again = open_run(world, nonce=b"same")
+    assert world.got(again, TasksFailed) == []
+    world.cut(again)
+    other = open_run(world)
+    (failed,) = world.got(other, TasksFailed)
+    assert (failed.spans, failed.failure.kind) == (((0, 2),), "expired")
+    assert "never came" in failed.failure.text
+    assert described(world, other)[0].settled == 2
+    assert world.pool.queue.pending == 0
+
+
 def test_the_same_process_finds_open_what_it_left_open() -> None:
     world = SchedulerWorld()
     _, client = begin_run(world, nonce=b"same")

@@ -67,14 +67,12 @@ def install(group: str | None) -> None:
 
 def insist(command: list[str]) -> None:
     """Run a command that needs the network; again if it fails, as that may have been the network's fault."""
-    for left in reversed(range(TRIES)):
-        done = subprocess.run(command, check=False, cwd=ROOT)
-        if not done.returncode:
+    for _ in range(TRIES - 1):
+        if not subprocess.run(command, check=False, cwd=ROOT).returncode:
             return
-        if not left:
-            done.check_returncode()
         sys.stderr.write(f"it is tried again in {PAUSE_S:g} s\n")
         time.sleep(PAUSE_S)
+    subprocess.run(command, check=True, cwd=ROOT)
 
 
 def main() -> int:
@@ -82,7 +80,8 @@ def main() -> int:
     if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:  # noqa: PLR2004 - the program and one word
         sys.stderr.write(f"{__doc__}\n")
         return 2
-    os.environ.update({name: text for name, text in PATIENCE.items() if name not in os.environ})
+    for name, text in PATIENCE.items():
+        os.environ.setdefault(name, text)
     try:
         install(GROUPS[sys.argv[1]])
     except subprocess.CalledProcessError as error:

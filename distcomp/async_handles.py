@@ -91,8 +91,7 @@ class AsyncRuns(AsyncIterator[T]):
 class _AsyncTasks(Generic[T]):
     """What arrays and streams have in common."""
 
-    def __init__(self, tasks: TaskArray[T] | TaskStream[T]) -> None:
-        self._tasks = tasks
+    _tasks: TaskArray[T] | TaskStream[T]
 
     @property
     def done_count(self) -> int:
@@ -138,31 +137,30 @@ class AsyncTaskArray(_AsyncTasks[T]):
     """
 
     def __init__(self, array: TaskArray[T]) -> None:
-        super().__init__(array)
-        self._array = array
+        self._tasks: TaskArray[T] = array
 
     def __len__(self) -> int:
-        return len(self._array)
+        return len(self._tasks)
 
     def __aiter__(self) -> AsyncIterator[T]:
-        return AsyncRuns(self._array.runs(), self._array.cancel)
+        return AsyncRuns(self._tasks.runs(), self._tasks.cancel)
 
     @property
     def futures(self) -> Sequence[Future[T]]:
         """One future for each task, to be awaited."""
-        return self._array.futures
+        return self._tasks.futures
 
     def done(self) -> bool:
         """Whether all tasks have an outcome."""
-        return self._array.done()
+        return self._tasks.done()
 
     def failures(self) -> dict[int, BaseException]:
         """The exceptions of the tasks that have failed so far, by index."""
-        return self._array.failures()
+        return self._tasks.failures()
 
     def retry(self) -> Self:
         """Run the tasks again that have failed or were cancelled so far."""
-        self._array.retry()
+        self._tasks.retry()
         return self
 
 
@@ -180,8 +178,7 @@ class AsyncTaskStream(_AsyncTasks[T], AsyncIterator[T]):
     """
 
     def __init__(self, stream: TaskStream[T]) -> None:
-        super().__init__(stream)
-        self._stream = stream
+        self._tasks: TaskStream[T] = stream
         self._reading: AsyncRuns[T] | None = None
 
     def __aiter__(self) -> AsyncIterator[T]:  # noqa: PYI034 - what reads is faster without this object between
@@ -192,7 +189,7 @@ class AsyncTaskStream(_AsyncTasks[T], AsyncIterator[T]):
 
     async def aclose(self) -> None:
         """Leave the stream: cancel the rest of it, and drop what was not read."""
-        self._stream.close()
+        self._tasks.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -202,7 +199,7 @@ class AsyncTaskStream(_AsyncTasks[T], AsyncIterator[T]):
 
     def _in_order(self) -> AsyncRuns[T]:
         if self._reading is None:
-            self._reading = AsyncRuns(self._stream.runs(), self._stream.cancel)
+            self._reading = AsyncRuns(self._tasks.runs(), self._tasks.cancel)
         return self._reading
 
 

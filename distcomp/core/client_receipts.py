@@ -61,8 +61,7 @@ class Receipts:
 
     def know(self, counter: int) -> None:
         """An array of a run was handed in or adopted."""
-        if self._of_run:
-            self._known.cut(counter, counter + 1)
+        if self._of_run and counter not in self._known:
             self._known.add(counter, counter + 1)
 
     def knows(self, counter: int) -> bool:

@@ -32,13 +32,13 @@ LISTED_RUNS = 64
 """Runs in one part of a list."""
 
 TOLD_FUNCTIONS = 8
+ALL_SEEN = frozenset({"observer", "admin"})
+"""Roles that see the runs of all owners; a client sees those of its own."""
+
 _UNMET = Failure(
     "expired",
     text="its function or modules never came: the process that submitted it ended before it sent them",
 )
-
-ALL_SEEN = frozenset({"observer", "admin"})
-"""Roles that see the runs of all owners; a client sees those of its own."""
 
 
 # --- opening --------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import distcomp
 
 MISSING = 77
 TRIES = 3
-"""Many of these tests have a second or two for something: what a busy machine fails in gets a second try."""
+"""Many of these tests have a second or two for something: what a busy machine fails in is tried again."""
 
 LEFT_OUT = {
     "test_make_pool": "counts the process objects in _pool",

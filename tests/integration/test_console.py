@@ -205,6 +205,7 @@ def test_a_local_worker_goes_even_if_its_scheduler_is_killed(console: Console) -
     scheduler, _ = console.scheduler("--local-slots", "1")
     until(lambda: console.status()["totals"]["workers"] == 1, "the local worker registers")
     theirs = family(scheduler.pid)
+    assert len(theirs) > 1
     scheduler.kill()
     until(lambda: not any(map(alive, theirs)), "the worker and its slots end")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from distcomp.core.client_runs import RunEntry
 from distcomp.core.client_state import ClientState
+from distcomp.protocol import Accepted
 from simulator.client import SETTINGS, SimClient
 from simulator.ledger import demand
 from simulator.run_book import RunBook
@@ -115,7 +116,7 @@ class SimLife(SimClient):
 
     def on_messages(self, end: End, messages: list[Message]) -> None:
         super().on_messages(end, messages)
-        if any(type(message).__name__ == "Accepted" for message in messages):
+        if any(type(message) is Accepted for message in messages):
             self._reach_moment("accepted")
 
     def _hear(self, effects: ClientEffects) -> None:

@@ -320,7 +320,8 @@ class ClientSession:
         """The function as the store knows it; None if its results are not to be found there."""
         if self.keeper is None or bound.options_given.cache is False:
             return None
-        return self._recogniser.function(function, dumped, bound.options_given, self._project.latest)
+        self._project.is_fresh = False  # what the store has takes no turn, after which one looks again
+        return self._recogniser.function(function, dumped, bound.options_given, self._project.current())
 
     def _feeder(
         self,
@@ -374,6 +375,7 @@ class ClientSession:
         with self.lock:
             batches, self._batches = self._batches, {}
             counted_bytes, self._batch_bytes = self._batch_bytes, 0
+        state.bundle = self._project.latest  # again: the calls may have come since, with what they need
         size_bytes = 0
         for batch in batches.values():
             group, count = batch.group, len(batch.calls)

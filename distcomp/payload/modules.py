@@ -37,10 +37,10 @@ def home(name: str | None) -> str:
     found = _homes.get(name)
     if found is None:
         found = _find_home(name)
+        if found is LOCAL:
+            _note(name)  # before another thread may find its home, and take it for noted
         if found is not DYNAMIC:
             _homes[name] = found
-        if found is LOCAL:
-            _note(name)
     return found
 
 
@@ -122,8 +122,8 @@ def reach_imports(function: FunctionType) -> None:
 
 def _note(name: str) -> None:
     if name not in _noted:
+        reached.append(name)  # twice if two threads meet it at once, which harms nobody
         _noted.add(name)
-        reached.append(name)
 
 
 def imports_in(code: CodeType) -> Iterator[str]:

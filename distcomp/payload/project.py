@@ -98,22 +98,27 @@ class Project:
             return None
         if self.is_fresh and len(reached) == self._reached:
             return self.latest
-        known = sys.modules
+        with self._lock:
+            self._look_again()
+        return self.latest
+
+    def _look_again(self) -> None:
+        """Make another bundle if it is time to look for changes, or anything tells of some."""
+        before, self._reached = self._reached, -1  # until it is done, whoever asks waits for it
+        noted, known = len(reached), sys.modules
+        self.is_fresh = True
         is_reloaded = False
         for name, module, spec in self._loaded:
             if known.get(name) is not module or getattr(module, "__spec__", None) is not spec:
                 is_reloaded = True
                 break
-        self.is_fresh = True
-        changed = len(reached) != self._reached or len(known) != self._modules
+        changed = noted != before or len(known) != self._modules
         if is_reloaded or changed or time.monotonic() >= self._look_at:
-            with self._lock:
-                self._renew(read_all=is_reloaded)
-        return self.latest
+            self._renew(read_all=is_reloaded)
+        self._reached = noted
 
     def _renew(self, *, read_all: bool) -> None:
         """Make another bundle if anything is not as it was."""
-        noted, self._reached = len(reached), -1  # until it is done, whoever asks looks again
         self._modules = len(sys.modules)
         files, units = self._collect()
         if files != self._files or read_all:
@@ -126,7 +131,6 @@ class Project:
             if name in units or name.startswith(prefixes)
         ]
         self._look_at = time.monotonic() + self._check_s
-        self._reached = noted
 
     def _collect(self) -> tuple[dict[str, SourceFile], dict[str, Unit]]:
         """The files that belong to it by their names, and the units that they make up."""

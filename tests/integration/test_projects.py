@@ -91,6 +91,36 @@ def test_a_script_and_a_module_beside_it(projects: Projects) -> None:
     assert lines == ["42 43", "[0, 7, 14, 21]"]
 
 
+LATECOMER = """\
+import helper, threading
+
+class Turnstile:
+    'The lock of a client, at which a task overtakes the turn that takes what was handed in before it.'
+    def __init__(self, client):
+        self.client, self.lock, self.found = client, client.lock, []
+    def __enter__(self):
+        if threading.current_thread() is not threading.main_thread() and client.begun and not self.found:
+            self.found.append(None)
+            late = threading.Thread(target=lambda: self.found.append(client.submit(helper.times, 6)))
+            late.start()
+            late.join()
+        return self.lock.__enter__()
+    def __exit__(self, *error):
+        return self.lock.__exit__(*error)
+
+with distcomp.Client(ADDRESS) as client:
+    client.begun = False
+    client.lock = turnstile = Turnstile(client)
+    client.begun = True
+    print(client.submit(abs, -1).result(), turnstile.found[1].result())
+"""
+
+
+def test_a_task_handed_in_while_the_client_takes_others_has_its_modules(far: Projects) -> None:
+    far.write({"helper.py": "def times(x):\n    return x * 7\n"})
+    assert far.run(LATECOMER) == ["1 42"]
+
+
 PACKAGE = {
     "zoo/__init__.py": "from .animals import Animal\n",
     "zoo/animals.py": (
@@ -174,6 +204,22 @@ def test_a_module_that_only_tasks_import_runs_as_edited(projects: Projects) -> N
         "    print(seen)\n"
     )
     assert lines == ["1", "22"]
+
+
+@pytest.mark.parametrize("call", ["client.submit(f, 1).result()", "list(client.map(f, [1]))"])
+def test_a_store_knows_at_once_that_a_module_which_only_tasks_import_was_edited(
+    far: Projects, call: str
+) -> None:
+    far.write({"inner.py": "X = 1\n"})
+    lines = far.run(
+        "def f(_):\n    import inner\n    return inner.X\n"
+        "import os\nos.environ['DISTCOMP_BUNDLE_CHECK_S'] = '0.001'\n"
+        "with distcomp.Client(ADDRESS, store='results.db') as client:\n"
+        f"    print({call}, {call})\n"
+        "    pathlib.Path('inner.py').write_text('X = 22\\n')\n"
+        f"    print({call})\n"
+    )
+    assert [line.replace("[", "").replace("]", "") for line in lines] == ["1 1", "22"]
 
 
 def test_without_a_project_functions_go_by_value_as_before(projects: Projects) -> None:

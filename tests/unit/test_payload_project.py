@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import threading
 import zlib
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -22,7 +23,7 @@ from distcomp.payload.project import Project
 from distcomp.payload.project_files import folder_files, imported_names, maybe_imported, unit_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from distcomp.protocol import DefineBundle
 
@@ -78,6 +79,13 @@ def project(folder: Path | None = None, **changes: Any) -> Project:
     if by_path:
         made.share_path()
     return made
+
+
+def in_another_thread(work: Callable[[], object]) -> None:
+    """Do it there, to its end."""
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
 
 
 def content(bundle: DefineBundle) -> dict[str, bytes]:
@@ -260,6 +268,60 @@ def test_a_reloaded_module_is_looked_at_at_once(folder: Path) -> None:
     assert content(made.current()) == {"again.py": b"x = 1\n"}, "within one turn nothing is looked at"
     made.is_fresh = False
     assert content(made.current()) == {"again.py": b"x = 2\n"}
+
+
+class Overtaken:
+    """A lock at which another thread does something of its own, once, before it is taken."""
+
+    def __init__(self, overtake: Callable[[], object]) -> None:
+        self._lock = threading.Lock()
+        self._overtake: Callable[[], object] | None = overtake
+
+    def __enter__(self) -> None:
+        overtake, self._overtake = self._overtake, None
+        if overtake is not None:
+            in_another_thread(overtake)
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def test_a_reloaded_module_is_looked_at_before_another_thread_goes_on(folder: Path) -> None:
+    write(folder, again="x = 1\n")
+    reach("again")
+    made = project(check_s=3600.0)
+    made.current()
+    write(folder, again="x = 22\n")
+    importlib.reload(sys.modules["again"])
+    made.is_fresh = False
+    seen: list[DefineBundle | None] = []
+    made._lock = Overtaken(lambda: seen.append(made.current()))
+    assert made.current() is seen[0]
+    assert content(seen[0]) == {"again.py": b"x = 22\n"}
+
+
+def test_a_module_that_two_threads_reach_at_once_is_in_the_bundle_of_both(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(folder, shared="")
+    importlib.import_module("shared")
+    made, note = project(), modules._note
+    seen: list[DefineBundle | None] = []
+
+    def other() -> None:
+        home("shared")
+        seen.append(made.current())
+
+    def overtaken(name: str) -> None:
+        monkeypatch.setattr(modules, "_note", note)
+        in_another_thread(other)
+        note(name)
+
+    monkeypatch.setattr(modules, "_note", overtaken)
+    home("shared")
+    assert made.current() == seen[0]
+    assert sorted(content(seen[0])) == ["shared.py"]
 
 
 def test_it_grows_as_more_is_reached(folder: Path) -> None:

@@ -210,10 +210,11 @@ class ComputeFunction(Generic[P, T]):
         client = self._client
         if client is None or client.outlived:  # made by a task before, in a module of its own
             client = default_client()
-        if self._bound is None or self._bound[0] is not client:
+        bound = self._bound  # once: a thread with another client may be here, too
+        if bound is None or bound[0] is not client:
             self._check_place()
-            self._bound = (client, client.bind(self._options))
-        return self._bound[1]
+            bound = self._bound = (client, client.bind(self._options))
+        return bound[1]
 
     def _check_place(self) -> None:
         """Raise if it stands below `@classmethod`, which since Python 3.13 gives what it wraps no class.

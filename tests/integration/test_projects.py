@@ -213,7 +213,7 @@ def test_a_store_knows_at_once_that_a_module_which_only_tasks_import_was_edited(
     far.write({"inner.py": "X = 1\n"})
     lines = far.run(
         "def f(_):\n    import inner\n    return inner.X\n"
-        "import os\nos.environ['DISTCOMP_BUNDLE_CHECK_S'] = '0.001'\n"
+        "import os\nos.environ['DISTCOMP_BUNDLE_CHECK_S'] = '0'\n"
         "with distcomp.Client(ADDRESS, store='results.db') as client:\n"
         f"    print({call}, {call})\n"
         "    pathlib.Path('inner.py').write_text('X = 22\\n')\n"

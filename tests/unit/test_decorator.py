@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import pickle
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from overtaking import in_another_thread
 
 from distcomp import decorator
 from distcomp.client import BoundClient, Client
@@ -202,6 +204,28 @@ def test_the_default_client_is_asked_for_at_each_use(monkeypatch: pytest.MonkeyP
         square.compute(1)
         square.compute(2)
     assert [len(each.used) for each in clients] == [2, 2]
+
+
+class OvertakenFunction(ComputeFunction[Any, Any]):
+    """One that another thread uses as well, once, whenever the client was chosen."""
+
+    @property
+    def _bound(self) -> Any:
+        return vars(self).get("chosen")
+
+    @_bound.setter
+    def _bound(self, chosen: Any) -> None:
+        self.chosen = chosen
+        if chosen is not None and threading.current_thread() is threading.main_thread():
+            in_another_thread(lambda: self.compute(1))
+
+
+def test_threads_with_default_clients_of_their_own_each_use_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, other = clients = LocalClient(), LocalClient()
+    here = threading.current_thread()
+    monkeypatch.setattr(decorator, "default_client", lambda: clients[threading.current_thread() is not here])
+    assert OvertakenFunction(square.__wrapped__, Options()).compute(3) == 9
+    assert (len(mine.used), len(other.used)) == (1, 1)
 
 
 # --- methods --------------------------------------------------------------------------------------

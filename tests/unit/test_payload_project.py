@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import threading
 import zlib
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 import pytest
+from overtaking import Overtaken, in_another_thread
 
 from distcomp.config import ClientSettings
 from distcomp.errors import BundleTooLargeError, ConfigError
@@ -23,7 +23,7 @@ from distcomp.payload.project import Project
 from distcomp.payload.project_files import folder_files, imported_names, maybe_imported, unit_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from distcomp.protocol import DefineBundle
 
@@ -79,13 +79,6 @@ def project(folder: Path | None = None, **changes: Any) -> Project:
     if by_path:
         made.share_path()
     return made
-
-
-def in_another_thread(work: Callable[[], object]) -> None:
-    """Do it there, to its end."""
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
 
 
 def content(bundle: DefineBundle) -> dict[str, bytes]:
@@ -268,23 +261,6 @@ def test_a_reloaded_module_is_looked_at_at_once(folder: Path) -> None:
     assert content(made.current()) == {"again.py": b"x = 1\n"}, "within one turn nothing is looked at"
     made.is_fresh = False
     assert content(made.current()) == {"again.py": b"x = 2\n"}
-
-
-class Overtaken:
-    """A lock at which another thread does something of its own, once, before it is taken."""
-
-    def __init__(self, overtake: Callable[[], object]) -> None:
-        self._lock = threading.Lock()
-        self._overtake: Callable[[], object] | None = overtake
-
-    def __enter__(self) -> None:
-        overtake, self._overtake = self._overtake, None
-        if overtake is not None:
-            in_another_thread(overtake)
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
 
 
 def test_a_reloaded_module_is_looked_at_before_another_thread_goes_on(folder: Path) -> None:

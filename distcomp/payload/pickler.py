@@ -362,8 +362,9 @@ def _dump(
     value: Any, *, shares_path: bool, inlines_classes: bool, definitions: Definitions | None = None
 ) -> _Pressed:
     if len(copyreg.dispatch_table) != len(_known_reducers):
-        _known_reducers.update(copyreg.dispatch_table)
-        _reducers.update(_known_reducers)
+        registered = dict(copyreg.dispatch_table)
+        _reducers.update(registered)
+        _known_reducers.update(registered)  # last: by their number another thread takes all to be there
     idle = _idle_presses[shares_path]
     try:  # taken out of the list, because pickling can call user code, and that this function
         press = idle.pop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import gc
 import os
@@ -15,6 +16,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from overtaking import in_another_thread
 
 from distcomp.errors import UnloadableTaskError, UnpicklableError
 from distcomp.payload import (
@@ -26,6 +28,7 @@ from distcomp.payload import (
     function_name,
     load_function,
     pack_calls,
+    pickler,
 )
 
 if TYPE_CHECKING:
@@ -482,3 +485,27 @@ def test_a_module_without_a_file_travels_by_value() -> None:
     module.twice = lambda x: x * 2  # type: ignore[attr-defined]  # that is how it is made
     function = load_function(dump_function(lambda: module.twice(4), shares_path=True)[1]).function
     assert function() == 8
+
+
+# --- threads that pickle at once ------------------------------------------------------------------
+
+
+class Handle:
+    """What only a registered reducer can make a pickle of."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("not by itself")
+
+
+def test_a_registered_reducer_is_there_for_another_thread_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    class Known(dict[type, Any]):
+        def update(self, *more: Any) -> None:
+            super().update(*more)
+            in_another_thread(lambda: seen.append(dump_call((Handle(),), {}, shares_path=True)))
+
+    monkeypatch.setitem(copyreg.dispatch_table, Handle, lambda _: (int, ()))
+    monkeypatch.setattr(pickler, "_known_reducers", Known())
+    dump_call((Handle(),), {}, shares_path=True)
+    assert len(seen) == 1

@@ -15,6 +15,7 @@ import copyreg
 import importlib
 import pickle
 import sys
+import threading
 from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -44,6 +45,8 @@ NO_DEFINITIONS: Definitions = {}
 _reducers: dict[type, Any] = dict(cloudpickle.Pickler.dispatch_table)
 _known_reducers: dict[type, Any] = {}
 _wrappers: set[type] = set()
+_registry = threading.RLock()
+"""Guards which modules cloudpickle pickles by value: it keeps that for all threads at once."""
 
 
 def travels_as_function(cls: type) -> type:
@@ -244,13 +247,14 @@ class TaskPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle shi
         module = sys.modules.get(obj.__module__)
         if home(obj.__module__) is not LOCAL or module is None or self.shares_path:
             return super().reducer_override(obj)
-        was_registered = module.__name__ in cloudpickle.list_registry_pickle_by_value()
-        cloudpickle.register_pickle_by_value(module)
-        try:
-            return super().reducer_override(obj)
-        finally:
-            if not was_registered:
-                cloudpickle.unregister_pickle_by_value(module)
+        with _registry:
+            was_registered = module.__name__ in cloudpickle.list_registry_pickle_by_value()
+            cloudpickle.register_pickle_by_value(module)
+            try:
+                return super().reducer_override(obj)
+            finally:
+                if not was_registered:
+                    cloudpickle.unregister_pickle_by_value(module)
 
 
 _Pressed: TypeAlias = "tuple[bytes, list[CodeType]]"

@@ -15,6 +15,7 @@ import types
 import weakref
 from typing import TYPE_CHECKING, Any
 
+import cloudpickle
 import pytest
 from overtaking import in_another_thread
 
@@ -509,3 +510,46 @@ def test_a_registered_reducer_is_there_for_another_thread_at_once(monkeypatch: p
     monkeypatch.setattr(pickler, "_known_reducers", Known())
     dump_call((Handle(),), {}, shares_path=True)
     assert len(seen) == 1
+
+
+class Gate:
+    """A lock that tells when another than the main thread is about to take it."""
+
+    def __init__(self, reached: threading.Event) -> None:
+        self._lock = threading.RLock()
+        self._reached = reached
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            self._reached.set()
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def test_a_module_goes_by_value_for_two_threads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    blobs: list[bytes] = []
+    other = threading.Thread(target=lambda: blobs.append(pickler.dumps(module_of, shares_path=False)))
+    reached, unregistered = threading.Event(), threading.Event()
+    register, unregister = cloudpickle.register_pickle_by_value, cloudpickle.unregister_pickle_by_value
+
+    def registering(module: types.ModuleType) -> None:
+        register(module)
+        if threading.current_thread() is other:
+            reached.set()
+            unregistered.wait()
+        elif not unregistered.is_set():
+            other.start()
+            reached.wait()
+
+    def unregistering(module: types.ModuleType) -> None:
+        unregister(module)
+        unregistered.set()
+
+    monkeypatch.setattr(cloudpickle, "register_pickle_by_value", registering)
+    monkeypatch.setattr(cloudpickle, "unregister_pickle_by_value", unregistering)
+    monkeypatch.setattr(pickler, "_registry", Gate(reached), raising=False)
+    pickler.dumps(module_of, shares_path=False)
+    other.join()
+    assert pickle.loads(blobs[0]) is not module_of  # noqa: S301 - it was just made

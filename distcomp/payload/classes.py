@@ -197,15 +197,14 @@ def open_class(identity: str, digest: bytes, blob: bytes) -> type:
     cls = _opened.get(digest)
     if cls is not None:
         return cls
-    cls = _known_as(identity)
-    if cls is not None and cls not in _foreign:
-        return cls
-    with _lock:
+    with _lock:  # before it is looked for: what another thread makes is known before it is whole
         cls = _opened.get(digest)
         if cls is None:
-            cls = _opened[digest] = pickle.loads(zlib.decompress(blob))  # noqa: S301 - it came inside of a pickle
-            if len(_opened) > MAX_DEFINITIONS:
-                _opened.popitem(last=False)
+            cls = _known_as(identity)
+            if cls is None or cls in _foreign:
+                cls = _opened[digest] = pickle.loads(zlib.decompress(blob))  # noqa: S301 - it came inside of a pickle
+                if len(_opened) > MAX_DEFINITIONS:
+                    _opened.popitem(last=False)
     return cls
 
 

@@ -31,3 +31,19 @@ class Overtaken:
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
+
+
+class Gate:
+    """A lock that tells when another than the main thread is about to take it."""
+
+    def __init__(self, reached: threading.Event) -> None:
+        self._lock = threading.RLock()
+        self._reached = reached
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            self._reached.set()
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()

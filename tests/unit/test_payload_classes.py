@@ -5,9 +5,12 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from overtaking import Gate
 
 from distcomp.errors import UnloadableTaskError
 from distcomp.payload import classes, open_chunk, open_results
@@ -126,3 +129,28 @@ def test_a_broken_definition_fails_the_tasks_that_need_it() -> None:
         assert next(calls) == (([2],), {})
         with pytest.raises(UnloadableTaskError, match=words):
             next(calls)
+
+
+def test_a_class_is_whole_for_another_thread_that_opens_it_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    (packed,) = written("results([Row([1]), Row([2])])")
+    totals: list[int] = []
+    reached = threading.Event()
+
+    def look() -> None:
+        try:
+            totals.append(open_results(packed.blob)[1].total())
+        finally:
+            reached.set()
+
+    class Foreign(weakref.WeakSet[type]):
+        def add(self, item: type) -> None:
+            other.start()
+            reached.wait()
+            super().add(item)
+
+    other = threading.Thread(target=look)
+    monkeypatch.setattr(classes, "_foreign", Foreign())
+    monkeypatch.setattr(classes, "_lock", Gate(reached))
+    assert open_results(packed.blob)[0].total() == 1
+    other.join()
+    assert totals == [2]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 import pytest
-from overtaking import in_another_thread
+from overtaking import Gate, in_another_thread
 
 from distcomp.errors import UnloadableTaskError, UnpicklableError
 from distcomp.payload import (
@@ -510,22 +510,6 @@ def test_a_registered_reducer_is_there_for_another_thread_at_once(monkeypatch: p
     monkeypatch.setattr(pickler, "_known_reducers", Known())
     dump_call((Handle(),), {}, shares_path=True)
     assert len(seen) == 1
-
-
-class Gate:
-    """A lock that tells when another than the main thread is about to take it."""
-
-    def __init__(self, reached: threading.Event) -> None:
-        self._lock = threading.RLock()
-        self._reached = reached
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            self._reached.set()
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
 
 
 def test_a_module_goes_by_value_for_two_threads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ except ImportError:  # it is not there on every platform; asyncio's own loop doe
     import asyncio as fastest  # type: ignore[no-redef] # they share what is used of them
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 
     from distcomp.protocol import Message
 
@@ -442,16 +442,12 @@ async def dial(address: Address, make: Callable[[], Connection], *, timeout_s: f
         UnreachableError: nobody answered in time.
         ConnectError: what answered is not what was wanted; see `errors`.
     """
-
-    def connect(made: Callable[[], Connection]) -> Awaitable[Any]:
-        return asyncio.get_running_loop().create_connection(made, address.host, address.port)
-
+    loop = asyncio.get_running_loop()
+    opening = _open(lambda made: loop.create_connection(made, address.host, address.port), make)
     try:
-        return await asyncio.wait_for(_open(connect, make), timeout_s)
+        return await _within(timeout_s, opening, f"{address} did not answer")
     except DistcompError:
         raise
-    except asyncio.TimeoutError:
-        raise UnreachableError(f"{address} did not answer within {timeout_s:g} s") from None
     except socket.gaierror as error:
         raise UnreachableError(f"{address}: the name is unknown here ({error.strerror})") from None
     except OSError as error:
@@ -465,14 +461,25 @@ async def take_up(sock: socket.socket, make: Callable[[], Connection], *, timeou
         UnreachableError: nobody answered in time.
         ConnectError: what answered is not what was wanted; see `errors`.
     """
+    loop = asyncio.get_running_loop()
+    opening = _open(lambda made: loop.create_unix_connection(made, sock=sock), make)
+    return await _within(timeout_s, opening, "the worker did not connect this task")
 
-    def connect(made: Callable[[], Connection]) -> Awaitable[Any]:
-        return asyncio.get_running_loop().create_unix_connection(made, sock=sock)
 
+async def _within(timeout_s: float, opening: Coroutine[Any, Any, Connection], late: str) -> Connection:
+    """A connection that opens in time; `asyncio.wait_for` may pass over that it is cancelled."""
+    task = asyncio.ensure_future(opening)
     try:
-        return await asyncio.wait_for(_open(connect, make), timeout_s)
-    except asyncio.TimeoutError:
-        raise UnreachableError(f"the worker did not connect this task within {timeout_s:g} s") from None
+        await asyncio.wait([task], timeout=timeout_s)
+        if not task.done():
+            raise UnreachableError(f"{late} within {timeout_s:g} s")  # noqa: TRY301 - as if given up from without
+        return task.result()
+    except BaseException:
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled() and task.exception() is None:
+            task.result().abort("given up")
+        raise
 
 
 async def _open(
@@ -582,13 +589,8 @@ def _tune(sock: socket.socket | None, silence_s: float) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     silence = max(1, int(silence_s))
-    values = {
-        "TCP_KEEPIDLE": silence,
-        "TCP_KEEPINTVL": 2,
-        "TCP_KEEPCNT": 3,
-        "TCP_USER_TIMEOUT": silence * 1000,
-    }
-    for name, value in values.items():
+    timed = {"TCP_KEEPIDLE": silence, "TCP_USER_TIMEOUT": silence * 1000}
+    for name, value in {**timed, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3}.items():
         option = getattr(socket, name, None)
         if option is not None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -253,6 +253,30 @@ def test_giving_up_a_dial_leaves_nothing(run: Any) -> None:
     run(body())
 
 
+@pytest.mark.parametrize("steps", range(3))
+def test_a_dial_that_is_given_up_as_it_succeeds_leaves_nothing(run: Any, steps: int) -> None:
+    async def body() -> None:
+        async with pair() as both:
+
+            def give_up(left: int) -> None:
+                if left:
+                    asyncio.get_running_loop().call_soon(give_up, left - 1)
+                else:
+                    dialling.cancel()
+
+            def make() -> Connection:
+                connection = both.near.make()
+                connection.on_ready = lambda _: give_up(steps)
+                return connection
+
+            dialling = asyncio.ensure_future(transport.dial(both.address, make, timeout_s=DEADLINE_S))
+            with pytest.raises(asyncio.CancelledError):
+                await dialling
+            await until(lambda: both.near.connections[0].closed)
+
+    run(body())
+
+
 # --- messages -------------------------------------------------------------------------------------
 
 

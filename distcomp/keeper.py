@@ -241,7 +241,8 @@ class Keeper:
         if not keys:
             return {}
         fresh = self._fresh
-        mine = {key: fresh[key] for key in keys if key in fresh} if fresh else {}
+        # Each is asked for once: as soon as the store has it, the loop's thread takes it away.
+        mine = {key: kept for key in keys if (kept := fresh.get(key)) is not None} if fresh else {}
         try:
             return {**self.store.find(keys, self.run if self.adopted else ""), **mine}
         except StoreError as error:

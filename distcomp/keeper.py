@@ -155,11 +155,12 @@ class Keeper:
 
     def say(self) -> None:
         """Say how many tasks of each function were found since it was last said."""
-        for name in list(self._asked):
-            asked, found = self._asked.pop(name), self._found.pop(name, 0)
-            claimed = self._claimed.pop(name, 0)
-            also = f", {claimed} under way in the run {self.run!r}" if claimed else ""
-            _log.info("%s: %d of %d from the store%s", name, found, asked, also)
+        with self._lock:
+            asked, found, claimed = self._asked, self._found, self._claimed
+            self._asked, self._found, self._claimed = Counter(), Counter(), Counter()
+        for name, count in asked.items():
+            also = f", {claimed[name]} under way in the run {self.run!r}" if claimed[name] else ""
+            _log.info("%s: %d of %d from the store%s", name, found[name], count, also)
 
     def flush(self, timeout_s: float | None = None) -> bool:
         """Wait until all that was handed to the store is durable; whether it came to that in time."""
@@ -269,9 +270,10 @@ class Keeper:
         under_way: int,
     ) -> None:
         """Count what was found, and say once why something was not."""
-        self._asked[function.name] += len(keys)
-        self._found[function.name] += len(here)
-        self._claimed[function.name] += under_way
+        with self._lock:
+            self._asked[function.name] += len(keys)
+            self._found[function.name] += len(here)
+            self._claimed[function.name] += under_way
         named = function.name, function.digest, function.version
         with contextlib.suppress(StoreError):  # then it is said elsewhere
             if here and self.run:

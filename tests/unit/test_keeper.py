@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import TYPE_CHECKING, Any
+
+from overtaking import in_another_thread
 
 from distcomp.future_groups import FutureGroup
 from distcomp.keeper import Keeper
@@ -13,6 +16,8 @@ from distcomp.store import StoredFunction, StoredOutcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import pytest
 
 KEY = b"k" * 32
 
@@ -62,3 +67,23 @@ def test_what_the_store_has_just_got_is_found_all_the_same() -> None:
     assert future is not None
     assert keeper.look_up(group, StoredFunction("f", b"digest", "", {}), [0], [KEY]) == []
     assert future.result() == "here"
+
+
+def test_what_two_threads_say_at_once_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "distcomp")
+    keeper, group = keeper_of()
+    for name in ("f", "g"):
+        keeper.look_up(group, StoredFunction(name, b"digest", "", {}), [0], [KEY])
+    overtaking = iter([keeper.say])
+
+    def overtake(_record: logging.LogRecord) -> bool:
+        for say in overtaking:
+            in_another_thread(say)
+        return True
+
+    logging.getLogger("distcomp").addFilter(overtake)
+    try:
+        keeper.say()
+    finally:
+        logging.getLogger("distcomp").removeFilter(overtake)
+    assert sorted(caplog.messages) == ["f: 0 of 1 from the store", "g: 0 of 1 from the store"]

@@ -18,7 +18,7 @@ import signal
 import socket
 import tempfile
 from collections import deque
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from distcomp.errors import ProtocolError
@@ -141,16 +141,22 @@ class SlotProcess:
         self.bundle = NO_BUNDLE
         self.alive = True
         self._orders, self._listener, self._settings, self._loop = orders, listener, settings, loop
-        self._channel, far_channel = socket.socketpair()
+        with ExitStack() as opened:  # who gets no more files keeps none of these
+            self._channel, far_channel = map(opened.enter_context, socket.socketpair())
+            shared = shared_file(page_bytes(settings.output_bytes))
+            opened.callback(os.close, shared)
+            self._map = opened.enter_context(mmap.mmap(shared, page_bytes(settings.output_bytes)))
+            self._stacks = shared_file(0)
+            opened.callback(os.close, self._stacks)
+            self._door, far_door = map(
+                opened.enter_context, socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+            )
+            self._output, far_output = os.pipe()
+            opened.pop_all()
         self._channel.setblocking(False)
-        shared = shared_file(page_bytes(settings.output_bytes))
-        self._map = mmap.mmap(shared, page_bytes(settings.output_bytes))
-        self._page = Page(memoryview(self._map))
-        self._stacks = shared_file(0)
-        self._output, far_output = os.pipe()
-        os.set_blocking(self._output, False)
-        self._door, far_door = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._door.setblocking(False)
+        os.set_blocking(self._output, False)
+        self._page = Page(memoryview(self._map))
         self.files = (far_channel.detach(), shared, far_output, far_door.detach(), self._stacks)
         self._unwritten: deque[memoryview] = deque()
         self._stream = SlotStream()

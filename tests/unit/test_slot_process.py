@@ -1,8 +1,15 @@
 from __future__ import annotations
 
 import os
+import resource
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
 
-from distcomp.slot_process import own_stacks, shared_file
+import pytest
+
+from distcomp.config import SlotSettings
+from distcomp.slot_process import SlotProcess, own_stacks, shared_file
 
 DUMP = """\
 Thread 0x00007f0769bff6c0 (most recent call first):
@@ -36,3 +43,25 @@ def test_a_shared_file_has_its_size_and_no_name() -> None:
     assert os.fstat(descriptor).st_nlink == 0
     assert not os.get_inheritable(descriptor)
     os.close(descriptor)
+
+
+def open_files() -> set[int]:
+    return {int(path.name) for path in Path("/proc/self/fd").iterdir() if path.exists()}
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/fd").exists(), reason="the system does not tell which files are open"
+)
+@pytest.mark.parametrize("left", range(9))
+def test_a_process_for_which_there_are_too_few_files_keeps_none(left: int) -> None:
+    before = open_files()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = (number for number in count() if number not in before)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next(islice(free, left, None)), limits[1]))
+    nobody: Any = None
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            SlotProcess(1, nobody, nobody, SlotSettings(), nobody)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert open_files() == before

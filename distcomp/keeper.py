@@ -158,9 +158,9 @@ class Keeper:
         with self._lock:
             asked, found, claimed = self._asked, self._found, self._claimed
             self._asked, self._found, self._claimed = Counter(), Counter(), Counter()
-        for name, count in asked.items():
+        for name, tasks in asked.items():
             also = f", {claimed[name]} under way in the run {self.run!r}" if claimed[name] else ""
-            _log.info("%s: %d of %d from the store%s", name, found[name], count, also)
+            _log.info("%s: %d of %d from the store%s", name, found[name], tasks, also)
 
     def flush(self, timeout_s: float | None = None) -> bool:
         """Wait until all that was handed to the store is durable; whether it came to that in time."""

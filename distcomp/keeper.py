@@ -150,7 +150,7 @@ class Keeper:
 
     def wait_for_room(self, given_up: Callable[[], bool]) -> None:
         """Wait until the store takes what a run hands in; meanwhile its disk may be full."""
-        while self.run and self.store.is_full and not self._failed and not given_up():
+        while self.run and self.store.is_full and not given_up():
             time.sleep(PAUSE_S)
 
     def say(self) -> None:

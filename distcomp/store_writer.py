@@ -122,12 +122,10 @@ class StoreWriter:
 
     @property
     def is_full(self) -> bool:
-        """Whether nothing should be added now that can wait."""
-        return (
-            self._no_room
-            or self.error is not None
-            or self.backlog_bytes >= self._settings.store_backlog_bytes
-        )
+        """Whether nothing should be added now that can wait; what is given up is nothing to wait for."""
+        if self.error is not None:
+            return False
+        return self._no_room or self.backlog_bytes >= self._settings.store_backlog_bytes
 
     def add(self, entry: Entry, on_durable: Callable[[], None] | None = None) -> None:
         """Have something written; never waits.

@@ -15,7 +15,9 @@ import pytest
 
 import distcomp
 from distcomp import AsyncClient, Client, Executor, Pool, UsageError
+from distcomp.errors import StoreError
 from distcomp.store import Store
+from distcomp.store_writer import Commit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -293,3 +295,19 @@ def test_a_result_that_was_damaged_is_computed_again(store: Path, ledger: Ledger
     with Client("inline:", store=store) as client:
         assert client.submit(noted, str(ledger.path), 1).result() == 2
     assert len(ledger.lines()) == 2
+
+
+def test_a_run_that_begins_when_the_store_has_failed_goes_on_without(
+    address: str | None, store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_given: Any) -> None:
+        raise StoreError("the disk is gone")
+
+    monkeypatch.setattr(Commit, "write", fail)
+    with Client(address, store=store) as client:
+        assert client.submit(abs, -1).result() == 1
+        assert client.store is not None
+        assert client.store._writer._thread is not None
+        client.store._writer._thread.join()
+        assert client.options(run="late").submit(abs, -2).result() == 2
+    assert "from now on results are not kept there" in caplog.text

@@ -153,6 +153,8 @@ class Finished:
         with self._lock:
             if self.log is not None:
                 self._send_log(self.log)
+            if ended:
+                self.log = None  # what threads of its tasks say from now on is nobody's
             self._collect()
             if not (ended or self._runs or self._failures):
                 return
@@ -176,10 +178,9 @@ class Finished:
 
     def flush_late(self) -> None:
         """Send what is finished while a task runs, if there is anything."""
-        log = self.log
-        if log is not None:
-            with self._lock:
-                self._send_log(log)
+        with self._lock:
+            if self.log is not None:
+                self._send_log(self.log)
         if not self._held and (self.values or self._failures):
             self.flush()
 
@@ -322,7 +323,6 @@ class Slot:
             self._finished.log.end()
         words[RUN] = 0
         self._finished.flush(ended=True)
-        self._finished.log = None
 
     def _begin_log(self, run: RunTasks) -> None:
         """Pass on what the tasks of a run print and log."""

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
 import logging
+import socket
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from overtaking import Overtaken
+
+from distcomp.ids import FunctionId
 from distcomp.rows import LINE_CHARACTERS
+from distcomp.slot import Finished
 from distcomp.slot_log import SlotLog
+from distcomp.slot_protocol import RECEIVE_BYTES, RunProgressed, RunTasks, SlotStream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -124,3 +130,25 @@ def test_a_record_that_cannot_be_formatted_is_its_loggers_error(monkeypatch: pyt
         monkeypatch.setattr(logging, "raiseExceptions", False)
         logging.getLogger("x").warning("%d", "no number")
         assert task.taken() == []
+
+
+def test_what_threads_log_that_a_run_left_behind_is_not_sent_after_its_end() -> None:
+    near, far = socket.socketpair()
+    with near, far, running() as task:
+        finished: Any = Finished(near, SlotStream())
+        finished.open(RunTasks(1, FunctionId(b"f" * 32), 0, 1, 0, b"", eager=False))
+        finished.log = task.log
+
+        def end() -> None:
+            task.log.end()
+            finished.flush(ended=True)
+            task.log.logged("left.behind", logging.INFO, "it was about to say this before the end")
+
+        finished._lock = Overtaken(end)
+        finished.flush_late()
+        near.close()
+        sent = b"".join(iter(lambda: far.recv(RECEIVE_BYTES), b""))
+        (last,) = SlotStream().feed(sent)
+        assert isinstance(last, RunProgressed)
+        assert last.ended
+        task.log.begin(5, 1 << 20)

@@ -40,6 +40,7 @@ class SlotLog:
         self._dropped = 0
         self._allowed: tuple[int, int] = (0, 0)
         self._allowance = Allowance(0, 0, 0.0)
+        self._taken_at = 0.0
         self._handler = _RecordHandler(self)
         self._level_before = logging.NOTSET
 
@@ -49,6 +50,7 @@ class SlotLog:
             if self._allowed != (lines_per_s, bytes_per_s):
                 self._allowed = lines_per_s, bytes_per_s
                 self._allowance = Allowance(lines_per_s, bytes_per_s, time.monotonic())
+            self._taken_at = time.monotonic()
             self.wanted = True
         root = logging.getLogger()
         self._level_before = root.level
@@ -95,6 +97,7 @@ class SlotLog:
     def take(self, run: int) -> RunLogged | None:
         """What came since the last time, if anything did."""
         with self._lock:
+            self._taken_at = time.monotonic()
             if not self._lines and not self._dropped:
                 return None
             taken = RunLogged(run, tuple(self._lines), self._dropped)
@@ -102,7 +105,7 @@ class SlotLog:
             return taken
 
     def _add(self, index: int, source: str, level: int, data: bytes) -> None:
-        if self._allowance.take(len(data), time.monotonic()):
+        if self._allowance.take(len(data), self._taken_at):  # while nobody takes, no more is allowed
             text = data.decode("utf-8", "replace")[:LINE_CHARACTERS]
             self._lines.append(LogLine(max(0, index), source, level, text))
         else:

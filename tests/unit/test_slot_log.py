@@ -152,3 +152,19 @@ def test_what_threads_log_that_a_run_left_behind_is_not_sent_after_its_end() -> 
         assert isinstance(last, RunProgressed)
         assert last.ended
         task.log.begin(5, 1 << 20)
+
+
+def test_what_nobody_takes_is_never_more_than_a_seconds_worth(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    with running() as task:
+        for _ in range(40):
+            task.log.printed("stdout", b"x\n")
+            now += 0.5
+        logged = task.log.take(1)
+        assert logged is not None
+        assert (len(logged.lines), logged.dropped) == (5, 35)
+        task.log.printed("stdout", b"x\n" * 6)
+        logged = task.log.take(1)
+        assert logged is not None
+        assert (len(logged.lines), logged.dropped) == (5, 1)

@@ -187,6 +187,7 @@ class ClientSession:
         order = None if cost is None else order_by_cost(cost, columns, tasks)
         digest, blob = dumped = self._functions.dump(function, bound.retry_types)
         known = self._known(bound, function, dumped)
+        self._project.current()
         if len(blob) > self.max_payload_bytes:
             self._refuse_size(0, len(blob))
         named = (digest, function_name(function), blob)
@@ -284,13 +285,23 @@ class ClientSession:
     # --- what feeders call ------------------------------------------------------------------------
 
     def post(self, action: Callable[[ClientState], None]) -> None:
-        """Have the loop's thread call `action`, with the modules known that its tasks need."""
-        self._project.current()
+        """Have the loop's thread call `action`."""
         self._program.post(action)
 
     def make_room(self, leg: Wanted, tasks: int, size_bytes: int, *, waits: bool = True) -> bool:
-        """Count tasks as handed in, waiting for room if need be; see `feeder.FedClient`."""
-        return self.window.make_room(leg, tasks, size_bytes, waits=waits)
+        """Count tasks as handed in, waiting for room if need be; see `feeder.FedClient`.
+
+        What they need of the project is known then. If that is too much, they are not handed in.
+        """
+        if not self.window.make_room(leg, tasks, size_bytes, waits=waits):
+            return False
+        try:
+            self._project.current()
+        except BaseException:
+            with self.lock:
+                self.window.release(tasks, size_bytes, singles=(0, 0))
+            raise
+        return True
 
     def wait_for_room(self, tasks: int, size_bytes: int) -> None:
         """Wait until there is room for so many tasks."""

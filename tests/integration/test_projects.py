@@ -267,6 +267,48 @@ def test_a_project_that_is_too_large_is_refused_at_submit(far: Projects) -> None
     assert "bundle_bytes is 1000" in lines[0]
 
 
+GROWING = """\
+from distcomp.config import ClientSettings
+import helper
+
+class Growing:
+    'Arguments, of which the second makes the project too large.'
+    def __len__(self):
+        return 3
+    def __iter__(self):
+        yield from [0]
+        pathlib.Path('helper.py').write_text(pathlib.Path('helper.py').read_text() + '#' * 1000)
+        client._project.is_fresh = False  # as after any turn of the client's
+        yield from [1, 2]
+
+settings = ClientSettings(bundle_bytes=1000, bundle_check_s=1e-6)
+with distcomp.Client(ADDRESS, settings=settings) as client:
+    tasks = client.map(helper.times, MADE)
+    try:
+        print(list(tasks))
+    except distcomp.errors.BundleTooLargeError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("made", ["Growing()", "iter(Growing())"])
+def test_a_project_that_becomes_too_large_ends_the_tasks_it_is_for(far: Projects, made: str) -> None:
+    far.write({"helper.py": "def times(x):\n    return x * 7\n"})
+    (line,) = far.run(GROWING.replace("MADE", made))
+    assert "bundle_bytes is 1000" in line
+
+
+def test_a_map_whose_project_is_too_large_leaves_nothing_to_wait_for(far: Projects) -> None:
+    far.write({"helper.py": "def times(x):\n    return x * 7\n" + "#" * 1000})
+    lines = far.run(
+        "from distcomp.config import ClientSettings\nimport helper\n"
+        "with distcomp.Client(ADDRESS, settings=ClientSettings(bundle_bytes=1000)) as client:\n"
+        "    try:\n        client.map(helper.times, [1, 2])\n"
+        "    except distcomp.errors.BundleTooLargeError as error:\n        print(error)\n"
+    )
+    assert "bundle_bytes is 1000" in lines[0]
+
+
 def test_tasks_that_submit_tasks_take_the_project_along(projects: Projects) -> None:
     projects.write(
         {

@@ -450,7 +450,10 @@ class Slot:
         signal.signal(INTERRUPT_SIGNAL, signal.SIG_DFL)
         faulthandler.disable()
         faulthandler.unregister(STACKS_SIGNAL)
-        plain_streams()
+        if self._finished.log is not None:
+            self._finished.log.leave()
+        for stream in self._streams:
+            stream.leave_page()
 
 
 def _leave(error: BaseException) -> NoReturn:

@@ -61,15 +61,19 @@ class SlotLog:
 
     def end(self) -> None:
         """Pass on nothing more; what is not a whole line yet is one now."""
+        self.leave()
+        with self._lock:
+            for name in list(self._parts):
+                index, part = self._parts.pop(name)
+                self._add(index, name, 0, part)
+
+    def leave(self) -> None:
+        """Hear of nothing more; in a child that a task forked, where the lock may be another thread's."""
+        self.wanted = False
         root = logging.getLogger()
         root.removeHandler(self._handler)
         if root.level == LOGGED_LEVEL < self._level_before:  # else the task has set it
             root.setLevel(self._level_before)
-        with self._lock:
-            self.wanted = False
-            for name in list(self._parts):
-                index, part = self._parts.pop(name)
-                self._add(index, name, 0, part)
 
     def printed(self, name: str, data: bytes) -> None:
         """Take in what the task that runs has written to a stream."""

@@ -34,7 +34,8 @@ class PageStream(io.RawIOBase):
 
     def __init__(self, page: Page, descriptor: int, lock: threading.RLock) -> None:
         super().__init__()
-        self._page, self._descriptor, self._lock = page, descriptor, lock
+        self._page: Page | None = page
+        self._descriptor, self._lock = descriptor, lock
         self._name = "stdout" if descriptor == 1 else "stderr"
         self.log: SlotLog | None = None
 
@@ -48,12 +49,18 @@ class PageStream(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         """Keep `data` as printed by the task that runs."""
+        if self._page is None:
+            return os.write(self._descriptor, data)
         kept = bytes(data)
         with self._lock:
             self._page.printed(kept)
         if self.log is not None and self.log.wanted:
             self.log.printed(self._name, kept)
         return len(kept)
+
+    def leave_page(self) -> None:
+        """Write to the descriptor from now on, in a child that a task forked."""
+        self._page = self.log = None
 
 
 def capture_streams(page: Page) -> tuple[PageStream, PageStream]:

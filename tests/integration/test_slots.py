@@ -34,7 +34,7 @@ from distcomp.slots import IDLE, SlotEnd, SlotPool, SlotProcess, task_environmen
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
-    from distcomp.slot_protocol import RunProgressed
+    from distcomp.slot_protocol import RunLogged, RunProgressed
 
 SESSION, OTHER = b"s" * 16, b"o" * 16
 DEADLINE_S = 60.0
@@ -53,6 +53,9 @@ class Recorder:
 
     def run_progressed(self, process: SlotProcess, progress: RunProgressed) -> None:
         self.reports.append((process.number, progress))
+
+    def run_logged(self, process: SlotProcess, logged: RunLogged) -> None:
+        pass
 
     def slot_exited(self, process: SlotProcess, end: SlotEnd) -> None:
         self.ends[process.number] = end
@@ -780,6 +783,37 @@ def fork_properly() -> int:
 
     with multiprocessing.get_context("fork").Pool(2) as workers:
         return sum(workers.map(abs, [-1, -2, -3]))
+
+
+def fork_children_that_speak() -> list[int]:
+    import logging  # noqa: PLC0415 - in the slot
+    import multiprocessing  # noqa: PLC0415 - in the slot
+
+    kept = sys.stdout
+
+    def speak() -> None:
+        logging.getLogger("child").warning("logged")
+        kept.write("to a stream from before")
+        print("printed")
+
+    children = [multiprocessing.get_context("fork").Process(target=speak) for _ in range(2)]
+    for child in children:
+        child.start()
+        child.join()
+    return [child.exitcode or 0 for child in children]
+
+
+@pytest.mark.parametrize("logs", [False, True])
+def test_children_that_a_task_forks_print_and_log_like_any_program(*, logs: bool) -> None:
+    async def main() -> None:
+        async with pool_of() as (pool, recorder):
+            process = pool.take(SESSION, b"")
+            definition = define(fork_children_that_speak)
+            run = process.start_run(definition, 0, 1, 0, chunk_of(()), eager=False, logs=logs)
+            assert await recorder.all_of(process, run) == {0: [0, 0]}
+            assert recorder.ends == {}
+
+    run_async(main())
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,11 @@ class BundleStore:
         self._made += 1
         path = self._root / str(self._made)
         path.mkdir(mode=0o700)
-        (path / ARCHIVE).write_bytes(blob)
+        try:
+            (path / ARCHIVE).write_bytes(blob)
+        except OSError:
+            _remove_tree(path)  # a disk that has become full by it is not to stay so
+            raise
         return _Folder(path)
 
     def _trim(self) -> None:

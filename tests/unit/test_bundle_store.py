@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -60,6 +61,25 @@ def test_what_needs_no_folder_gets_none(store: BundleStore, temporary: Path) -> 
     assert store.enter(1, SESSION, bundle(b"0", files=0)) == ""
     store.leave(1)
     assert list(temporary.iterdir()) == []
+
+
+def test_a_bundle_that_the_disk_has_no_room_for_leaves_nothing_there(
+    store: BundleStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(store.enter(1, SESSION, bundle(b"a"))).parent
+    before = sorted(root.iterdir())
+    write = Path.write_bytes
+
+    def write_some(path: Path, data: bytes) -> int:
+        write(path, data[:1])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", write_some)
+    with pytest.raises(OSError, match="No space left"):
+        store.enter(2, SESSION, bundle(b"b"))
+    assert sorted(root.iterdir()) == before
+    store.leave(2)
+    assert len(store) == 1
 
 
 def test_a_bounded_number_is_kept_unused_and_none_in_use_goes(store: BundleStore) -> None:

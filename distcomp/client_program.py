@@ -167,7 +167,7 @@ class ClientProgram:
         Raises:
             ClientClosedError: the loop is gone.
         """
-        if not self._woken:
+        if not self._woken or self._loop.is_closed():  # then no turn will come, and everybody is told
             self._woken = True
             try:
                 self._loop.call_soon_threadsafe(self._turn)
@@ -218,6 +218,14 @@ class ClientProgram:
             self._loop.close()
             if not self._opened.done():
                 self._opened.set_exception(ClientClosedError("the client was closed while it connected"))
+            self._settle_late()
+
+    def _settle_late(self) -> None:
+        """Let settle what was handed in while the loop ended; `wake` tells those who come later."""
+        self._connection = None
+        self._state.close()
+        with contextlib.suppress(ClientClosedError):
+            self._turn()
 
     def _on_defect(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Something was raised that never should be: what was open fails, so that nobody waits for ever."""

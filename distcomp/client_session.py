@@ -161,6 +161,8 @@ class ClientSession:
             self._refuse_size(size_bytes, len(blob))
         with self.lock:
             self.window.enter(size_bytes)
+            if self.closed:  # meanwhile, by another thread
+                self._refuse()
             if known is not None and key:
                 future = self._desk.add(bound, (digest, known.name, blob), known, call, key)
             else:
@@ -241,7 +243,8 @@ class ClientSession:
 
     def end(self) -> None:
         """End the session."""
-        self.closed = True
+        with self.lock:  # what was handed in before is in a batch, and settles as what is open does
+            self.closed = True
         if self.keeper is not None:
             self._desk.close()
             self.keeper.say()

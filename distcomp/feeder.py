@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import ItemsView, KeysView, ValuesView
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from distcomp.core.client_effects import Failed
+from distcomp.errors import ClientClosedError
 from distcomp.futures import wake_all
 from distcomp.payload import CHUNK_BYTES, CHUNK_TASKS, Constant, dump_failure, pack_calls, pack_columns
 from distcomp.rows import Failure
@@ -276,7 +278,8 @@ class Feeder:
                     self._client.sinks.pop(self._leg.counter, None)
             wake_all(woken)
 
-        self._client.post(end)
+        with contextlib.suppress(ClientClosedError):  # with the client, all of it has settled
+            self._client.post(end)
 
 
 def _source(column: Any, tasks: Sized, by_index: bool) -> Any:  # noqa: FBT001 - called in one place

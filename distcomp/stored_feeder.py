@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from distcomp.core.client_effects import Failed
 from distcomp.detour_feed import DetourFeed
+from distcomp.errors import ClientClosedError
 from distcomp.feeder import Feeder
 from distcomp.futures import wake_all
 from distcomp.handles import routes
@@ -55,7 +57,8 @@ class StoredFeeder(Feeder):
     def run(self) -> None:
         """Draw, look for, and hand in what is missing, until all tasks are seen to."""
         super().run()
-        self._feed.close()
+        with contextlib.suppress(ClientClosedError):  # with the client, all of it has settled
+            self._feed.close()
         self._keeper.say()
 
     def _first_rows(self) -> int:

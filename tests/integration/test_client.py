@@ -489,3 +489,61 @@ def test_what_is_too_large_for_a_client_is_told_and_never_waited_for(client: Cli
         small.wait_for_workers(1, timeout_s=DEADLINE_S)
         assert small.submit(abs, -3).result(DEADLINE_S) == 3
     assert client.submit(len, large).result(DEADLINE_S) == len(large)
+
+
+# --- one thread closes the client, another one hands in -------------------------------------------
+
+
+class Overtaken:
+    """A lock at which another thread closes the client, once, before it is taken."""
+
+    def __init__(self, client: Client) -> None:
+        self._lock = client.lock
+        self._threads = iter([threading.Thread(target=client.close)])
+
+    def __enter__(self) -> None:
+        for thread in self._threads:
+            thread.start()
+            thread.join()
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+@pytest.mark.usefixtures("client")
+@pytest.mark.parametrize("store", [None, "results.db"])
+def test_what_is_handed_in_as_the_client_closes_is_refused(tmp_path: Path, store: str | None) -> None:
+    client: Any = Client(store=store and tmp_path / store)
+    client.lock = Overtaken(client)
+    with pytest.raises(ClientClosedError):
+        client.submit(abs, -1)
+    assert client.closed
+
+
+@pytest.mark.usefixtures("client")
+def test_everyone_who_comes_when_the_loop_is_gone_is_told_so() -> None:
+    with Client() as client:
+        pass
+    for _ in range(2):
+        with pytest.raises(ClientClosedError):
+            client._program.post(lambda _: None)
+
+
+@pytest.mark.usefixtures("client")
+def test_what_is_handed_in_while_the_loop_ends_settles(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Client() as client:
+        array = client.map(len, [1, 2])
+        assert array.results("skip") == []
+        loop: Any = client._program._loop  # type: ignore[union-attr]  # it has a cluster
+        close = loop.close
+
+        def overtaken() -> None:
+            thread = threading.Thread(target=array.retry)
+            thread.start()
+            thread.join()
+            close()
+
+        monkeypatch.setattr(loop, "close", overtaken)
+    assert array.wait(DEADLINE_S)
+    assert {type(error) for error in array.failures().values()} == {concurrent.futures.CancelledError}

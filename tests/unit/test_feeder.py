@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from distcomp.array_legs import Leg
+from distcomp.errors import ClientClosedError
 from distcomp.feeder import Feeder, columns_of, order_by_cost
 from distcomp.ids import FunctionId
 from distcomp.payload import Constant, open_chunk
@@ -134,6 +135,22 @@ def test_what_is_not_wanted_any_more_is_cancelled() -> None:
     array = feed(client, [[bytes(600_000)] * 5], 5)
     assert [future.cancelled() for future in array.futures] == [False] * 3 + [True] * 2
     assert client.state.dispensed == [()]
+
+
+def test_a_client_that_closes_meanwhile_ends_the_feeding() -> None:
+    class Closing(ClientInPlay):
+        def make_room(self, leg: Leg, tasks: int, size_bytes: int) -> bool:
+            self.is_closed = True
+            return super().make_room(leg, tasks, size_bytes)
+
+        def post(self, action: Callable[[Any], None]) -> None:
+            if hasattr(self, "is_closed"):
+                raise ClientClosedError("the client is closed")
+            super().post(action)
+
+    client = Closing()
+    feed(client, [range(3)], 3)
+    assert client.state.parts == []
 
 
 def test_an_iterable_that_gives_too_few_fails_the_rest() -> None:

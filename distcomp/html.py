@@ -114,6 +114,8 @@ def client_html(title: str, report: StatusReported | None, *, is_embedded: bool 
         said.append(warning("journal off: a restart of the scheduler forgets all tasks"))
     if report.shut:
         said.append(warning(f"nothing new is accepted: {report.shut}"))
+    if report.no_room:
+        said.append(warning(report.no_room))
     return card(title, *said, table(("worker", "host", "Python", "busy", "state"), rows))
 
 

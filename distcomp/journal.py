@@ -142,7 +142,7 @@ class Journal:
         journal = Journal(path, cluster)
         for commit in journal.recovered:
             image.replay(commit.records)
-        journal.start(loop.call_soon_threadsafe, on_committed=..., on_full=..., on_failed=...)
+        journal.start(loop.call_soon_threadsafe, on_committed=..., on_full=..., on_no_room=..., on_failed=...)
         journal.append(1, [EpochBegan(2, time.time(), "1.0")])
         ```
     """
@@ -163,7 +163,7 @@ class Journal:
         self._changed = threading.Condition(threading.Lock())
         self._thread: threading.Thread | None = None
         self._closing = self._telling = False
-        self._lacking: set[str] = set()
+        self._no_room = False
         self._known = KnownBlobs()
         self._close_by = 0.0
         self._hurried = threading.Event()
@@ -177,6 +177,7 @@ class Journal:
         *,
         on_committed: Callable[[int], None],
         on_full: Callable[[JournalFullError | None], None],
+        on_no_room: Callable[[dict[Hashable, int]], None],
         on_failed: Callable[[JournalError], None],
     ) -> None:
         """Begin to write.
@@ -186,6 +187,8 @@ class Journal:
                 `loop.call_soon_threadsafe`.
             on_committed: gets the number of the last batch that is durable.
             on_full: gets the error once when the disk is full, and None when there is room again.
+            on_no_room: gets how many bytes to be stored lack room on the disk, by their keys, whenever that
+                changes.
             on_failed: gets the error after which nothing more is written.
         """
         assert self.recovered.complete, "a journal is read before it is written"  # noqa: S101 - our own order
@@ -196,7 +199,7 @@ class Journal:
             self.settings,
             self._known,
             post=post,
-            on_room=lambda error: self._note_room("blobs", error),
+            on_no_room=lambda lacking: post(on_no_room, lacking),
             on_failed=self._fail,
         )
         self._thread = threading.Thread(target=self._write_all, name="journal", daemon=True)
@@ -207,7 +210,7 @@ class Journal:
     @property
     def is_full(self) -> bool:
         """Whether nothing should be accepted now: too much waits, the disk is full, or the journal failed."""
-        return bool(self._lacking) or self._error is not None or self._backlog.is_full
+        return self._no_room or self._error is not None or self._backlog.is_full
 
     @property
     def backlog_bytes(self) -> int:
@@ -406,26 +409,19 @@ class Journal:
                 act()
                 break
             except JournalFullError as error:
-                self._note_room("commits", error)
+                self._note_room(error)
                 if self._out_of_patience():
                     raise
             if self._hurried.wait(pause_s):
                 time.sleep(self.settings.journal_retry_first_s)
             pause_s = min(2 * pause_s, self.settings.journal_retry_most_s)
-        self._note_room("commits", None)
+        self._note_room(None)
 
-    def _note_room(self, where: str, error: JournalFullError | None) -> None:
-        """From either thread: it lacks room on the disk, or no more; tell when the first or last does."""
-        if error is None and where not in self._lacking:
-            return
-        with self._changed:
-            lacked = bool(self._lacking)
-            if error is None:
-                self._lacking.discard(where)
-            else:
-                self._lacking.add(where)
-            if lacked != bool(self._lacking):
-                self._post(self._on_full, error)
+    def _note_room(self, error: JournalFullError | None) -> None:
+        """Tell when commits begin to lack room on the disk, and when they do no more."""
+        if self._no_room != (error is not None):
+            self._no_room = error is not None
+            self._post(self._on_full, error)
 
     def _out_of_patience(self) -> bool:
         return self._closing and (self._hurried.is_set() or time.monotonic() >= self._close_by)

@@ -3,8 +3,8 @@
 Law: a request is *done* once all its blobs are stored (see `distcomp.journal_blobs`). They are held from
 then on, and known by the very objects that they are, until the request is let go of. The requests of one key
 are done in their order; keys take turns, so that a small blob of one does not wait for all of another's large
-one. What is unwanted before it is done leaves nothing behind. For room on the disk it is tried again and
-again; after any other error nothing more is stored.
+one. What is unwanted before it is done leaves nothing behind. For what lacks room on the disk it is tried
+again and again, while others go on; after any other error nothing more is stored.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from distcomp.config import JournalSettings
     from distcomp.journal_blobs import BlobFolder
     from distcomp.records import Record
+
+NO_ROOM = 0
+"""A step in storing that found no room on the disk."""
 
 
 class StoreRequest:
@@ -94,7 +97,7 @@ class BlobStoring:
         settings: how long to wait for room on the disk.
         known: gets what is stored.
         post: as for `Journal.start`.
-        on_room: called in this thread, with what lacked room in the last round, or None.
+        on_no_room: likewise.
         on_failed: called in this thread with the error after which nothing more is stored.
     """
 
@@ -105,18 +108,18 @@ class BlobStoring:
         known: KnownBlobs,
         *,
         post: Callable[[Callable[..., None], Any], Any],
-        on_room: Callable[[JournalFullError | None], None],
+        on_no_room: Callable[[dict[Hashable, int]], None],
         on_failed: Callable[[JournalError], None],
     ) -> None:
         self._folder, self._settings, self._known = folder, settings, known
-        self._post, self._on_room, self._on_failed = post, on_room, on_failed
+        self._post, self._on_no_room, self._on_failed = post, on_no_room, on_failed
         self._changed = threading.Condition(threading.Lock())
         self._asked: deque[StoreRequest] = deque()
         self._closing = self._sweeps = False
         self._thread: threading.Thread | None = None
-        self._lines: dict[Hashable, deque[_Work]] = {}
-        self._written: list[_Work] = []
-        self._lack: JournalFullError | None = None
+        self._lines: dict[Hashable, _Line] = {}
+        self._written = _Line()
+        self._told: dict[Hashable, int] = {}
 
     # --- other threads ---
 
@@ -149,14 +152,10 @@ class BlobStoring:
     # --- its thread ---
 
     def _run(self) -> None:
-        pause_s = self._settings.journal_retry_first_s
         try:
             try:
-                while self._take_up(0.0 if self._lack is None else pause_s):
+                while self._take_up():
                     self._round()
-                    pause_s = min(2 * pause_s, self._settings.journal_retry_most_s)
-                    if self._lack is None:
-                        pause_s = self._settings.journal_retry_first_s
             finally:
                 self._give_up()
         except JournalError as error:
@@ -166,50 +165,54 @@ class BlobStoring:
             failed.__cause__ = error
             self._on_failed(failed)
 
-    def _take_up(self, pause_s: float) -> bool:
-        """Wait for something to do, or for room on the disk; whether there is more to be done."""
+    def _take_up(self) -> bool:
+        """Wait for something to do, or to try again; whether there is more to be done."""
         with self._changed:
-            until = time.monotonic() + pause_s
-            while not self._closing:
-                left_s = until - time.monotonic()
-                if pause_s and left_s > 0:
-                    self._changed.wait(left_s)
-                elif self._asked or self._lines or self._written or self._sweeps:
+            while not (self._closing or self._asked or self._sweeps):
+                left_s = self._left_s()
+                if left_s is not None and left_s <= 0:
                     break
-                else:
-                    self._changed.wait()
+                self._changed.wait(left_s)
             self._sweeps = False
             for request in self._asked:
-                self._lines.setdefault(request.key, deque()).append(_Work(request, self._steps(request)))
+                line = self._lines.setdefault(request.key, _Line())
+                line.works.append(_Work(request, self._steps(request)))
             self._asked.clear()
             return not self._closing
 
+    def _left_s(self) -> float | None:
+        """Seconds until there is something to do; None if nothing is left."""
+        lines = [line for line in (*self._lines.values(), self._written) if line.works]
+        return min(line.due_at for line in lines) - time.monotonic() if lines else None
+
     def _round(self) -> None:
         """Let each key go on by a slice; make what is whole by then durable with one sync of the folder."""
-        self._lack = None
+        now = time.monotonic()
         for key, line in list(self._lines.items()):
-            self._go_on(line)
-            if not line:
+            if line.due_at <= now:
+                self._go_on(line)
+            if not line.works:
                 del self._lines[key]
-        if self._written:
-            try:
-                self._finish()
-            except JournalFullError as error:
-                self._lack = error
-        self._on_room(self._lack)
+        if self._written.works and self._written.due_at <= now:
+            self._finish()
+        self._tell_room()
         self._folder.remove()
 
-    def _go_on(self, line: deque[_Work]) -> None:
+    def _go_on(self, line: _Line) -> None:
         spent_bytes = 0
-        while line and spent_bytes < SLICE_BYTES:
-            work = line[0]
+        while line.works and spent_bytes < SLICE_BYTES:
+            work = line.works[0]
             if work.request.unwanted:
-                line.popleft()
+                line.works.popleft()
                 self._drop(work)
                 continue
             step_bytes = next(work.steps, None)
+            if step_bytes == NO_ROOM:
+                line.put_off(self._settings)
+                return
             if step_bytes is None:
-                self._written.append(line.popleft())
+                line.pause_s = 0.0
+                self._written.works.append(line.works.popleft())
             else:
                 spent_bytes += step_bytes
 
@@ -223,18 +226,34 @@ class BlobStoring:
                 try:
                     yield from self._folder.writing(digest, blob)
                     is_stored = True
-                except JournalFullError as error:  # noqa: PERF203 - it is tried again for that
-                    self._lack = error
-                    yield SLICE_BYTES
+                except JournalFullError:  # noqa: PERF203 - it is tried again for that
+                    yield NO_ROOM
 
     def _finish(self) -> None:
         """Make names durable, and tell of what is stored by that."""
-        self._folder.seal([named for work in self._written for named in work.request.named()])
-        written, self._written = self._written, []
-        for work in written:
+        works = self._written.works
+        try:
+            self._folder.seal([named for work in works for named in work.request.named()])
+        except JournalFullError:
+            self._written.put_off(self._settings)
+            return
+        self._written = _Line()
+        for work in works:
             for digest, blob in work.request.named():
                 self._known.add(blob, digest)
             self._post(work.request.on_stored, work.request)
+
+    def _tell_room(self) -> None:
+        """Tell whose blobs lack room on the disk, if that has changed."""
+        lacking: dict[Hashable, int] = {}
+        for line in (*self._lines.values(), self._written):
+            if line.pause_s:
+                for work in line.works:
+                    key = work.request.key
+                    lacking[key] = lacking.get(key, 0) + sum(map(len, work.request.blobs))
+        if lacking != self._told:
+            self._told = lacking
+            self._post(self._on_no_room, lacking)
 
     def _drop(self, work: _Work) -> None:
         work.steps.close()
@@ -242,7 +261,7 @@ class BlobStoring:
 
     def _give_up(self) -> None:
         for line in self._lines.values():
-            for work in line:
+            for work in line.works:
                 self._drop(work)
         self._folder.remove()
 
@@ -254,3 +273,18 @@ class _Work:
 
     def __init__(self, request: StoreRequest, steps: Generator[int, None, None]) -> None:
         self.request, self.steps = request, steps
+
+
+class _Line:
+    """Requests that are done in their order; what lacks room is put off, for longer each time."""
+
+    __slots__ = ("due_at", "pause_s", "works")
+
+    def __init__(self) -> None:
+        self.works: deque[_Work] = deque()
+        self.due_at = self.pause_s = 0.0
+
+    def put_off(self, settings: JournalSettings) -> None:
+        """Try again after a pause."""
+        self.pause_s = min(2 * self.pause_s or settings.journal_retry_first_s, settings.journal_retry_most_s)
+        self.due_at = time.monotonic() + self.pause_s

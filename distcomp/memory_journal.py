@@ -158,6 +158,7 @@ class MemoryJournal:
         self._asked: deque[StoreRequest] = deque()
         self._known = KnownBlobs()
         self._posted = self._no_room = False
+        self._lacking: dict[Hashable, int] = {}
         self._opened_at = self._committed = 0
         self._error: JournalError | None = None
 
@@ -167,12 +168,13 @@ class MemoryJournal:
         *,
         on_committed: Callable[[int], None],
         on_full: Callable[[JournalFullError | None], None],
+        on_no_room: Callable[[dict[Hashable, int]], None],
         on_failed: Callable[[JournalError], None],
     ) -> None:
         """Begin to write: a commit is made when what `post` is given is called."""
         assert self.recovered.complete, "a journal is read before it is written"  # noqa: S101 - our own order
         self._post, self._on_committed = post, on_committed
-        self._on_full, self._on_failed = on_full, on_failed
+        self._on_full, self._on_no_room, self._on_failed = on_full, on_no_room, on_failed
 
     @property
     def is_full(self) -> bool:
@@ -270,15 +272,24 @@ class MemoryJournal:
             self._on_failed(error)
 
     def _store_all(self) -> None:
-        """Store what is still wanted, and tell of it."""
-        while self._asked:
-            request = self._asked[0]
-            if not request.unwanted:
+        """Store what is still wanted and for which there is room, and tell of it."""
+        lacking: dict[Hashable, int] = {}
+        asked, self._asked = self._asked, deque()
+        for request in asked:
+            if request.unwanted:
+                continue
+            try:
                 request.digests += self.disk.store(request.blobs)
-                for digest, blob in request.named():
-                    self._known.add(blob, digest)
-                self._post(request.on_stored, request)
-            self._asked.popleft()
+            except JournalFullError:
+                lacking[request.key] = lacking.get(request.key, 0) + sum(map(len, request.blobs))
+                self._asked.append(request)
+                continue
+            for digest, blob in request.named():
+                self._known.add(blob, digest)
+            self._post(request.on_stored, request)
+        if lacking != self._lacking:
+            self._lacking = lacking
+            self._on_no_room(lacking)
 
     def _commit_all(self) -> None:
         """Write group after group; one for which there is no room stays, and all behind it."""

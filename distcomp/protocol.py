@@ -333,7 +333,7 @@ class StatusReported(NamedTuple):
     A long report comes in several parts; all but the last say that `more` follows. `journal` says where what
     must survive is written down, or `off`; empty if that is not told. It takes `journal_bytes`, and
     `committed_ago_s` has passed since something was written there. `shut` says why nothing new is accepted;
-    empty if it is.
+    empty if it is. `no_room` says what waits for room on the disk while all else goes on; empty if nothing.
     """
 
     whole: Switch
@@ -350,6 +350,7 @@ class StatusReported(NamedTuple):
     journal_bytes: Count = 0
     committed_ago_s: Seconds = 0.0
     shut: Words = ""
+    no_room: Words = ""
 
     def joined(self, part: StatusReported) -> StatusReported:
         """This part of a report and the next one as one."""

@@ -4,7 +4,7 @@ State law: `_held` are the acks of turns whose records are not durable yet, in t
 turn that recorded nothing waits for the last one before it that did. `_stored` are large blobs that are on
 the disk already, of messages taken in since the last turn: what it does not record of them goes again. What
 a full disk, or too great a backlog, keeps from being written down is not accepted: the state is shut until
-there is room.
+there is room. Large blobs that do not fit are waited for by their own peers alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import gc
 import time
 from collections import deque
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distcomp.core.image import Image
 from distcomp.versions import installed_versions
@@ -37,6 +37,9 @@ LOOK_S = 1.0
 
 FULL = "the scheduler's disk is full: free some room at {path} on its host, and it goes on by itself"
 BEHIND = "the scheduler's disk does not keep up with what is submitted"
+
+_COMPACTION = "compaction"
+"""Whose large blobs are none of a peer's."""
 
 
 class SchedulerMemory:
@@ -63,7 +66,7 @@ class SchedulerMemory:
         self._committed = 0
         self._committed_at = 0.0
         self._size_bytes = 0
-        self._looks = self._begins = self._compacts = self._closing = False
+        self._looks = self._begins = self._compacts = self._closing = self._lacks_room = False
         self._image = Image(compacted=journal.recovered.compacted, files=files)
 
     @property
@@ -121,6 +124,7 @@ class SchedulerMemory:
             loop.call_soon_threadsafe,
             on_committed=self._on_committed,
             on_full=self._on_full,
+            on_no_room=self._on_no_room,
             on_failed=self._on_failed,
         )
         self.keep(self._state.take_records())
@@ -140,7 +144,7 @@ class SchedulerMemory:
             self._journal.let_go(self._stored)
             self._stored = []
         if effects.prepares:
-            self._journal.store("compaction", effects.prepares, self._on_prepared)
+            self._journal.store(_COMPACTION, effects.prepares, self._on_prepared)
         if self._begins:
             self._begin_compaction()
         if not effects.acks:
@@ -253,6 +257,15 @@ class SchedulerMemory:
             self._begun.set_exception(error)
         else:
             self._log("error", "the journal's disk is full: nothing new is accepted", why=str(error))
+
+    def _on_no_room(self, lacking: dict[Any, int]) -> None:
+        lacked, self._lacks_room = self._lacks_room, bool(lacking)
+        self._state.lack_room({key: size for key, size in lacking.items() if key != _COMPACTION})
+        if lacking and not lacked:
+            size_bytes = sum(lacking.values())
+            self._log("error", "something large does not fit on the disk, and waits", bytes=size_bytes)
+        elif lacked and not lacking:
+            self._log("info", "nothing waits for room on the disk any more", journal=self.path)
 
     def _on_failed(self, error: JournalError) -> None:
         self.failure = error

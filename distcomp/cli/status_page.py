@@ -137,6 +137,8 @@ def _journal(report: StatusReported, width: int, *, coloured: bool) -> list[str]
         lines.append(told + cut_left(printable(report.journal), width - len(told)))
     if report.shut:
         lines.append(paint(f"nothing new is accepted: {printable(report.shut)}", RED, coloured=coloured))
+    if report.no_room:
+        lines.append(paint(printable(report.no_room), RED, coloured=coloured))
     return lines
 
 
@@ -214,6 +216,7 @@ def as_json(seen: Observation) -> dict[str, Any]:
         "journal_bytes": report.journal_bytes,
         "committed_ago_s": round(report.committed_ago_s, 3),
         "shut": report.shut,
+        "no_room": report.no_room,
         "tasks_per_s": round(seen.rate(), 3),
         "totals": report.totals._asdict(),
         "workers": [_readable(row) | {"tasks_per_s": round(rates[row.worker], 3)} for row in report.workers],

@@ -174,9 +174,9 @@ class Books:
 
     Whether facts are recorded says `journalled`; see `recording`. Turns that recorded something are numbered
     in batches: `batch` is the last one handed over, all up to `committed` are durable. `journal`,
-    `journal_bytes` and `committed_at` are what observers are told of it, and `shut` why it takes no submits
-    for now; empty if it does. `began` is the record of this start, and `wall_offset_s` what the wall clock
-    was ahead of monotonic time then.
+    `journal_bytes` and `committed_at` are what observers are told of it, `shut` is why it takes no submits
+    for now; empty if it does. `no_room` are the bytes of each peer that wait for room on the disk. `began` is
+    the record of this start, and `wall_offset_s` what the wall clock was ahead of monotonic time then.
 
     Of outcomes that no client has acknowledged, `unread_bytes` is the size of all, `outcome_bytes` of those
     in memory, `spilled_bytes` of those in files; `spilled` are these and those on their way there, by number,
@@ -208,6 +208,7 @@ class Books:
     journal_bytes: int = 0
     committed_at: float = 0.0
     shut: str = ""
+    no_room: dict[Peer, int] = field(default_factory=dict)
     batch: int = 0
     committed: int = 0
     began: EpochBegan | None = None

@@ -25,7 +25,7 @@ _SETTLED = "it has ended; what came of it is on its way to the client"
 def on_explain_wait(books: Books, link: Link, message: ExplainWait, _now: float) -> None:
     """Answer with the first reason that holds."""
     session = link.opened()
-    code, text = _why_shut(books) or _why_unfit(books, session) or _why_busy(books, session)
+    code, text = _why_shut(books, link) or _why_unfit(books, session) or _why_busy(books, session)
     books.send(link.peer, WaitExplained(message.request, code, text))
 
 
@@ -86,9 +86,20 @@ def _why_waiting(books: Books, array: TaskArrayState) -> str:
     return f"{_who_is_busy(books, session)}; {_number(pending, 'task')} of its array wait"
 
 
-def _why_shut(books: Books) -> tuple[str, str] | None:
-    """Why the scheduler takes nothing and passes no outcomes on; None if it does."""
-    return ("full", books.shut) if books.shut else None
+def room_words(books: Books, size_bytes: int) -> str:
+    """What has to be done for what does not fit on the disk."""
+    return (
+        f"{size_bytes:,} bytes of arguments or results do not fit on the scheduler's disk: free some room at "
+        f"{books.journal} on its host, and it goes on by itself"
+    )
+
+
+def _why_shut(books: Books, link: Link) -> tuple[str, str] | None:
+    """Why the scheduler takes nothing and passes no outcomes on, or not all of this peer; None if it does."""
+    if books.shut:
+        return "full", books.shut
+    size_bytes = books.no_room.get(link.peer)
+    return ("full", room_words(books, size_bytes)) if size_bytes else None
 
 
 def _why_unfit(books: Books, session: Session) -> tuple[str, str] | None:

@@ -275,6 +275,10 @@ class SchedulerState:
         """Take no submits from now on, and say why; an empty text takes them again."""
         self.books.shut = why
 
+    def lack_room(self, lacking: dict[Peer, int]) -> None:
+        """So many bytes of each of these peers wait for room on the disk, and of nobody else any."""
+        self.books.no_room = lacking
+
     def has_room_for(self, message: Submit) -> bool:
         """Whether a submit that comes now is not refused because too much is held, or nothing is taken."""
         return lack_of_room(self.books, message) is None

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from distcomp.core.books import StatusWatch
+from distcomp.core.explaining import room_words
 from distcomp.core.spans import contains
 from distcomp.protocol import StatusReported
 from distcomp.rows import ArrayRow, RunningTask, Totals, WorkerRow
@@ -83,6 +84,7 @@ def _messages(books: Books, watch: StatusWatch, now: float) -> Iterator[StatusRe
             journal_bytes=books.journal_bytes,
             committed_ago_s=max(0.0, now - books.committed_at) if books.journalled else 0.0,
             shut=books.shut,
+            no_room=room_words(books, sum(books.no_room.values())) if books.no_room else "",
         )
 
 

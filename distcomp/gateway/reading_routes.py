@@ -136,6 +136,7 @@ class ReadingRoutes:
             "journal_bytes": report.journal_bytes,
             "committed_ago_s": report.committed_ago_s,
             "shut": report.shut,
+            "no_room": report.no_room,
             "totals": report.totals._asdict(),
             "arrays": arrays,
         }

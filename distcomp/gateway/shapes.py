@@ -72,6 +72,7 @@ STATUS = thing(
         "journal_bytes": whole(),
         "committed_ago_s": _SECONDS,
         "shut": text(1 << 16),
+        "no_room": text(1 << 16),
         "totals": {"type": "object"},
         "arrays": {"type": "array", "items": {"type": "object"}},
     }

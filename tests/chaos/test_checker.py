@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import chaos_work
 import pytest
@@ -237,7 +237,10 @@ def test_the_journal_says_what_was_accepted_granted_settled_and_why_again(tmp_pa
     cluster, array, token = ClusterId(b"c" * 16), (b"s" * 16, 3), (7, 1)
     journal = Journal(tmp_path / "journal.db", cluster)
     list(journal.recovered)
-    journal.start(lambda _function, _value: None, on_committed=len, on_full=len, on_failed=len)  # type: ignore[arg-type] # never called
+    never: Any = len
+    journal.start(
+        lambda _function, _value: None, on_committed=never, on_full=never, on_no_room=never, on_failed=never
+    )
     journal.append(
         1,
         [

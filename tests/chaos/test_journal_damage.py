@@ -90,6 +90,7 @@ def killed(path: Path) -> dict[str, bytes]:
         lambda function, value: function(value),
         on_committed=lambda _: told.release(),
         on_full=fail,
+        on_no_room=fail,
         on_failed=fail,
     )
     for number in range(1, COMMITS + 1):

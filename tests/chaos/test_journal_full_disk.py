@@ -82,6 +82,12 @@ class SmallDisk:
         self.folder = folder
         self._ballast = folder / "ballast"
 
+    def leave(self, free_bytes: int) -> None:
+        """Take all room but so much."""
+        found = os.statvfs(self.folder)
+        with self._ballast.open("wb") as file:
+            file.write(bytes(found.f_bavail * found.f_frsize - free_bytes))
+
     def fill(self) -> None:
         with self._ballast.open("ab", buffering=0) as file, contextlib.suppress(OSError):
             for size_bytes in (1 << 20, 1 << 12):
@@ -167,6 +173,33 @@ def test_a_full_disk_stops_promises_and_nothing_else(
         assert list(late) == [number * number for number in range(52, 152)]
     assert set(ran(ledger).values()) == {1}
     assert "there is room on the disk again" in cluster.said(scheduler)
+
+
+def test_what_does_not_fit_on_the_disk_holds_up_nobody_else(
+    cluster: Programs,
+    disk: SmallDisk,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("DISTCOMP_EXPLAIN_AFTER_S", "0.3")
+    journal = disk.folder / "journal.db"
+    scheduler = cluster.scheduler("test", "--journal", str(journal))
+    cluster.worker()
+    ledger = tmp_path / "ledger"
+    with Client() as concerned, Client() as other:
+        assert other.submit(noted, ledger, 0).result() == 0
+        disk.leave(6 << 20)
+        large = concerned.submit(noted, ledger, 1, bytes(8 << 20))
+        until(lambda: "something large does not fit on the disk" in cluster.said(scheduler), "it is noticed")
+        assert [other.submit(noted, ledger, each, bytes(1 << 20)).result() for each in (2, 3)] == [4, 9]
+        assert concerned.submit(noted, ledger, 4).result() == 16
+        told = "do not fit on the scheduler's disk: free some room at"
+        until(lambda: told in waited_in_vain(large, capfd), "the user is told")
+        disk.make_room()
+        assert large.result() == 1
+    assert set(ran(ledger).values()) == {1}
+    assert "nothing waits for room on the disk any more" in cluster.said(scheduler)
 
 
 def test_a_scheduler_does_not_start_on_a_full_disk_and_goes_on_when_there_is_room(

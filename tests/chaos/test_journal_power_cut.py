@@ -168,7 +168,13 @@ def live(journal: Journal, batches: range, on_committed: Callable[[int], None]) 
         on_committed(batch)
         told.release()
 
-    journal.start(lambda function, value: function(value), on_committed=tell, on_full=fail, on_failed=fail)
+    journal.start(
+        lambda function, value: function(value),
+        on_committed=tell,
+        on_full=fail,
+        on_no_room=fail,
+        on_failed=fail,
+    )
     for batch in batches:
         if batch == COMPACTED_AT:
             journal.begin_compaction()
@@ -403,7 +409,13 @@ def test_a_large_blob_is_on_the_disk_before_a_commit_names_it(
     journal = Journal(path, CLUSTER, SETTINGS, connect=lambda name: Watched(name, disk, "FULL"))
     list(journal.recovered)
     committed: list[int] = []
-    journal.start(lambda f, value: f(value), on_committed=committed.append, on_full=fail, on_failed=fail)
+    journal.start(
+        lambda f, value: f(value),
+        on_committed=committed.append,
+        on_full=fail,
+        on_no_room=fail,
+        on_failed=fail,
+    )
     blobs = [letter * (SETTINGS.journal_blob_bytes + 1) for letter in (b"a", b"b", b"a")]
     stored: SimpleQueue[StoreRequest] = SimpleQueue()
     for batch, blob in enumerate(blobs, start=1):

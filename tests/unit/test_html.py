@@ -133,3 +133,5 @@ def test_a_client_shows_whether_its_cluster_forgets() -> None:
     assert Page(html.client_html("Client of x", shut)).texts[2:] == [
         "nothing new is accepted: its disk is full"
     ]
+    waiting = report._replace(journal="/j", no_room="5 bytes do not fit")
+    assert Page(html.client_html("Client of x", waiting)).texts[2:] == ["5 bytes do not fit"]

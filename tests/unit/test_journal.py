@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
@@ -33,7 +34,7 @@ from distcomp.memory_journal import MemoryDisk, MemoryJournal
 from distcomp.records import CompactionBegan, EpochBegan, FunctionDefined, Record, SessionEnded, TasksEnded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Hashable, Iterator
 
     from distcomp.journal_storing import StoreRequest
 
@@ -78,6 +79,7 @@ class Program:
         self.posted: queue.Queue[tuple[Callable[..., None], Any]] = queue.Queue()
         self.committed: list[int] = []
         self.full: list[JournalFullError | None] = []
+        self.no_room: list[dict[Hashable, int]] = []
         self.failed: list[JournalError] = []
 
     def start(self, journal: AnyJournal) -> list[Record]:
@@ -87,6 +89,7 @@ class Program:
             lambda function, value: self.posted.put((function, value)),
             on_committed=self.committed.append,
             on_full=self.full.append,
+            on_no_room=self.no_room.append,
             on_failed=self.failed.append,
         )
         return found
@@ -392,18 +395,18 @@ def test_what_is_held_outlives_a_compaction(place: Place, program: Program) -> N
     again.close()
 
 
-def test_no_room_to_store_is_a_full_disk(place: Place, program: Program) -> None:
+def test_what_has_no_room_to_be_stored_waits_and_all_else_is_accepted(place: Place, program: Program) -> None:
     journal = place.open(settings=QUICK)
     program.start(journal)
     place.fill()
     stored: list[StoreRequest] = []
-    request = journal.store("peer", [b"a" * LARGE], stored.append)
-    program.run_until(lambda: program.full)
-    assert journal.is_full
-    place.empty(journal)
-    program.run_until(lambda: stored and len(program.full) == 2)
-    assert [type(news) for news in program.full] == [JournalFullError, type(None)]
+    request = journal.store("peer", [b"a" * LARGE, b"b" * LARGE], stored.append)
+    program.run_until(lambda: program.no_room)
     assert not journal.is_full
+    place.empty(journal)
+    program.run_until(lambda: stored and len(program.no_room) == 2)
+    assert program.no_room == [{"peer": 2 * LARGE}, {}]
+    assert not program.full
     journal.let_go([request])
     journal.close()
     assert place.blobs() == []
@@ -427,10 +430,10 @@ def test_what_is_unwanted_is_not_stored(place: Place, program: Program) -> None:
     program.start(journal)
     place.fill()
     request = journal.store("peer", [b"a" * LARGE], pytest.fail)
-    program.run_until(lambda: program.full)
+    program.run_until(lambda: program.no_room)
     request.unwanted = True
     place.empty(journal)
-    program.run_until(lambda: program.full[-1] is None)
+    program.run_until(lambda: program.no_room[-1] == {})
     program.store(journal, b"b" * LARGE)
     journal.close()
     assert b"a" * LARGE not in place.blobs()
@@ -441,7 +444,7 @@ def test_closing_gives_up_what_is_not_stored(place: Place, program: Program) -> 
     program.start(journal)
     place.fill()
     journal.store("peer", [b"a" * LARGE], pytest.fail)
-    program.run_until(lambda: program.full)
+    program.run_until(lambda: program.no_room)
     journal.close()
     assert place.blobs() == []
 
@@ -624,6 +627,7 @@ def test_nothing_is_appended_before_all_is_read(place: Place, program: Program) 
             lambda *_: None,
             on_committed=program.committed.append,
             on_full=program.full.append,
+            on_no_room=program.no_room.append,
             on_failed=program.failed.append,
         )
     journal.close()
@@ -721,10 +725,10 @@ def test_no_room_for_the_name_of_a_blob_is_a_full_disk_too(
     monkeypatch.setattr(os, "fsync", full)
     stored: list[StoreRequest] = []
     journal.store("peer", [b"a" * LARGE], stored.append)
-    program.run_until(lambda: program.full)
+    program.run_until(lambda: program.no_room)
     assert not stored
     monkeypatch.setattr(os, "fsync", real)
-    program.run_until(lambda: stored and len(program.full) == 2)
+    program.run_until(lambda: stored and len(program.no_room) == 2)
     journal.close()
 
 
@@ -759,6 +763,31 @@ def test_keys_take_turns_in_what_is_stored(
     held.go_on.set()
     program.run_until(lambda: len(order) == 3)
     assert order == [small, large, last]
+    journal.close()
+
+
+def test_what_lacks_room_on_the_disk_holds_up_nothing_of_other_keys(
+    disk: OnDisk, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = disk.open(settings=JournalSettings(journal_retry_first_s=3600.0, journal_retry_most_s=3600.0))
+    program.start(journal)
+    real = os.statvfs
+    sizes = {"f_blocks": 100, "f_frsize": 1 << 10, "f_bavail": (5 * SLICE_BYTES) >> 10}
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(**sizes))
+    order: list[StoreRequest] = []
+    journal.store("large", [bytes(5 * SLICE_BYTES + 1024)], order.append)
+    behind = journal.store("large", [b"a" * LARGE], order.append)
+    program.run_until(lambda: program.no_room)
+    others = [
+        journal.store("other", [bytes([number]) * (3 * SLICE_BYTES)], order.append) for number in (1, 2)
+    ]
+    program.run_until(lambda: len(order) == 2)
+    program.commit(journal, 1, said(1))
+    assert order == others
+    assert behind not in order
+    assert program.no_room[-1] == {"large": 5 * SLICE_BYTES + 1024 + LARGE}
+    assert not journal.is_full
+    monkeypatch.setattr(os, "statvfs", real)
     journal.close()
 
 
@@ -952,7 +981,7 @@ def committed(batch):
 
 journal = Journal(Path(sys.argv[1]), ClusterId(b"c" * 16))
 list(journal.recovered)
-journal.start(lambda f, v: f(v), on_committed=committed, on_full=print, on_failed=print)
+journal.start(lambda f, v: f(v), on_committed=committed, on_full=print, on_no_room=print, on_failed=print)
 for batch in range(1, 100_000):
     journal.append(batch, [EpochBegan(batch, 1.0, "1")])
 journal.close()

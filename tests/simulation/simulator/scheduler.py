@@ -115,7 +115,9 @@ class SimScheduler(Host):
         self.state.remember(image, "memory", self.clock.now)
         self.state.begin_epoch(WALL_S + self.clock.now, "0", self.clock.now)
         invariants.check(self.state)
-        journal.start(self._post, on_committed=self._on_committed, on_full=print, on_failed=print)
+        journal.start(
+            self._post, on_committed=self._on_committed, on_full=print, on_no_room=print, on_failed=print
+        )
         effects = self.state.take_records()
         journal.append(effects.batch, effects.records)
         journal._commit_all()

@@ -120,6 +120,9 @@ def test_a_scheduler_that_takes_nothing_says_why_in_red() -> None:
     shown = status_page.screen(seen, 120, 40, coloured=True)
     assert "\x1b[1;31mnothing new is accepted: its disk is full\x1b[0m" in shown
     assert status_page.as_json(seen)["shut"] == "its disk is full"
+    waiting = with_journal(observation(), journal="/j", no_room="5 bytes do not fit")
+    assert "\x1b[1;31m5 bytes do not fit\x1b[0m" in status_page.screen(waiting, 120, 40, coloured=True)
+    assert status_page.as_json(waiting)["no_room"] == "5 bytes do not fit"
 
 
 def test_results_that_nobody_fetches_are_shown_if_there_are_any() -> None:

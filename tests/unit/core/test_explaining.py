@@ -29,6 +29,16 @@ def test_a_scheduler_that_can_take_nothing_says_so_first() -> None:
     assert explain(world, client)[0] == "no_workers"
 
 
+def test_what_lacks_room_on_the_disk_is_told_to_its_own_client() -> None:
+    world = SchedulerWorld()
+    concerned, other = world.client(), world.client()
+    world.state.lack_room({concerned: 5 << 20})
+    code, text = explain(world, concerned)
+    assert code == "full"
+    assert text.startswith("5,242,880 bytes of arguments or results do not fit on the scheduler's disk: free")
+    assert explain(world, other)[0] == "no_workers"
+
+
 def test_no_workers() -> None:
     world = SchedulerWorld()
     assert explain(world, world.client()) == ("no_workers", "no workers are connected")

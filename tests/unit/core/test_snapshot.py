@@ -123,11 +123,13 @@ def test_the_journal_is_reported_as_its_program_measures_it() -> None:
     world.books.journal, world.books.journalled = "/j", True
     world.state.journal_measured(1 << 20, world.now)
     world.state.shut("its disk is full")
+    world.state.lack_room({3: 1000, 4: 500})
     world.wait(2.0)
     world.say(observer, WatchStatus(0.0))
     after = report(world, observer)
     assert (after.journal, after.journal_bytes, after.shut) == ("/j", 1 << 20, "its disk is full")
     assert after.committed_ago_s == 2.0
+    assert after.no_room.startswith("1,500 bytes of arguments or results do not fit")
 
 
 def test_large_pictures_come_in_parts_that_fit() -> None:

@@ -85,8 +85,10 @@ class Tunnel(asyncio.Protocol):
     # --- the scheduler's side ---
 
     def begin(self, transport: Any) -> None:
-        """Take over a transport that stands."""
+        """Take over a transport that stands, or has just ended, of which nothing more is said."""
         self._transport = transport
+        if transport.is_closing():
+            self._end("the scheduler closed it")
 
     def data_received(self, data: bytes) -> None:
         """Bytes came from the scheduler."""
@@ -145,7 +147,7 @@ class Tunnel(asyncio.Protocol):
             self._partial += fresh
             return
         self._wrote = True
-        self._transport.write(self._partial + fresh[:edge])
+        self._write(self._partial + fresh[:edge])
         self._partial = fresh[edge:]
 
     async def room(self) -> None:
@@ -214,7 +216,7 @@ class Tunnel(asyncio.Protocol):
             self.close(f"its client was away for {now - self.left_at:.0f} s")
             return
         if not self._wrote and self._room.is_set():
-            self._transport.write(_HEARTBEAT)
+            self._write(_HEARTBEAT)
         self._wrote = False
         if now - self._told_at > self._settings.tunnel_keepalive_s and self._down.at_edge:
             self._buffer += _HEARTBEAT
@@ -229,6 +231,10 @@ class Tunnel(asyncio.Protocol):
         self._heard = False
         if self._quiet_beats > max(_SILENT_BEATS, beats):
             self.close("the scheduler was silent")
+
+    def _write(self, data: bytes) -> None:
+        if not self._transport.is_closing():  # else the word of its end is under way
+            self._transport.write(data)
 
     def _end(self, reason: str) -> None:
         self.over = self.over or reason

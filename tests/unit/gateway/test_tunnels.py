@@ -27,7 +27,7 @@ BEAT = codec.frame([codec.pack(Heartbeat())])
 
 
 class FarEnd:
-    """A transport that keeps what is written."""
+    """A transport that keeps what is written, and like uvloop's takes nothing once it is closed."""
 
     def __init__(self) -> None:
         self.written = b""
@@ -35,6 +35,8 @@ class FarEnd:
         self.closed = False
 
     def write(self, data: bytes) -> None:
+        if self.closed:
+            raise RuntimeError("the handler is closed")
         self.written += data
 
     def pause_reading(self) -> None:
@@ -180,6 +182,30 @@ def test_a_silent_scheduler_is_given_up_at_the_second_look() -> None:
                     break
         assert (tunnel.over, far.closed) == ("the scheduler was silent", True)
         assert 5 <= beat <= 8
+
+    run(test)
+
+
+def test_a_scheduler_that_was_gone_before_its_tunnel_stood_is_gone() -> None:
+    async def test(tunnel: Tunnel, far: FarEnd) -> None:
+        far.close()
+        tunnel.begin(far)
+        assert tunnel.over == "the scheduler closed it"
+        assert kind_of(lambda: tunnel.take(0, frame(5))) == "gone"
+
+    run(test)
+
+
+def test_a_scheduler_is_not_written_to_whose_end_is_not_told_yet() -> None:
+    async def test(tunnel: Tunnel, far: FarEnd) -> None:
+        now = asyncio.get_running_loop().time()
+        far.close()
+        tunnel.take(0, frame(5))
+        tunnel.beat(now)
+        tunnel.beat(now)
+        assert far.written == b""
+        tunnel.connection_lost(None)
+        assert tunnel.over == "the scheduler closed it"
 
     run(test)
 

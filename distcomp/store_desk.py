@@ -136,8 +136,8 @@ class StoreDesk:
 
     def _take_batches(self) -> list[WaitingBatch]:
         with self._client.lock:
+            self._busy = bool(self._batches)  # first, as `drain` looks without the lock
             batches, self._batches = list(self._batches.values()), {}
-            self._busy = bool(batches)
         return batches
 
     def _hand_in(self, batch: WaitingBatch) -> None:

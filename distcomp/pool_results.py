@@ -190,6 +190,7 @@ class ImapIterator(Generic[T]):
     """The results of `imap` and `imap_unordered`, as they are asked for.
 
     Calls are handed in a bounded number ahead of what is read; each result is let go of as it is given.
+    Threads that read at once take turns.
 
     Args:
         rows: the arguments of the calls by the chunk.
@@ -210,6 +211,7 @@ class ImapIterator(Generic[T]):
         self._hand_in = hand_in
         self._most: float = most
         self._lock = threading.Lock()
+        self._turn = threading.RLock()
         self._unread = 0
         self._futures: deque[StandardFuture] | None = deque() if in_order else None
         self._arrived: queue.SimpleQueue[StandardFuture] = queue.SimpleQueue()
@@ -234,17 +236,12 @@ class ImapIterator(Generic[T]):
             multiprocessing.TimeoutError: it is not there in time.
             Exception: what a call raised, or drawing its arguments.
         """
-        if not self._values:
-            if not self._unread:
-                error, self._error = self._error, None
-                raise StopIteration if error is None else error
-            future = self._next_done(timeout)
-            with self._lock:
-                self._unread -= 1
-            self._fill()
-            self._values = future.result()
-            self._values.reverse()
-        return self._values.pop()
+        if not self._turn.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
+            raise multiprocessing.TimeoutError
+        try:
+            return self._read(timeout)
+        finally:
+            self._turn.release()
 
     def feed_all(self) -> None:
         """Hand in all that is left, however much is read."""
@@ -254,6 +251,20 @@ class ImapIterator(Generic[T]):
     def stop(self) -> None:
         """Hand in nothing more."""
         self._rows = None
+
+    def _read(self, timeout_s: float | None) -> T:
+        """The next result, for the thread whose turn it is."""
+        if not self._values:
+            if not self._unread:
+                error, self._error = self._error, None
+                raise StopIteration if error is None else error
+            future = self._next_done(timeout_s)
+            with self._lock:
+                self._unread -= 1
+            self._fill()
+            self._values = future.result()
+            self._values.reverse()
+        return self._values.pop()
 
     def _next_done(self, timeout_s: float | None) -> StandardFuture:
         if self._futures is None:

@@ -1,18 +1,20 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import multiprocessing
 import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from overtaking import in_another_thread
 
 from distcomp.errors import UnpicklableError
 from distcomp.pool_results import AsyncResult, CallOutcome, ImapIterator, MapOutcome
 from distcomp.turnstile import ChunkedTasks, chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     StandardFuture = concurrent.futures.Future[Any]
 
@@ -135,3 +137,34 @@ def test_an_error_of_drawing_comes_behind_what_was_drawn() -> None:
         next(results)
     with pytest.raises(StopIteration):
         next(results)
+
+
+class OvertakenFuture(concurrent.futures.Future[Any]):
+    """Another thread reads on, once, while its result is taken."""
+
+    def __init__(self, overtake: Callable[[], object]) -> None:
+        super().__init__()
+        self._overtakes = iter([overtake])
+
+    def result(self, timeout: float | None = None) -> Any:
+        for overtake in self._overtakes:
+            in_another_thread(overtake)
+        return super().result(timeout)
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_threads_that_read_at_once_get_all_results(in_order: bool) -> None:  # noqa: FBT001 - a parameter of the case
+    got: list[int] = []
+
+    def read_on() -> None:
+        with contextlib.suppress(multiprocessing.TimeoutError):  # while it is another's turn
+            got.append(results.next(timeout=0))
+
+    def hand_in(rows: Any) -> StandardFuture:
+        future = OvertakenFuture(read_on)
+        future.set_result([10 * row[0] for row in rows])
+        return future
+
+    results: ImapIterator[int] = ImapIterator(chunks([range(6)], 2), hand_in, 2, in_order=in_order)
+    got += results
+    assert sorted(got) == [0, 10, 20, 30, 40, 50]

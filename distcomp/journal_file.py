@@ -20,7 +20,7 @@ import os
 import shutil
 import sqlite3
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -321,6 +321,7 @@ class JournalFile:
                     self._connection.executemany(_INSERT, rows)
             self.next += len(rows)
             self.committed_at = now
+        with suppress(JournalFullError), self._on_disk():  # what has no room for its note is written
             cast("NoteFile", self._note).write(self.next - 1, self.head.created_at)
         for row in rows:
             size_bytes = len(row.packed)

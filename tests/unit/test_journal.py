@@ -30,6 +30,7 @@ from distcomp.journal import Journal
 from distcomp.journal_blobs import SLICE_BYTES
 from distcomp.journal_file import connect_sqlite
 from distcomp.journal_lock import set_aside
+from distcomp.journal_note import NoteFile
 from distcomp.memory_journal import MemoryDisk, MemoryJournal
 from distcomp.records import CompactionBegan, EpochBegan, FunctionDefined, Record, SessionEnded, TasksEnded
 
@@ -708,6 +709,30 @@ def test_a_harmed_blob_is_damage_of_the_commit_that_names_it(
         list(again.recovered)
     assert damage.value.sequence == 2
     again.close()
+
+
+def test_a_commit_whose_note_has_no_room_is_made_once(
+    disk: OnDisk, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: list[int] = []
+    write = NoteFile.write
+
+    def write_later(note: NoteFile, sequence: int, created_at: float) -> None:
+        noted.append(sequence)
+        if len(noted) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(note, sequence, created_at)
+
+    monkeypatch.setattr(NoteFile, "write", write_later)
+    journal = disk.open()
+    program.start(journal)
+    program.commit(journal, 1, said(1))
+    program.commit(journal, 2, said(2))
+    journal.close()
+    assert (noted, program.full) == ([1, 2], [])
+    journal = disk.open()
+    assert Program().start(journal) == all_said(1, 2)
+    journal.close()
 
 
 def test_no_room_for_the_name_of_a_blob_is_a_full_disk_too(

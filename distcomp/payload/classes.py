@@ -9,6 +9,7 @@ never overwrites it. cloudpickle gives each class an identity of its own for tha
 
 from __future__ import annotations
 
+import os
 import pickle
 import threading
 import weakref
@@ -49,6 +50,7 @@ class _Beside(threading.local):
 _trusted = _Trusted()
 _beside = _Beside()
 _lock = threading.RLock()
+os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # type: ignore[attr-defined]  # noqa: SLF001 - as the standard library does
 _foreign: weakref.WeakSet[type] = weakref.WeakSet()
 """Classes that were made here from bytes of another process."""
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copyreg
 import importlib
+import os
 import pickle
 import sys
 import threading
@@ -47,6 +48,7 @@ _known_reducers: dict[type, Any] = {}
 _wrappers: set[type] = set()
 _registry = threading.RLock()
 """Guards which modules cloudpickle pickles by value: it keeps that for all threads at once."""
+os.register_at_fork(after_in_child=_registry._at_fork_reinit)  # type: ignore[attr-defined]  # noqa: SLF001 - as the standard library does
 
 
 def travels_as_function(cls: type) -> type:

@@ -345,18 +345,37 @@ threading.Thread(target=make).start()
     assert (out, err, code) == ("refused: the interpreter is ending\n", "", 0)
 
 
-def test_a_forked_child_has_clients_though_another_thread_was_making_one(scripts: Scripts) -> None:
-    """So it held the lock, which nobody in the child will ever let go of."""
-    out, _, code = scripts.run("""
-import os, signal, threading, distcomp
-from distcomp import open_clients
+@pytest.mark.parametrize(
+    ("module", "lock", "seven"),
+    [
+        ("distcomp.open_clients", "_lock", "distcomp.Client('inline:').submit(abs, -7).result()"),
+        ("distcomp.default_client", "_lock", "distcomp.compute_this(abs).compute(-7)"),
+        ("distcomp.payload.classes", "_lock", "distcomp.Client('inline:').submit(Number).result().value"),
+        ("distcomp.payload.pickler", "_registry", "len(helper.dumps_by_value(helper.seven)) and 7"),
+    ],
+)
+def test_a_forked_child_has_clients_though_another_thread_was_at_work(
+    scripts: Scripts, module: str, lock: str, seven: str
+) -> None:
+    """So it held a lock, which nobody in the child will ever let go of."""
+    scripts.folder.joinpath("helper.py").write_text(
+        "from distcomp.payload.pickler import dumps\n\ndef seven():\n    return 7\n\n"
+        "def dumps_by_value(function):\n    return dumps(function, shares_path=False)\n"
+    )
+    program = f"""
+import importlib, os, signal, threading, distcomp, helper
+class Number:
+    value = 7
+
 distcomp.Client('inline:').close()
-threading.Thread(target=open_clients._lock.acquire).start()
+lock = importlib.import_module({module!r}).{lock}
+threading.Thread(target=lock.acquire).start()
 if child := os.fork():
     os._exit(os.waitpid(child, 0)[1])
 signal.alarm(80)
-print(distcomp.Client('inline:').submit(abs, -7).result(), flush=True)
-""")
+print({seven}, flush=True)
+"""
+    out, _, code = scripts.run(program, DISTCOMP_ADDRESS="inline:")
     assert (out.split(), code) == (["7"], 0)
 
 

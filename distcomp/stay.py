@@ -45,7 +45,7 @@ class Stay:
         self._yields = False
         self._since = 0.0
         self._looks = False
-        self._lent = False
+        self._lent = self._told = False
         self._refused: LendRefused | None = None
 
     def begin_wait(self) -> None:
@@ -72,7 +72,7 @@ class Stay:
             goes_on = self._goes_on()
         self._door.waited(waited_s)
         if goes_on:
-            self._post(lambda state: state.lend(lent=False))
+            self._post(self._tell)
 
     def give_way(self) -> None:
         """Somebody may wait for a task of this client, and nobody will say until when."""
@@ -83,7 +83,7 @@ class Stay:
             if self._lent:
                 return
             self._lent = True
-        self._post(lambda state: state.lend(lent=True))
+        self._post(self._tell)
 
     def _goes_on(self) -> bool:
         """Whether the slot is no longer lent from now on, with the lock held."""
@@ -125,12 +125,20 @@ class Stay:
         """Take in what a turn brought; who waits is told by `check` that the slot cannot be lent."""
         with self._lock:
             if refused is not None and self._lent:
-                self._lent = self._yields = False
+                self._lent = self._told = self._yields = False
                 self._refused = refused if self._waiting else None
             self._yields = self._yields and not is_idle
             goes_on = self._goes_on()
         if goes_on:
-            self._post(lambda state: state.lend(lent=False))
+            self._post(self._tell)
+
+    def _tell(self, state: ClientState) -> None:
+        """Tell whether the slot is lent as things are by now: what threads post may come in any order."""
+        with self._lock:
+            if self._told == self._lent:
+                return
+            self._told = self._lent
+            state.lend(lent=self._told)
 
     def _look_soon(self, state: ClientState) -> None:
         del state
@@ -142,7 +150,7 @@ class Stay:
             if not self._waiting or self._lent:
                 return
             self._lent = True
-        self._post(lambda state: state.lend(lent=True))
+        self._post(self._tell)
 
 
 def too_deep(refused: LendRefused) -> NestedSubmitError:

@@ -60,6 +60,17 @@ def test_a_wait_that_lasts_lends_the_slot() -> None:
     assert len(around.waits) == 1
 
 
+def test_what_is_told_is_how_it_is_whatever_was_posted_first() -> None:
+    around = Surroundings()
+    with around.stay.waiting():
+        around.posts.clear()
+        around.stay._look()
+    lends, goes_on = around.posts
+    around.posts[:] = [goes_on, lends]  # the one thread was overtaken by the other
+    around.run()
+    assert around.said == []
+
+
 def test_a_short_wait_tells_nobody() -> None:
     around = Surroundings()
     for _ in range(3):
@@ -121,6 +132,7 @@ def test_who_waits_by_other_means_lends_until_nothing_is_open() -> None:
     around.run()
     assert around.said == [True, False]
     around.stay.give_way()
+    around.run()
     around.stay.hear(REFUSED, is_idle=False)
     around.stay.check()
     around.run()

@@ -369,8 +369,10 @@ class SlotProcess:
                     self._on_message(message)
         except BlockingIOError:
             return False
-        except (OSError, ProtocolError) as error:
+        except ProtocolError as error:
             self._complaint = f"spoke nonsense: {error}"
+            data = b""
+        except OSError:  # it ended before it had read all that it was sent
             data = b""
         self._open = bool(data)
         return self._open

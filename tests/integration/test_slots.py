@@ -461,6 +461,20 @@ def test_a_dead_slot_names_the_task_that_it_died_of(how: str, words: str) -> Non
     run_async(main())
 
 
+def test_how_a_slot_died_is_told_although_it_had_not_read_all() -> None:
+    async def main() -> None:
+        async with pool_of() as (pool, recorder):
+            process = pool.take(SESSION, b"")
+            run = start(process, spin, ())
+            await until(lambda: process.progress().run == run)
+            start(process, len, (bytes(1 << 20),))
+            assert process.kill(run, 0)
+            end = await recorder.end_of(process)
+            assert (end.words, end.run) == ("killed by signal 9 (SIGKILL)", run)
+
+    run_async(main())
+
+
 def test_runs_started_after_the_death_are_lost_with_it() -> None:
     async def main() -> None:
         async with pool_of() as (pool, recorder):

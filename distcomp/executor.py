@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from distcomp.access import Access
 
     StandardFuture = concurrent.futures.Future[Any]
-    Unfinished = weakref.WeakSet[Any]
+    Unfinished = weakref.WeakKeyDictionary[Any, None]
 
 __all__ = ["Executor"]
 
@@ -98,7 +98,7 @@ class Executor(concurrent.futures.Executor):
         self._turnstile = (
             None if max_workers is None or bounds_itself else Turnstile(self._client, max_workers)
         )
-        self._unfinished: Unfinished = weakref.WeakSet()
+        self._unfinished: Unfinished = weakref.WeakKeyDictionary()
         owned = self._client if client is None else None
         self._finish = partial(_finish, owned, self._unfinished)
         self._let_go = weakref.finalize(self, _finish_later, owned, self._finish)
@@ -207,7 +207,7 @@ class Executor(concurrent.futures.Executor):
             rows = list(zip(*iterables, strict=False))
             columns = list(zip(*rows, strict=True)) if rows else [()]
         array: TaskArray[T] = self._client.map(self._wrap(fn), *columns)
-        self._unfinished.add(array)
+        self._unfinished[array] = None
         return array
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - as in the base class
@@ -271,7 +271,7 @@ class Executor(concurrent.futures.Executor):
             future = submit_or_fail(self._client, call, args, kwargs)
         else:
             future = self._turnstile.submit(call, args, kwargs)
-        self._unfinished.add(future)
+        self._unfinished[future] = None
         if self._initializer is not None:
             future.add_done_callback(partial(_look_at, weakref.ref(self)))
         return future
@@ -349,9 +349,14 @@ def _look_at_error(executor: weakref.ref[Executor], error: BaseException | None)
 # --- the end --------------------------------------------------------------------------------------
 
 
+def alive(known: weakref.WeakKeyDictionary[T, None]) -> list[T]:
+    """What there still is of it, whatever other threads add meanwhile: a weak set would not allow that."""
+    return [found for reference in known.keyrefs() if (found := reference()) is not None]
+
+
 def _open(unfinished: Unfinished) -> list[Any]:
     """Those of the handles whose tasks have not all ended; what is open is kept alive by its client."""
-    return [handle for handle in tuple(unfinished) if not handle.done()]
+    return [handle for handle in alive(unfinished) if not handle.done()]
 
 
 def _finish(owned: Client | None, unfinished: Unfinished) -> None:
@@ -374,7 +379,7 @@ def _finish_later(owned: Client | None, finish: Callable[[], None]) -> None:
         threading.Thread(target=finish, name="distcomp-executor-end", daemon=True).start()
 
 
-_executors: weakref.WeakSet[Executor] = weakref.WeakSet()
+_executors: weakref.WeakKeyDictionary[Executor, None] = weakref.WeakKeyDictionary()
 _ending = False
 _hooked = False
 
@@ -385,11 +390,11 @@ def _remember(executor: Executor) -> None:
     if not _hooked:
         _hooked = True
         threading._register_atexit(_end_all)  # type: ignore[attr-defined]  # noqa: SLF001 - as for clients
-    _executors.add(executor)
+    _executors[executor] = None
 
 
 def _end_all() -> None:
     global _ending  # noqa: PLW0603 - the interpreter ends once
     _ending = True
-    for executor in tuple(_executors):
+    for executor in alive(_executors):
         executor.end_with_interpreter()

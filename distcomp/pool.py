@@ -7,7 +7,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from distcomp.errors import PayloadTooLargeError, UnpicklableError
-from distcomp.executor import Executor
+from distcomp.executor import Executor, alive
 from distcomp.pool_results import AsyncResult, CallOutcome, ImapIterator, MapOutcome
 from distcomp.turnstile import HeldFuture, as_standard, chunks
 from distcomp.wrapped_calls import ChunkCall, StarCall
@@ -74,7 +74,7 @@ class Pool:
         if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild < 1):
             raise ValueError("maxtasksperchild must be a positive int or None")
         self._executor = PoolExecutor(processes, address, client, initializer, initargs)
-        self._iterators: weakref.WeakSet[ImapIterator[Any]] = weakref.WeakSet()
+        self._iterators: weakref.WeakKeyDictionary[ImapIterator[Any], None] = weakref.WeakKeyDictionary()
         self._state = "RUN"
 
     @property
@@ -227,7 +227,7 @@ class Pool:
     def terminate(self) -> None:
         """Take no more calls, cancel those there are, and end those that run."""
         self._state = "TERMINATE"
-        for iterator in tuple(self._iterators):
+        for iterator in alive(self._iterators):
             iterator.stop()
         self._executor.terminate()
         self._executor.shutdown()
@@ -240,7 +240,7 @@ class Pool:
         """
         if self._state == "RUN":
             raise ValueError("Pool is still running")
-        for iterator in tuple(self._iterators):
+        for iterator in alive(self._iterators):
             iterator.feed_all()
         self._executor.shutdown()
 
@@ -301,7 +301,7 @@ class Pool:
         iterator: ImapIterator[Any] = ImapIterator(
             chunks([iterable], chunksize), lambda rows: executor.submit(call, rows), most, in_order=in_order
         )
-        self._iterators.add(iterator)
+        self._iterators[iterator] = None
         return iterator
 
 

@@ -26,6 +26,7 @@ from distcomp.errors import ForkedClientError, UnpicklableError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+    from types import FrameType
 
 SLOTS = 4
 
@@ -287,6 +288,28 @@ def test_shutting_down_without_waiting_lets_tasks_end(executor: Executor) -> Non
     executor.shutdown(wait=False)
     assert (future.result(), list(results)) == (8, [1, 2])
     executor.shutdown()
+
+
+def test_shutting_down_takes_what_another_thread_is_handing_in(client: Client) -> None:
+    executor, late = Executor(client=client), [concurrent.futures.Future[int]()]
+    executor.submit(abs, -1)
+
+    def hand_in() -> None:
+        late.append(executor._hand_in(abs, (-len(late),), {}))  # it was open a moment ago
+
+    def overtake(frame: FrameType, _event: str, _argument: object) -> None:
+        if "weakref" in frame.f_code.co_filename:
+            thread = threading.Thread(target=hand_in)
+            thread.start()
+            thread.join()
+
+    sys.setprofile(overtake)
+    try:
+        executor.shutdown()
+    finally:
+        sys.setprofile(None)
+    assert len(late) > 1
+    assert [future.result(DEADLINE_S) for future in late[1:]] == [*range(1, len(late))]
 
 
 def test_a_future_can_be_cancelled_right_before_the_end(executor: Executor) -> None:

@@ -137,6 +137,7 @@ class AsyncClient:
             project=project,
             store=store,
         )
+        self._connecting = asyncio.Lock()
         self._client: Client | None = None
         self._plain: AsyncBoundClient | None = None
         self._gone = False
@@ -145,9 +146,10 @@ class AsyncClient:
 
     async def connect(self) -> Self:
         """Connect, unless that was done; entering the client and awaiting it do the same."""
-        if self._client is None and not self._gone:
-            client = await in_thread(self._connect, on_cancel=self._give_up)
-            self._client, self._plain = client, AsyncBoundClient(client, client.options())
+        async with self._connecting:
+            if self._client is None and not self._gone:
+                client = await in_thread(self._connect, on_cancel=self._give_up)
+                self._client, self._plain = client, AsyncBoundClient(client, client.options())
         return self
 
     async def close(self, *, cancel: bool = False) -> None:

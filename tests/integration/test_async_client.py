@@ -16,6 +16,7 @@ from distcomp import (
     AsyncClient,
     AsyncTaskArray,
     AsyncTaskStream,
+    Client,
     ClientClosedError,
     RemoteTracebackError,
     UnknownRunError,
@@ -266,6 +267,24 @@ def test_its_life(way: str) -> None:
                 future = other.submit(nap, 3600)
                 raise KeyError
         assert future.cancelled()
+
+    run(main())
+
+
+def test_coroutines_that_connect_at_once_have_one_client() -> None:
+    async def main() -> None:
+        client, made = AsyncClient("inline:"), []
+        make = client._make
+
+        def noted() -> Client:
+            made.append(make())
+            return made[-1]
+
+        client._make = noted
+        await asyncio.gather(client.connect(), client.connect())
+        assert await client.submit(inc, 1) == 2
+        await client.close()
+        assert [each.closed for each in made] == [True]
 
     run(main())
 

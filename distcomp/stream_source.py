@@ -318,7 +318,7 @@ class StreamSource:
             return
         leg.ended = leg.left = True
         self._rows = None
-        self._parts.clear()
+        self._parts = deque()  # another one: a thread may be handing in what stands in the old one
         if self._opened and not (self._closed and not leg.under_way):
             with contextlib.suppress(ClientClosedError):
                 self._host.cancel_tasks(leg, ())
@@ -327,10 +327,10 @@ class StreamSource:
 
     def _hand_in_part(self) -> int:
         """Hand in one chunk, drawing if need be; returns how many tasks it has, or 0 for none."""
-        leg, host = self._leg, self._host
-        if leg.ended or not (self._parts or self._draw()):
+        leg, host, parts = self._leg, self._host, self._parts
+        if leg.ended or not (parts or self._draw()):
             return 0
-        part = self._parts[0]
+        part = parts[0]
         tasks, size_bytes = part.stop - part.start, len(part.blob)
         too_large = size_bytes > host.max_payload_bytes
         blob = pack_calls([((), {})])[0].blob if too_large else part.blob
@@ -347,7 +347,7 @@ class StreamSource:
         host.post(lambda state: state.extend(leg.counter, tasks, blob, last=False))
         if start is not None and too_large:
             self._refuse(start, size_bytes)
-        self._parts.popleft()
+        parts.popleft()
         self._close_if_through()
         return tasks if start is not None else 0
 

@@ -457,3 +457,14 @@ def test_what_was_read_is_let_go_of() -> None:
     finally:
         tracemalloc.stop()
     stream.close()
+
+
+def test_a_stream_that_is_closed_while_another_thread_hands_in_ends_there() -> None:
+    class Closing(EchoingCluster):
+        def make_room(self, leg: Wanted, tasks: int, size_bytes: int, *, waits: bool = True) -> bool:
+            there_is = super().make_room(leg, tasks, size_bytes, waits=waits)
+            stream.close()
+            return there_is
+
+    stream = Closing().stream(iter(range(3)))
+    assert list(stream.runs()) == []

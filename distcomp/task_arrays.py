@@ -324,7 +324,7 @@ class TaskArray(Generic[T]):
             indexes = [index for entry in failed for index in range(entry.start, entry.stop)]
             self._reopen(failed, indexes)
         if indexes:
-            self._legs.append(self._resubmit(indexes))
+            self._travel_again(failed, indexes)
         return self
 
     def __reduce__(self) -> NoReturn:
@@ -448,6 +448,23 @@ class TaskArray(Generic[T]):
             if not self.host.is_run:
                 self.cancel()
             raise
+
+    def _travel_again(self, entries: list[Entry], indexes: list[int]) -> None:
+        """Hand in again what was reopened; what cannot be is as it was before."""
+        woken: list[Woken] = []
+        try:
+            leg = self._resubmit(indexes)
+        except BaseException:
+            with self.host.lock:
+                for entry in entries:
+                    self.take_in(entry, woken)
+            wake_all(woken)
+            raise
+        with self.host.lock:
+            self._legs.append(leg)
+            leg.ended = leg.ended or not any(index in self._open for index in indexes)
+        if leg.ended:  # another thread has cancelled it meanwhile, and did not know of the leg
+            self.host.cancel_tasks(leg, ())
 
     def _reopen(self, entries: list[Entry], indexes: list[int]) -> None:
         """Open settled indexes again, with the host's lock held; no leg there is can settle them."""

@@ -314,6 +314,34 @@ def test_a_retried_task_is_cancelled_where_it_travels_now() -> None:
     assert world.host.cancelled == [(world.legs[0], ((0, 1),))]
 
 
+def test_a_retry_that_is_refused_leaves_all_as_it_was() -> None:
+    class Refusing(World):
+        def travel(self, indexes: Sequence[int]) -> Leg:
+            raise UsageError(f"the arguments of {len(indexes)} tasks are gone")
+
+    world = Refusing(3)
+    world.give(0, "a")
+    world.fail(1, 3)
+    with pytest.raises(UsageError, match="of 2 tasks"):
+        world.array.retry()
+    assert (world.array.done(), world.array.failed_count) == (True, 2)
+    assert list(world.array.failures()) == [1, 2]
+
+
+def test_what_is_cancelled_while_it_is_handed_in_again_does_not_run() -> None:
+    class Cancelling(World):
+        def travel(self, indexes: Sequence[int]) -> Leg:
+            assert self.array.cancel() == len(indexes)  # as another thread may
+            return super().travel(indexes)
+
+    world = Cancelling(2)
+    world.fail(0, 2)
+    world.array.retry()
+    (again,) = world.legs
+    assert again.ended
+    assert (again, ()) in world.host.cancelled
+
+
 def test_retry_ends_a_reading_of_what_arrives() -> None:
     world = World(2)
     world.fail(0)

@@ -54,7 +54,7 @@ from distcomp.wire import INLINE_BLOB_BYTES, MAX_BLOB_BYTES
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator, Sequence
-    from types import CodeType, FrameType
+    from types import FrameType
 
     from distcomp.ids import FunctionId
     from distcomp.payload import LoadedFunction
@@ -404,15 +404,13 @@ class Slot:
         Not in the middle of an import: half a module would be left for later tasks. A task that is not over
         soon after is killed.
         """
-        callee: CodeType | None = None
+        ours = Finished.flush.__code__, Slot._end_guests.__code__
         while frame is not None and self._page.is_wanted():
-            if frame.f_code.co_filename == IMPORTER:
+            if frame.f_code.co_filename == IMPORTER or frame.f_code in ours:
                 return
             if frame.f_code is Slot._run_from.__code__:
-                if callee in (Finished.flush.__code__, Slot._end_guests.__code__):
-                    return
                 raise TaskInterrupted("the task was stopped")
-            callee, frame = frame.f_code, frame.f_back
+            frame = frame.f_back
 
     # --- the second thread ------------------------------------------------------------------------
 

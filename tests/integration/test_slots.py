@@ -578,6 +578,45 @@ def test_an_interrupt_ends_the_task_and_spares_the_slot(function: Callable[[], N
     run_async(main())
 
 
+def have_a_guest(size: int) -> bytes:
+    from distcomp import inside  # noqa: PLC0415 - in the slot
+
+    class Guest:
+        def leave_task(self) -> None:
+            pass
+
+    door: Any = inside.door
+    if size:
+        door.waited.__self__.due_ns = 1 << 62  # what is finished stays until there is a guest
+    else:
+        door.take_in(Guest())
+    return bytes(size)
+
+
+def test_what_is_finished_is_not_interrupted_as_it_leaves() -> None:
+    async def main() -> None:
+        async with pool_of() as (pool, recorder):
+            process = pool.take(SESSION, b"")
+            run = start(process, have_a_guest, (8 << 20,), (0,))
+            await until(lambda: process.progress().task_index == 1)
+            # From here on nothing is read, so what is finished cannot leave. Signals come in their order.
+            dump_until_it_sends(process)
+            assert process.interrupt(run, 1)
+            dump_until_it_sends(process)
+            assert await recorder.all_of(process, run) == {0: bytes(8 << 20), 1: b""}
+            assert recorder.ends == {}
+
+    run_async(main())
+
+
+def dump_until_it_sends(process: SlotProcess) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    os.ftruncate(process._stacks, 0)
+    while b"in _send\n" not in os.pread(process._stacks, 1 << 16, 0) and time.monotonic() < deadline:
+        process.dump_stacks()
+        time.sleep(0.01)
+
+
 def test_a_builtin_as_the_function_is_interrupted_too() -> None:
     async def main() -> None:
         async with pool_of() as (pool, recorder):

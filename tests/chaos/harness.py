@@ -83,12 +83,13 @@ class Run:
     # --- programs ---
 
     def begin(self, *flags: str, workers: int = 1, slots: int = 2, **variables: str) -> None:
-        """Start a scheduler and workers, all with the same variables."""
+        """Start a scheduler and workers, all with the same variables, and wait until it has them."""
         self._variables = variables
         self.scheduler = self.cluster.scheduler("test", *flags, **variables)
         self.port = parse_address(self.cluster.access().addresses[0]).port
         for _ in range(workers):
             self.add_worker(slots)
+        until(lambda: self.said().count("worker registered") >= workers, "the workers are there")
 
     def add_worker(self, slots: int = 2) -> subprocess.Popen[str]:
         """Start one more worker."""

@@ -90,7 +90,7 @@ class Executor(concurrent.futures.Executor):
         self._given_workers = max_workers
         self._client = client or Client(address, slots=max_workers)
         self._broken: str | None = None
-        self._shutdown = False
+        self._shutdown = self._terminated = False
         self._initializer = initializer
         self._initargs = initargs
         self._key = os.urandom(16)
@@ -208,6 +208,8 @@ class Executor(concurrent.futures.Executor):
             columns = list(zip(*rows, strict=True)) if rows else [()]
         array: TaskArray[T] = self._client.map(self._wrap(fn), *columns)
         self._unfinished[array] = None
+        if self._terminated:  # while it was handed in
+            array.cancel()
         return array
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - as in the base class
@@ -231,7 +233,7 @@ class Executor(concurrent.futures.Executor):
 
     def terminate(self) -> None:
         """Cancel all tasks, end those that run, and take no more."""
-        self._shutdown = True
+        self._shutdown = self._terminated = True
         if self._turnstile is not None:
             self._turnstile.cancel()
         else:
@@ -272,6 +274,8 @@ class Executor(concurrent.futures.Executor):
         else:
             future = self._turnstile.submit(call, args, kwargs)
         self._unfinished[future] = None
+        if self._terminated:  # while it was handed in
+            future.cancel()
         if self._initializer is not None:
             future.add_done_callback(partial(_look_at, weakref.ref(self)))
         return future

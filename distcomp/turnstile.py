@@ -97,6 +97,7 @@ class Turnstile:
         self._waiting: deque[_HeldCall] = deque()
         self._under_way: dict[StandardFuture, None] = {}
         self._places = most
+        self._ended = False
 
     def submit(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -117,7 +118,8 @@ class Turnstile:
                 each.future.set_running_or_notify_cancel()
 
     def cancel(self) -> None:
-        """Cancel what waits here, and end what is under way."""
+        """Cancel what waits here, and end what is under way; so ends whatever comes later."""
+        self._ended = True
         self.cancel_waiting()
         for task in tuple(self._under_way):
             task.cancel()
@@ -143,6 +145,8 @@ class Turnstile:
             call.future.set_exception(error)
             return
         self._under_way[task] = None
+        if self._ended:  # while it was handed in
+            task.cancel()
         task.add_done_callback(partial(self._on_done, call.future))
 
     def _free_place(self) -> None:

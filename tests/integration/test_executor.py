@@ -329,6 +329,23 @@ def test_terminating_ends_what_runs(executor: Executor) -> None:
             future.result()
 
 
+def test_terminating_ends_what_another_thread_is_handing_in(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = Executor(client=client)
+    submit = client.submit
+
+    def overtaken(*call: Any) -> Any:
+        future = submit(*call)
+        thread = threading.Thread(target=executor.terminate)
+        thread.start()
+        thread.join()
+        return future
+
+    monkeypatch.setattr(client, "submit", overtaken)
+    assert executor.submit(time.sleep, DEADLINE_S).cancelled()
+
+
 def test_an_executor_nobody_has_any_more_lets_its_tasks_end() -> None:
     executor = Executor(1)
     client = executor.client

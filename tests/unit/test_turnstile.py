@@ -94,6 +94,22 @@ def test_what_waits_can_be_cancelled_and_what_is_under_way_ended() -> None:
     assert isinstance(first.exception(), CancelledError)
 
 
+def test_what_is_being_handed_in_as_all_is_cancelled_ends_too() -> None:
+    class Ending(Desk):
+        def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> PlainTask:
+            task = super().submit(function, *args, **kwargs)
+            gate.cancel()  # by another thread
+            return task
+
+    desk = Ending()
+    gate = Turnstile(cast("Client", desk), 1)
+    first, second = submit(gate, 1), submit(gate, 2)
+    assert [task.cancelled() for task in desk.tasks] == [True, True]
+    for future in (first, second):
+        with pytest.raises(CancelledError):
+            future.result(timeout=0)
+
+
 def test_what_cannot_be_handed_in_fails_and_gives_its_place_back() -> None:
     gate, desk = turnstile(1)
     for error in (PayloadTooLargeError("too large"), ClientClosedError("closed")):

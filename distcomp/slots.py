@@ -46,6 +46,9 @@ INNER_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "
 
 RESTART_WINDOW_S = 60.0
 NEWS_READS = 256
+MOST_UNSENT = 1 << 14
+"""Orders that a template may be behind; one that does not read at all is given up."""
+
 LESSONS = ("distcomp.decorator",)
 """What the template imports once tasks submit tasks. It names faces that it must not know otherwise."""
 
@@ -103,23 +106,52 @@ class TemplateProcess:
                 env=environ,
             )
         self._open = True
+        self._unsent: deque[tuple[bytes, tuple[int, ...]]] = deque()
         loop.add_reader(self._control, self._on_readable)
 
     def order(self, what: bytes, number: int, argument: int = 0, descriptors: tuple[int, ...] = ()) -> None:
         """Have something done to a slot process."""
         if not self._open:
             return
+        order = ORDER.pack(what, number, argument)
+        if not self._unsent and self._sent(order, descriptors):
+            return
         try:
-            socket.send_fds(self._control, [ORDER.pack(what, number, argument)], descriptors)
+            self._unsent.append((order, tuple(map(os.dup, descriptors))))  # whose they are closes its own
         except OSError:
-            # It is gone, or has not read for hundreds of orders: either way it is of no use any more.
             self._loop.call_soon(self._give_up)
+        if len(self._unsent) > MOST_UNSENT:
+            self._loop.call_soon(self._give_up)
+        self._loop.add_writer(self._control, self._send_rest)
+
+    def _sent(self, order: bytes, descriptors: tuple[int, ...]) -> bool:
+        """Send an order; whether it is not to be tried again."""
+        try:
+            socket.send_fds(self._control, [order], descriptors)
+        except BlockingIOError:  # it has not read hundreds of others yet
+            return False
+        except OSError:  # it is gone
+            self._loop.call_soon(self._give_up)
+        return True
+
+    def _send_rest(self) -> None:
+        while self._unsent and self._sent(*self._unsent[0]):
+            self._drop_first()
+        if not self._unsent:
+            self._loop.remove_writer(self._control)
+
+    def _drop_first(self) -> None:
+        for descriptor in self._unsent.popleft()[1]:
+            os.close(descriptor)
 
     def shut(self) -> None:
         """Let the template end, and all slot processes with it."""
         if self._open:
             self._open = False
             self._loop.remove_reader(self._control)
+            self._loop.remove_writer(self._control)
+            while self._unsent:
+                self._drop_first()
             self._control.close()
 
     async def wait_ended(self, within_s: float) -> None:

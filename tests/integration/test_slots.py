@@ -917,6 +917,27 @@ def test_a_dead_template_takes_its_slots_along_and_is_replaced() -> None:
     run_async(main())
 
 
+def test_a_template_that_is_behind_does_all_it_is_told() -> None:
+    async def main() -> None:
+        async with pool_of() as (pool, recorder):
+            busy = pool.take(SESSION, b"")
+            run = start(busy, spin, ())
+            await until(lambda: busy.progress().run == run)
+            template = pool._template._process
+            template.send_signal(signal.SIGSTOP)
+            for _ in range(1000):
+                busy.dump_stacks()
+            others = [pool.take(SESSION, b"") for _ in range(3)]
+            assert busy.kill(run, 0)
+            template.send_signal(signal.SIGCONT)
+            assert (await recorder.end_of(busy)).killed_for == (run, 0)
+            for other in others:
+                assert await recorder.all_of(other, start(other, abs, (-1,))) == {0: 1}
+            assert (len(recorder.ends), pool._template._process) == (1, template)
+
+    run_async(main())
+
+
 def test_a_template_that_cannot_start_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slots, "PROGRAM", "raise SystemExit(3)")
 

@@ -191,7 +191,9 @@ class ResultRun:
         return opened if first == 0 and behind == len(opened) else opened[first:behind]
 
     def _open(self) -> Sequence[Any]:
-        blob = self._blob
+        blob, opened = self._blob, self._opened  # in this order: another thread lets go of the blob last
+        if opened is not None:
+            return opened
         return blob.open() if isinstance(blob, SharedBlob) else open_results(blob)
 
 

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from overtaking import in_another_thread
 
 from distcomp.core.client_effects import Failed, Returned
 from distcomp.errors import (
@@ -19,12 +20,13 @@ from distcomp.errors import (
 )
 from distcomp.future_groups import FutureGroup
 from distcomp.futures import wake_all
+from distcomp.handles import ResultRun
 from distcomp.payload import dump_failure, pack_results
 from distcomp.rows import Failure
 from distcomp.waiting import as_completed, gather, wait
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from distcomp.futures import Future
     from distcomp.handles import Sink
@@ -419,3 +421,24 @@ def test_ctrl_c_ends_a_wait_soon_and_cancels_what_was_waited_for(
     assert time.monotonic() - sent_at[0] < DEADLINE_S, "it does not wait for what patience there is"
     thread.join()
     assert group.futures[0].cancelled()
+
+
+class OvertakenRun(ResultRun):
+    """Another thread takes a neighbour's result, once, right before this one is unpacked."""
+
+    __slots__ = ("_overtakes",)
+
+    def __init__(self, base: int, blob: bytes) -> None:
+        super().__init__(base, blob)
+        self._overtakes = iter([lambda: self.value(base + 1)])
+
+    def _open(self) -> Sequence[Any]:
+        for overtake in self._overtakes:
+            in_another_thread(overtake)
+        return super()._open()
+
+
+def test_neighbours_are_unpacked_by_two_threads_at_once() -> None:
+    (packed,) = pack_results(["a", "b"])
+    assert OvertakenRun(0, packed.blob).value(0) == "a"
+    assert list(OvertakenRun(0, packed.blob).values(0, 2)) == ["a", "b"]

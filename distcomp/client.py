@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, overload
 
@@ -118,6 +119,7 @@ class Client(ClientSession):
             mine.share_path()
         self._bound: dict[Options, BoundClient] = {}
         self._runs: dict[str, RunSession] = {}
+        self._entering = threading.Lock()
         self._token = token
         self._store: Store | None = None
         self.outlived = False
@@ -401,16 +403,17 @@ class Client(ClientSession):
 
     def enter_run(self, name: str, *, attaches: bool = False) -> RunSession:
         """The client of a run, by a connection of its own; opened if it is not."""
-        run = self._runs.get(name)
-        if run is None or run.closed:
-            self.check_usable()
-            self._runs = {name: run for name, run in self._runs.items() if not run.closed}
-            if len(self._runs) >= self.settings.max_runs:
-                raise UsageError(f"the client has {len(self._runs)} runs open, and max_runs is no more")
-            may_block = self.window.may_block
-            run = RunSession(self._belongings, self, name, attaches=attaches, waits=may_block or attaches)
-            run.window.may_block = may_block
-            self._runs[name] = run
+        self.check_usable()
+        with self._entering:  # two threads would each open it, and one would find it taken
+            run = self._runs.get(name)
+            if run is None or run.closed:
+                self._runs = {name: run for name, run in self._runs.items() if not run.closed}
+                if len(self._runs) >= self.settings.max_runs:
+                    raise UsageError(f"the client has {len(self._runs)} runs open, and max_runs is no more")
+                may_block = self.window.may_block
+                run = RunSession(self._belongings, self, name, attaches=attaches, waits=may_block or attaches)
+                run.window.may_block = may_block
+                self._runs[name] = run
         return run
 
     def leave_task(self) -> None:

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -361,3 +362,26 @@ def test_a_store_that_fails_is_said_and_costs_no_result(
     assert "from now on results are not kept there" in caplog.text
     with Client() as client:  # what could not be stored stayed with the scheduler
         assert [future.result() for future in client.attach("fit").futures[1:]] == [2, 3]
+
+
+def test_two_threads_that_enter_a_run_at_once_share_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[int] = []
+
+    class Overtaken(Client):
+        """One of which another thread enters the run while this one is about to."""
+
+        def check_usable(self) -> None:
+            super().check_usable()
+            if threading.current_thread() is threading.main_thread():
+                thread = threading.Thread(target=lambda: answers.append(submit()))
+                thread.start()
+                thread.join()
+
+    def submit() -> int:
+        return client.options(run="fit").submit(abs, -7).result()
+
+    monkeypatch.setenv("DISTCOMP_HOME", str(tmp_path))
+    with Overtaken(slots=1) as client:
+        assert (submit(), answers) == (7, [7])

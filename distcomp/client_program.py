@@ -116,7 +116,7 @@ class ClientProgram:
         self._connection: Connection | None = None
         self._main: asyncio.Task[None]
         self._over: asyncio.Future[Exception | None]
-        self._taken_until = 0.0
+        self._refused_until: dict[str, float] = {}
         self._dial_error: ConnectError | None = None
         self._met = False
         self._alarm = transport.Alarm(self._turn)
@@ -257,7 +257,7 @@ class ClientProgram:
     async def _stay_connected(self) -> None:
         """Connect, and connect again whenever the connection is gone, until the client is closed."""
         give_up_at = self._loop.time() + self.settings.connect_timeout_s
-        self._taken_until = self._loop.time() + self.settings.run_taken_s
+        self._refused_until = {"taken": self._loop.time() + self.settings.run_taken_s, "silent": give_up_at}
         self._loop.call_later(NOTICE_S, self._tell_of_trying, give_up_at)
         backoff_s = self.settings.backoff_first_s
         while not self._stopping:
@@ -389,11 +389,14 @@ class ClientProgram:
             self._note_opening(effects)
 
     def _note_opening(self, effects: ClientEffects) -> None:
-        """The session is open, or will not be; a run that another process has may be free in a moment."""
+        """The session is open, or will not be.
+
+        A run that another process has may be free in a moment, and the worker of this task back.
+        """
         refused = effects.refused
         if refused is None:
             self._opened.set_result(None)
-        elif refused.code != "taken" or self._loop.time() >= self._taken_until:
+        elif self._loop.time() >= self._refused_until.get(refused.code, 0.0):
             self._opened.set_exception(_error_of(refused))
 
     def _carry_out(self, effects: ClientEffects) -> None:

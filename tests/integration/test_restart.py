@@ -105,6 +105,27 @@ def test_a_running_task_is_adopted_and_not_run_again(cluster: Programs, tmp_path
     assert set(begun(tmp_path).values()) == {1}
 
 
+def nested(folder: Path, number: int) -> int:
+    held(folder, number)
+    with Client() as client:
+        return client.submit(abs, -number).result()
+
+
+def test_a_task_that_connects_before_its_worker_is_back_waits_for_it(
+    cluster: Programs, tmp_path: Path
+) -> None:
+    scheduler = cluster.scheduler()
+    slow = {"DISTCOMP_BACKOFF_FIRST_S": "6", "DISTCOMP_BACKOFF_MOST_S": "6"}
+    worker = cluster.worker(**slow, DISTCOMP_CONNECT_TIMEOUT_S="60")
+    with Client() as client:
+        future = client.submit(nested, tmp_path, 7)
+        until(lambda: begun(tmp_path), "the task runs")
+        killed_and_started_again(cluster, scheduler)
+        (tmp_path / "gate").touch()
+        assert future.result() == 7
+    assert "the connection is lost" in cluster.said(worker)
+
+
 def test_a_result_that_came_while_the_scheduler_was_away_is_kept(cluster: Programs, tmp_path: Path) -> None:
     scheduler = cluster.scheduler()
     cluster.worker()

@@ -128,6 +128,10 @@ def _unpack(place: Path, modules: Path, max_bytes: int) -> None:
     half_done = place / "unpacking"
     shutil.rmtree(half_done, ignore_errors=True)  # one that was killed meanwhile may have left it
     archive = place / "archive"
-    unpack_files(archive.read_bytes(), half_done, max_bytes)
+    try:
+        unpack_files(archive.read_bytes(), half_done, max_bytes)
+    except BaseException:
+        shutil.rmtree(half_done, ignore_errors=True)  # a disk that has become full by it is not to stay so
+        raise
     half_done.rename(modules)
     archive.unlink()

@@ -18,7 +18,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distcomp import transport
+from distcomp import listening, transport
 from distcomp.anteroom import Anteroom
 from distcomp.auth import ServerHandshake
 from distcomp.config import Address, is_loopback, parse_address
@@ -104,7 +104,7 @@ class SchedulerProgram:
         self._open: set[Connection] = set()
         self._peers: dict[Peer, Connection] = {}
         self._max_open = settings.max_connections
-        self._listener: transport.Listener | None = None
+        self._listener: listening.Listener | None = None
         self._turn_comes = False
         self._stopping = False
         self._alarm = transport.Alarm(self._on_alarm)
@@ -128,7 +128,7 @@ class SchedulerProgram:
         settings = self._settings
         if sockets is None:
             check_exposure(settings, [settings.host])
-            sockets = transport.bind(settings.host, settings.port, backlog=settings.listen_backlog)
+            sockets = listening.bind(settings.host, settings.port, backlog=settings.listen_backlog)
         try:
             check_exposure(settings, [str(each.getsockname()[0]) for each in sockets])
         except ConfigError:
@@ -138,7 +138,7 @@ class SchedulerProgram:
         if self.memory is not None:
             await self._begin_to_write(self.memory, sockets)
         self._max_open = min(settings.max_connections, _file_limit() - _SPARE_FILES)
-        self._listener = await transport.listen(sockets, self._take_in, backlog=settings.listen_backlog)
+        self._listener = await listening.listen(sockets, self._take_in, backlog=settings.listen_backlog)
         self.addresses = reachable_at(settings.advertise, self._listener.addresses)
         self._plan_turn()
 

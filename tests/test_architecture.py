@@ -53,6 +53,7 @@ FLOORS: dict[str, int] = {
     "gateway_token": 3,
     "http_answers": 3,
     "http_link": 3,
+    "listening": 3,
     "http_roads": 3,
     "http_wires": 3,
     "slot": 3,

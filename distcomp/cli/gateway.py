@@ -10,7 +10,7 @@ import ssl
 import sys
 from typing import TYPE_CHECKING
 
-from distcomp import transport
+from distcomp import listening, transport
 from distcomp.access import Access, SchedulerAccess, saved, write_private
 from distcomp.cli import logs
 from distcomp.cli.embedded import watch_owner
@@ -118,7 +118,7 @@ def _make(settings: GatewaySettings, doors: Doors) -> tuple[Serving, str, str]:
     files = allow_files(wanted)
     if 0 <= files < wanted:
         logs.log("warning", "fewer files may be open than connections need", files=files, wanted=wanted)
-    sockets = transport.bind(settings.gateway_host, settings.gateway_port)
+    sockets = listening.bind(settings.gateway_host, settings.gateway_port)
     place = gateway_folder(doors.cluster_name, doors.cluster_id, state_folder())
     try:
         shelf = TaskShelf(place / "gateway.db", settings.max_kept_bytes)

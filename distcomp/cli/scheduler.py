@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from distcomp import transport
+from distcomp import listening, transport
 from distcomp.access import Access, SchedulerAccess
 from distcomp.cli import logs
 from distcomp.cli.embedded import watch_owner
@@ -101,7 +101,7 @@ def _serve(flags: argparse.Namespace) -> int:
 
 async def _run(flags: argparse.Namespace, settings: SchedulerSettings) -> int:
     check_exposure(settings, [settings.host])
-    sockets = transport.bind(settings.host, settings.port, backlog=settings.listen_backlog)
+    sockets = listening.bind(settings.host, settings.port, backlog=settings.listen_backlog)
     try:
         access = _open_access(flags, sockets[0].getsockname()[1])
         journal = open_journal(flags.journal, access, fresh=flags.fresh)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from clusters import lasting_port
 
-from distcomp import transport
+from distcomp import listening, transport
 from distcomp.access import Access
 from distcomp.auth import ServerHandshake
 from distcomp.config import WireLimits
@@ -59,8 +59,8 @@ class FakeScheduler:
         self.port = lasting_port()
 
     async def start(self) -> None:
-        sockets = transport.bind("127.0.0.1", self.port)
-        self._server = await transport.listen(sockets, self._make)
+        sockets = listening.bind("127.0.0.1", self.port)
+        self._server = await listening.listen(sockets, self._make)
 
     async def stop(self) -> None:
         if self._server is not None:

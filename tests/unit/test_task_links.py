@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from distcomp import transport
+from distcomp import listening, transport
 from distcomp.access import Access
 from distcomp.auth import ServerHandshake
 from distcomp.config import SlotSettings, WorkerSettings
@@ -48,7 +48,7 @@ class Scheduler:
         self.gone = 0
 
     async def __aenter__(self) -> Self:
-        self._listener = await transport.listen(transport.bind("127.0.0.1", 0), self._take_in)
+        self._listener = await listening.listen(listening.bind("127.0.0.1", 0), self._take_in)
         self.address = str(self._listener.addresses[0])
         return self
 

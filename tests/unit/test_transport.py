@@ -3,22 +3,19 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-import sys
 import time
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from distcomp import protocol, transport
+from distcomp import listening, protocol, transport
 from distcomp.auth import ClientHandshake, ServerHandshake
 from distcomp.config import Address, WireLimits
 from distcomp.errors import (
-    AddressTakenError,
     AuthenticationError,
-    ConfigError,
     ForeignProtocolError,
     SchedulerBusyError,
     UnreachableError,
@@ -96,7 +93,7 @@ class Side:
 class Pair:
     """A server, and clients that dial it."""
 
-    def __init__(self, listener: transport.Listener, far: Side, near: Side) -> None:
+    def __init__(self, listener: listening.Listener, far: Side, near: Side) -> None:
         self.listener, self.far, self.near = listener, far, near
         self.address = listener.addresses[0]
 
@@ -120,7 +117,7 @@ async def pair(
     near: WireLimits = LIMITS, far: WireLimits = LIMITS, handshake: Callable[[], Any] = server_handshake
 ) -> AsyncIterator[Pair]:
     sides = Side(far, handshake), Side(near, client_handshake)
-    listener = await transport.listen(transport.bind("127.0.0.1", 0), sides[0].make)
+    listener = await listening.listen(listening.bind("127.0.0.1", 0), sides[0].make)
     try:
         yield Pair(listener, *sides)
     finally:
@@ -634,49 +631,6 @@ def test_a_connection_closed_before_it_was_made_ends_at_once(run: Any) -> None:
                 await transport.dial(both.address, closed, timeout_s=DEADLINE_S)
 
     run(body())
-
-
-# --- listening ------------------------------------------------------------------------------------
-
-
-def test_a_taken_port_is_told_as_such() -> None:
-    (first,) = transport.bind("127.0.0.1", 0)
-    with first, pytest.raises(AddressTakenError, match="another program listens at port"):
-        transport.bind("127.0.0.1", first.getsockname()[1])
-
-
-def test_peers_may_come_before_they_are_taken_in() -> None:
-    (listening,) = transport.bind("127.0.0.1", 0)
-    with ExitStack() as stack:
-        stack.enter_context(listening)
-        peers = []
-        for _ in range(16):
-            peers.append(stack.enter_context(socket.create_connection(listening.getsockname(), DEADLINE_S)))
-            assert peers[-1].getpeername() == listening.getsockname()
-        if hasattr(socket, "TCP_INFO"):  # the kernel drops what does not fit, and tries again a second later
-            assert [tries_again(peer) for peer in peers] == [0] * 16
-
-
-def tries_again(peer: socket.socket) -> int:
-    """How many packets of a connection were sent again, its first one among them."""
-    told = peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
-    return int.from_bytes(told[100:104], sys.byteorder)
-
-
-def test_addresses_that_cannot_be_listened_at() -> None:
-    with pytest.raises(ConfigError, match=r"cannot listen at 'no\.such\.host\.invalid'"):
-        transport.bind("no.such.host.invalid", 0)
-    with pytest.raises(ConfigError, match=r"cannot listen at 192\.0\.2\.1"):
-        transport.bind("192.0.2.1", 0)
-
-
-def test_one_port_for_all_addresses_of_a_host() -> None:
-    sockets = transport.bind("localhost", 0)
-    try:
-        assert len({each.getsockname()[1] for each in sockets}) == 1
-    finally:
-        for each in sockets:
-            each.close()
 
 
 # --- alarms ---------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest import mock
 
-from distcomp import transport
+from distcomp import listening, transport
 from distcomp.access import SchedulerAccess
 from distcomp.config import SchedulerSettings, WireLimits, parse_address
 from distcomp.gateway import cluster_view
@@ -78,7 +78,7 @@ class World:
 
     async def _start(self) -> None:
         await self._start_scheduler(0)
-        sockets = transport.bind("127.0.0.1", 0)
+        sockets = listening.bind("127.0.0.1", 0)
         self.port = sockets[0].getsockname()[1]
         shelf = TaskShelf(self._folder / "gateway.db", self.settings.max_kept_bytes)
         gateway = Gateway(self.settings, Doors((), self.access), self.tokens, shelf)

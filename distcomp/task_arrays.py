@@ -26,6 +26,7 @@ from distcomp.errors import UnpicklableError, UsageError
 from distcomp.futures import Future, wake_all
 from distcomp.handles import CANCELLED, RUNNING, ResultRun, error_of, wait_until
 from distcomp.html import bar, card, failures_html, line
+from distcomp.protocol import TaskExplained
 from distcomp.rows import Failure
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from distcomp.array_legs import Leg
     from distcomp.futures import Woken
     from distcomp.handles import Host
-    from distcomp.protocol import TaskExplained
     from distcomp.remembered_calls import RememberedCall
 
 __all__ = ["TaskArray"]
@@ -395,8 +395,10 @@ class TaskArray(Generic[T]):
         """Ask the scheduler where a task is."""
         with self.host.lock:
             places = [(leg, leg.place_of(index)) for leg in self._legs]
-        leg, place = next((leg, place) for leg, place in places if place is not None and leg.wants(place))
-        return self.host.explain_task(leg, place)
+        for leg, place in places:
+            if place is not None and leg.wants(place):
+                return self.host.explain_task(leg, place)
+        return TaskExplained(0, "sending", "it is about to be handed in again", ())
 
     def call_of(self, index: int) -> RememberedCall:
         """The call of a task, made of the arguments that are kept for `retry`."""

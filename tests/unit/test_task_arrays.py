@@ -21,6 +21,7 @@ from distcomp.wire import MAX_COUNTER
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from distcomp.explanations import TaskExplanation
     from distcomp.handles import Sink
 
 BAD = dump_failure(ValueError("bad"))
@@ -340,6 +341,19 @@ def test_what_is_cancelled_while_it_is_handed_in_again_does_not_run() -> None:
     (again,) = world.legs
     assert again.ended
     assert (again, ()) in world.host.cancelled
+
+
+def test_a_task_is_explained_while_it_is_handed_in_again() -> None:
+    class Explaining(World):
+        def travel(self, indexes: Sequence[int]) -> Leg:
+            told.append(self.array.futures[0].explain())  # as another thread may
+            return super().travel(indexes)
+
+    told: list[TaskExplanation] = []
+    world = Explaining(2)
+    world.fail(0, 2)
+    world.array.retry()
+    assert [each.state for each in told] == ["sending"]
 
 
 def test_retry_ends_a_reading_of_what_arrives() -> None:

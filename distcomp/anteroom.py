@@ -5,7 +5,8 @@ State law: a message with blobs above `journal_blob_bytes` goes on once these ar
 others at once. So for its peer and for the state it is as if its last piece were still under way: signs of
 life come and go, what is not answered is sent again after a reconnect, and with its connection it is gone.
 
-Who makes more than `journal_waiting_bytes` wait is given no credit for pieces until less of it waits.
+Who makes more than `journal_waiting_bytes` wait is given no credit for pieces until less of it waits. What
+waits of a peer that lacks room on the disk may wait for long, and counts for that peer alone.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from distcomp.protocol import Submit
 from distcomp.wire import detach_blobs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from distcomp.config import JournalSettings
     from distcomp.ids import Peer
@@ -47,6 +48,7 @@ class _Room(Parking[_Guest]):
         super().__init__()
         self.connection = connection
         self.guests: set[_Guest] = set()
+        self.waiting_bytes = 0
 
 
 class Anteroom:
@@ -78,6 +80,7 @@ class Anteroom:
         self._rooms: dict[Peer, _Room] = {}
         self._asked: dict[StoreRequest, tuple[_Room, _Guest]] = {}
         self._withheld: set[Connection] = set()
+        self._lacking: Collection[Peer] = ()
 
     def let_in(self, connection: Connection, messages: list[Message]) -> list[Message]:
         """The messages that go on at once. To be asked only where blobs were claimed, or something waits."""
@@ -118,13 +121,19 @@ class Anteroom:
                 self._memory.let_go(guest.request)
         self._give_credit()
 
+    def lack_room(self, lacking: Collection[Peer]) -> None:
+        """What waits of these peers lacks room on the disk, and of nobody else anything."""
+        self._lacking = lacking
+        self._give_credit()
+
     def _ask(self, room: _Room, guest: _Guest, blobs: list[bytes]) -> None:
         guest.is_stored = False
         guest.size_bytes = sum(map(len, blobs))
         guest.request = self._memory.store(room.connection.peer, blobs, self._on_stored)
         self._asked[guest.request] = room, guest
         self.waiting_bytes += guest.size_bytes
-        if self.waiting_bytes >= self._settings.journal_waiting_bytes:
+        room.waiting_bytes += guest.size_bytes
+        if self._held_against(room.connection.peer) >= self._settings.journal_waiting_bytes:
             room.connection.incoming.withheld = True
             self._withheld.add(room.connection)
 
@@ -135,6 +144,7 @@ class Anteroom:
         room, guest = self._asked.pop(request)
         guest.is_stored = True
         self.waiting_bytes -= guest.size_bytes
+        room.waiting_bytes -= guest.size_bytes
         self._give_credit()
         if guest.blockers:
             return
@@ -153,8 +163,16 @@ class Anteroom:
         self._go_on(room.connection.peer, messages)
 
     def _give_credit(self) -> None:
-        if self.waiting_bytes < self._settings.journal_waiting_bytes:
-            for connection in self._withheld:
+        most_bytes = self._settings.journal_waiting_bytes
+        if self._held_against(None) >= most_bytes:
+            return
+        for connection in tuple(self._withheld):
+            if self._held_against(connection.peer) < most_bytes:
+                self._withheld.discard(connection)
                 connection.incoming.withheld = False
                 connection.give_credit()
-            self._withheld.clear()
+
+    def _held_against(self, peer: Peer | None) -> int:
+        """How many waiting bytes count for a peer; for None, those that count for everybody."""
+        others = (room for each in self._lacking if each != peer and (room := self._rooms.get(each)))
+        return self.waiting_bytes - sum(room.waiting_bytes for room in others)

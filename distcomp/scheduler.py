@@ -183,7 +183,9 @@ class SchedulerProgram:
 
     async def _begin_to_write(self, memory: SchedulerMemory, sockets: Sequence[socket.socket]) -> None:
         try:
-            await memory.start(self._send, lambda: self.request_stop(at_once=True), self._plan_turn)
+            await memory.start(
+                self._send, lambda: self.request_stop(at_once=True), self._plan_turn, self._on_no_room
+            )
         except BaseException:
             for each in sockets:
                 each.close()
@@ -237,6 +239,11 @@ class SchedulerProgram:
         for message in messages:
             self._state.receive(peer, message, time.monotonic())
         self._plan_turn()
+
+    def _on_no_room(self, lacking: dict[Peer, int]) -> None:
+        self._state.lack_room(lacking)
+        if self._anteroom is not None:
+            self._anteroom.lack_room(lacking)
 
     def _on_closed(self, connection: Connection, error: Exception | None) -> None:
         level = "debug" if error is None else "warning"

@@ -106,6 +106,7 @@ class SchedulerMemory:
         release: Callable[[dict[Peer, list[Message]]], None],
         fail: Callable[[], None],
         turn: Callable[[], None],
+        lack_room: Callable[[dict[Peer, int]], None],
     ) -> None:
         """Begin to write, and make this start itself durable, so that none after it is taken for it.
 
@@ -113,11 +114,12 @@ class SchedulerMemory:
             release: gets messages whose commit has been made.
             fail: called when nothing more can be written.
             turn: called when a turn is to be made soon, though nothing came.
+            lack_room: gets how many bytes of each peer lack room on the disk, whenever that changes.
 
         Raises:
             JournalError: it cannot be written.
         """
-        self._release, self._fail, self._turn = release, fail, turn
+        self._release, self._fail, self._turn, self._lack_room = release, fail, turn, lack_room
         loop = asyncio.get_running_loop()
         self._begun: asyncio.Future[None] = loop.create_future()
         self._journal.start(
@@ -260,7 +262,7 @@ class SchedulerMemory:
 
     def _on_no_room(self, lacking: dict[Any, int]) -> None:
         lacked, self._lacks_room = self._lacks_room, bool(lacking)
-        self._state.lack_room({key: size for key, size in lacking.items() if key != _COMPACTION})
+        self._lack_room({key: size for key, size in lacking.items() if key != _COMPACTION})
         if lacking and not lacked:
             size_bytes = sum(lacking.values())
             self._log("error", "something large does not fit on the disk, and waits", bytes=size_bytes)

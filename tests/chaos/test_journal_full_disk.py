@@ -184,16 +184,19 @@ def test_what_does_not_fit_on_the_disk_holds_up_nobody_else(
 ) -> None:
     monkeypatch.setenv("DISTCOMP_EXPLAIN_AFTER_S", "0.3")
     journal = disk.folder / "journal.db"
-    scheduler = cluster.scheduler("test", "--journal", str(journal))
+    scheduler = cluster.scheduler(
+        "test", "--journal", str(journal), DISTCOMP_JOURNAL_WAITING_BYTES=str(8 << 20)
+    )
     cluster.worker()
     ledger = tmp_path / "ledger"
     with Client() as concerned, Client() as other:
         assert other.submit(noted, ledger, 0).result() == 0
-        disk.leave(6 << 20)
+        disk.leave(7 << 20)
         large = concerned.submit(noted, ledger, 1, bytes(8 << 20))
         until(lambda: "something large does not fit on the disk" in cluster.said(scheduler), "it is noticed")
-        assert [other.submit(noted, ledger, each, bytes(1 << 20)).result() for each in (2, 3)] == [4, 9]
-        assert concerned.submit(noted, ledger, 4).result() == 16
+        more = [other.submit(noted, ledger, each, bytes(900 << 10)) for each in range(2, 8)]
+        assert [each.result(timeout=60) for each in more] == [each**2 for each in range(2, 8)]
+        assert concerned.submit(noted, ledger, 8).result() == 64
         told = "do not fit on the scheduler's disk: free some room at"
         until(lambda: told in waited_in_vain(large, capfd), "the user is told")
         disk.make_room()

@@ -169,6 +169,29 @@ def test_who_makes_too_much_wait_gets_no_credit_until_less_does(end: str) -> Non
     world.anteroom.leave(other.peer)
 
 
+def test_what_lacks_room_on_the_disk_takes_no_credit_from_others() -> None:
+    world = World(journal_waiting_bytes=2 * len(LARGE))
+    one, other = world.connection(1), world.connection(2)
+    world.come(one, submit(1, LARGE), submit(2, LARGE))
+    world.come(other, submit(1, LARGE))
+    assert one.incoming.withheld
+    assert other.incoming.withheld
+    world.anteroom.lack_room({one.peer: 2 * len(LARGE)})
+    assert one.incoming.withheld
+    assert (other.incoming.withheld, other.given) == (False, 1)
+    world.come(other, submit(2, b"", 0))
+    assert not other.incoming.withheld
+    world.come(other, submit(3, LARGE))
+    assert other.incoming.withheld, "its own counts"
+    world.is_stored(2)
+    assert (other.incoming.withheld, other.given) == (False, 2)
+    world.anteroom.lack_room({})
+    assert one.given == 0
+    world.is_stored(0)
+    world.is_stored(1)
+    assert (one.incoming.withheld, one.given) == (False, 1)
+
+
 def test_what_is_refused_anyway_need_not_be_stored() -> None:
     world = World()
     one = world.connection()

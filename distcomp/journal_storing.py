@@ -260,7 +260,7 @@ class BlobStoring:
         self._folder.let_go(work.request.digests)
 
     def _give_up(self) -> None:
-        for line in self._lines.values():
+        for line in (*self._lines.values(), self._written):
             for work in line.works:
                 self._drop(work)
         self._folder.remove()

@@ -757,6 +757,22 @@ def test_no_room_for_the_name_of_a_blob_is_a_full_disk_too(
     journal.close()
 
 
+def test_closing_gives_up_what_is_written_and_has_no_room_for_its_name(
+    disk: OnDisk, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = disk.open(settings=QUICK)
+    program.start(journal)
+
+    def full(*_: object) -> None:
+        raise JournalFullError("no space left")
+
+    monkeypatch.setattr(journal._file.blobs, "seal", full)
+    journal.store("peer", [b"a" * LARGE], pytest.fail)
+    program.run_until(lambda: program.no_room)
+    journal.close()
+    assert disk.blobs() == []
+
+
 def test_no_room_for_another_name_is_none_to_let_go_of_a_blob(
     disk: OnDisk, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:

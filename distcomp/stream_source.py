@@ -327,8 +327,13 @@ class StreamSource:
 
     def _hand_in_part(self) -> int:
         """Hand in one chunk, drawing if need be; returns how many tasks it has, or 0 for none."""
-        leg, host, parts = self._leg, self._host, self._parts
-        if leg.ended or not (parts or self._draw()):
+        leg, host = self._leg, self._host
+        if leg.ended:
+            return 0
+        if not self._parts:
+            self._draw()
+        parts = self._parts  # only now: who leaves while it is drawn has put another one there
+        if not parts:
             return 0
         part = parts[0]
         tasks, size_bytes = part.stop - part.start, len(part.blob)
@@ -351,21 +356,20 @@ class StreamSource:
         self._close_if_through()
         return tasks if start is not None else 0
 
-    def _draw(self) -> bool:
-        """Draw and pack one piece, if there is room; whether there is anything to hand in."""
+    def _draw(self) -> None:
+        """Draw and pack one piece, if there is room."""
         room = self._leg.room(self._row_bytes)
         if self._rows is None or not room:
-            return False
+            return
         self._host.check_usable()
         self._host.check_may_wait()
         drawn = self._draw_rows(min(self._next_rows, room))
-        if drawn:
+        if drawn and not self._leg.left:  # meanwhile, maybe by what gives the rows
             columns = self._columns(drawn)
             most_bytes = min(CHUNK_BYTES, self._host.max_payload_bytes)
             self._parts += pack_columns(columns, shares_path=self._host.shares_path, max_bytes=most_bytes)
             self._grow(len(drawn), sum(len(part.blob) for part in self._parts))
         self._close_if_through()
-        return bool(drawn)
 
     def _columns(self, drawn: list[Any]) -> list[list[Any]]:
         return [drawn] if self._width == 1 else [list(column) for column in zip(*drawn, strict=True)]

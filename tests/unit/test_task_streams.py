@@ -468,3 +468,13 @@ def test_a_stream_that_is_closed_while_another_thread_hands_in_ends_there() -> N
 
     stream = Closing().stream(iter(range(3)))
     assert list(stream.runs()) == []
+
+
+def test_a_stream_that_is_closed_while_it_draws_ends_there() -> None:
+    def closing() -> Iterator[int]:
+        yield 0
+        stream.close()
+        yield 1
+
+    stream = EchoingCluster().stream(closing())
+    assert [list(run) for run in stream.runs()] == [[0]]

@@ -199,7 +199,7 @@ class Journal:
             self.settings,
             self._known,
             post=post,
-            on_no_room=lambda lacking: post(on_no_room, lacking),
+            on_no_room=on_no_room,
             on_failed=self._fail,
         )
         self._thread = threading.Thread(target=self._write_all, name="journal", daemon=True)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from typing import TYPE_CHECKING
 
 from distcomp import open_clients
 from distcomp.client import Client
+from distcomp.forking import lock_free_in_children
 
 if TYPE_CHECKING:
+    import os
+
     from distcomp.access import Access
 
 __all__ = ["connect", "default_client"]
 
 _default: Client | None = None
-_lock = threading.RLock()
-os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # type: ignore[attr-defined]  # noqa: SLF001 - as the standard library does
+_lock = lock_free_in_children()
 
 
 def connect(

@@ -163,7 +163,7 @@ class Journal:
         self._changed = threading.Condition(threading.Lock())
         self._thread: threading.Thread | None = None
         self._closing = self._telling = False
-        self._no_room = False
+        self._disk_is_full = False
         self._known = KnownBlobs()
         self._close_by = 0.0
         self._hurried = threading.Event()
@@ -210,7 +210,7 @@ class Journal:
     @property
     def is_full(self) -> bool:
         """Whether nothing should be accepted now: too much waits, the disk is full, or the journal failed."""
-        return self._no_room or self._error is not None or self._backlog.is_full
+        return self._disk_is_full or self._error is not None or self._backlog.is_full
 
     @property
     def backlog_bytes(self) -> int:
@@ -409,18 +409,18 @@ class Journal:
                 act()
                 break
             except JournalFullError as error:
-                self._note_room(error)
+                self._note_full(error)
                 if self._out_of_patience():
                     raise
             if self._hurried.wait(pause_s):
                 time.sleep(self.settings.journal_retry_first_s)
             pause_s = min(2 * pause_s, self.settings.journal_retry_most_s)
-        self._note_room(None)
+        self._note_full(None)
 
-    def _note_room(self, error: JournalFullError | None) -> None:
+    def _note_full(self, error: JournalFullError | None) -> None:
         """Tell when commits begin to lack room on the disk, and when they do no more."""
-        if self._no_room != (error is not None):
-            self._no_room = error is not None
+        if self._disk_is_full != (error is not None):
+            self._disk_is_full = error is not None
             self._post(self._on_full, error)
 
     def _out_of_patience(self) -> bool:

@@ -157,7 +157,7 @@ class MemoryJournal:
         self._group: list[TurnRecords] = []
         self._asked: deque[StoreRequest] = deque()
         self._known = KnownBlobs()
-        self._posted = self._no_room = False
+        self._posted = self._disk_is_full = False
         self._lacking: dict[Hashable, int] = {}
         self._opened_at = self._committed = 0
         self._error: JournalError | None = None
@@ -179,7 +179,7 @@ class MemoryJournal:
     @property
     def is_full(self) -> bool:
         """Whether nothing should be accepted now: too much waits, the disk is full, or the journal failed."""
-        return self._no_room or self._error is not None or self._backlog.is_full
+        return self._disk_is_full or self._error is not None or self._backlog.is_full
 
     @property
     def backlog_bytes(self) -> int:
@@ -264,8 +264,8 @@ class MemoryJournal:
             self._store_all()
             self._commit_all()
         except JournalFullError as error:
-            if not self._no_room:
-                self._no_room = True
+            if not self._disk_is_full:
+                self._disk_is_full = True
                 self._on_full(error)
         except JournalFailedError as error:
             self._error = error
@@ -303,8 +303,8 @@ class MemoryJournal:
         finally:
             if self._committed != before:
                 self._on_committed(self._committed)
-        if self._no_room:
-            self._no_room = False
+        if self._disk_is_full:
+            self._disk_is_full = False
             self._on_full(None)
 
     def _write(self, group: list[TurnRecords]) -> None:

@@ -14,6 +14,7 @@ MAX_FUNCTION_LINES = 70
 
 FLOORS: dict[str, int] = {
     "errors": 0,
+    "forking": 0,
     "ids": 0,
     "inside": 1,
     "allowance": 0,

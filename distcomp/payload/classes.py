@@ -9,7 +9,6 @@ never overwrites it. cloudpickle gives each class an identity of its own for tha
 
 from __future__ import annotations
 
-import os
 import pickle
 import threading
 import weakref
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from cloudpickle import cloudpickle
 
+from distcomp.forking import lock_free_in_children
 from distcomp.payload.watch import Watched, hold, is_same, is_unchanged, watch
 
 if TYPE_CHECKING:
@@ -49,8 +49,7 @@ class _Beside(threading.local):
 
 _trusted = _Trusted()
 _beside = _Beside()
-_lock = threading.RLock()
-os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # type: ignore[attr-defined]  # noqa: SLF001 - as the standard library does
+_lock = lock_free_in_children()
 _foreign: weakref.WeakSet[type] = weakref.WeakSet()
 """Classes that were made here from bytes of another process."""
 

@@ -13,16 +13,15 @@ from __future__ import annotations
 
 import copyreg
 import importlib
-import os
 import pickle
 import sys
-import threading
 from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import cloudpickle
 
 from distcomp.errors import DistcompError, UnloadableTaskError
+from distcomp.forking import lock_free_in_children
 from distcomp.payload.classes import (
     Definitions,
     class_beside,
@@ -46,9 +45,8 @@ NO_DEFINITIONS: Definitions = {}
 _reducers: dict[type, Any] = dict(cloudpickle.Pickler.dispatch_table)
 _known_reducers: dict[type, Any] = {}
 _wrappers: set[type] = set()
-_registry = threading.RLock()
+_registry = lock_free_in_children()
 """Guards which modules cloudpickle pickles by value: it keeps that for all threads at once."""
-os.register_at_fork(after_in_child=_registry._at_fork_reinit)  # type: ignore[attr-defined]  # noqa: SLF001 - as the standard library does
 
 
 def travels_as_function(cls: type) -> type:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from distcomp.core.client_effects import Failed
 from distcomp.errors import ClientClosedError
 from distcomp.futures import wake_all
+from distcomp.kinds import MAX_COUNTER
 from distcomp.payload import CHUNK_BYTES, CHUNK_TASKS, Constant, dump_failure, pack_calls, pack_columns
 from distcomp.rows import Failure
-from distcomp.wire import MAX_COUNTER
 
 if TYPE_CHECKING:
     import threading

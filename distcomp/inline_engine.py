@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any
 from distcomp.core.client_effects import ClientEffects, Explanation, Failed, KeptOutcomes, Returned
 from distcomp.core.ranges import RangeSet
 from distcomp.ids import SessionId, WorkerId
+from distcomp.kinds import MAX_COUNTER
 from distcomp.payload import load_function, open_chunk
 from distcomp.protocol import ExplainTask, StatusReported, TaskExplained, TasksRetried
 from distcomp.rows import Failure, Totals, WorkerRow
 from distcomp.versions import installed_versions
-from distcomp.wire import MAX_COUNTER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

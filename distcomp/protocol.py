@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 from distcomp.ids import NO_BUNDLE
+from distcomp.kinds import Listing, Nested, Octets, Repeated
 from distcomp.rows import (
     Array,
     ArrayCounts,
@@ -46,7 +47,7 @@ from distcomp.rows import (
     WorkerRow,
     Workers,
 )
-from distcomp.wire import PIECE_BYTES, Codec, Listing, Message, Nested, Octets, Repeated
+from distcomp.wire import PIECE_BYTES, Codec, Message
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -33,6 +33,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias, TypeVar
 
 from distcomp.ids import NO_BUNDLE, Token
+from distcomp.kinds import Nested, Octets, Repeated
 from distcomp.rows import (
     Array,
     Blob,
@@ -54,7 +55,7 @@ from distcomp.rows import (
     Versions,
     Worker,
 )
-from distcomp.wire import Codec, Nested, Octets, Repeated
+from distcomp.wire import Codec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

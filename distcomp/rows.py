@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Annotated, NamedTuple
 
 from distcomp.ids import ArrayId, BundleId, FunctionId, SessionId, Token, WorkerId
-from distcomp.wire import (
+from distcomp.kinds import (
     MAX_BLOB_BYTES,
     MAX_COUNTER,
     Digest,

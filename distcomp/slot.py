@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from distcomp import inside
 from distcomp.errors import UnloadableTaskError
+from distcomp.kinds import INLINE_BLOB_BYTES, MAX_BLOB_BYTES
 from distcomp.page import BEGUN, BEGUN_AT, RUN, STOP, Page, lane_of
 from distcomp.payload import (
     PLAIN_TYPES,
@@ -49,7 +50,6 @@ from distcomp.slot_protocol import (
     SlotReady,
     SlotStream,
 )
-from distcomp.wire import INLINE_BLOB_BYTES, MAX_BLOB_BYTES
 
 if TYPE_CHECKING:
     import socket

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from distcomp.errors import ProtocolError
 from distcomp.ids import NO_BUNDLE
 from distcomp.inside import REQUEST, TASK_OVER
+from distcomp.kinds import MAX_COUNTER
 from distcomp.page import LANES, Page, page_bytes
 from distcomp.slot_protocol import (
     INTERRUPT_SIGNAL,
@@ -40,7 +41,6 @@ from distcomp.slot_protocol import (
     SlotReady,
     SlotStream,
 )
-from distcomp.wire import MAX_COUNTER
 
 if TYPE_CHECKING:
     import asyncio

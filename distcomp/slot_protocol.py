@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 from distcomp.errors import FrameTooLargeError
 from distcomp.ids import NO_BUNDLE
+from distcomp.kinds import MAX_BLOB_BYTES, Integer
 from distcomp.rows import (  # noqa: TC001 - the codec reads annotations at run time
     Blob,
     Bundle,
@@ -28,7 +29,7 @@ from distcomp.rows import (  # noqa: TC001 - the codec reads annotations at run 
     Switch,
     Words,
 )
-from distcomp.wire import MAX_BLOB_BYTES, MAX_FRAME_BYTES, Codec, Integer, detach_blobs
+from distcomp.wire import MAX_FRAME_BYTES, Codec, detach_blobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -28,9 +28,9 @@ from distcomp.bundle_store import BundleStore
 from distcomp.config import PREFIX, SLOT_VARIABLE
 from distcomp.errors import SlotsUnavailableError
 from distcomp.ids import NO_BUNDLE
+from distcomp.kinds import MAX_BLOB_BYTES
 from distcomp.slot_process import IDLE, Progress, SlotEnd, SlotListener, SlotProcess
 from distcomp.slot_protocol import ENDED, FORK, FORKED, LEARN, NEWS, ORDER, UNFORKED, PrepareSlot
-from distcomp.wire import MAX_BLOB_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

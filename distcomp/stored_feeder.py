@@ -11,9 +11,9 @@ from distcomp.errors import ClientClosedError
 from distcomp.feeder import Feeder
 from distcomp.futures import wake_all
 from distcomp.handles import routes
+from distcomp.kinds import MAX_COUNTER
 from distcomp.payload import Constant
 from distcomp.rows import Failure
-from distcomp.wire import MAX_COUNTER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,9 +16,10 @@ from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
 from distcomp.errors import FrameTooLargeError, MalformedMessageError
+from distcomp.kinds import MAX_ITEMS
 from distcomp.ordering import Parked, Parking
 from distcomp.protocol import PiecesStored, SendPiece, codec
-from distcomp.wire import MAX_FRAME_BYTES, MAX_ITEMS, PIECE_BYTES, detach_blobs
+from distcomp.wire import MAX_FRAME_BYTES, PIECE_BYTES, detach_blobs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, NamedTuple
 
 from distcomp.ids import NO_BUNDLE
+from distcomp.kinds import Listing, Nested, Octets
 from distcomp.protocol import message
 from distcomp.rows import (
     Array,
@@ -32,7 +33,6 @@ from distcomp.rows import (
     Versions,
     Worker,
 )
-from distcomp.wire import Listing, Nested, Octets
 
 # --- worker to scheduler --------------------------------------------------------------------------
 

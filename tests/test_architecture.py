@@ -17,6 +17,7 @@ FLOORS: dict[str, int] = {
     "forking": 0,
     "ids": 0,
     "inside": 1,
+    "kinds": 1,
     "allowance": 0,
     "config": 1,
     "gateway_settings": 1,
@@ -138,6 +139,7 @@ FAMILIES: list[set[str]] = [
     {"executor", "pool", "pool_results", "turnstile", "wrapped_calls"},
     {"core"},
     {
+        "kinds",
         "wire",
         "config",
         "ordering",

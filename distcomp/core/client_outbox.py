@@ -14,7 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from distcomp import protocol
-from distcomp.wire import MAX_ITEMS
+from distcomp.kinds import MAX_ITEMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

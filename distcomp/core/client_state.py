@@ -38,8 +38,8 @@ from distcomp.core.client_runs import RunEntrance, taken_elsewhere
 from distcomp.core.effects import Close
 from distcomp.core.submission import Submission
 from distcomp.ids import NO_BUNDLE, Peer
+from distcomp.kinds import MAX_COUNTER
 from distcomp.rows import Failure
-from distcomp.wire import MAX_COUNTER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

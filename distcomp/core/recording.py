@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING
 
 from distcomp import records
 from distcomp.ids import NO_BUNDLE
+from distcomp.kinds import MAX_ITEMS
 from distcomp.records import NO_LEASE
-from distcomp.wire import MAX_ITEMS
 
 if TYPE_CHECKING:
     from distcomp.core.arrays import TaskArrayState

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from distcomp.core.ranges import RangeSet
 from distcomp.core.spans import cut, joined
+from distcomp.kinds import INLINE_BLOB_BYTES
 from distcomp.rows import TaskOptions
-from distcomp.wire import INLINE_BLOB_BYTES
 
 if TYPE_CHECKING:
     from distcomp.ids import BundleId, FunctionId

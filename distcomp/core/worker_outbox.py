@@ -13,8 +13,8 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from distcomp.core.spans import joined
+from distcomp.kinds import INLINE_BLOB_BYTES
 from distcomp.rows import Failure, HeldLease
-from distcomp.wire import INLINE_BLOB_BYTES
 from distcomp.worker_protocol import LeaseReturned, LeaseSettled
 
 if TYPE_CHECKING:

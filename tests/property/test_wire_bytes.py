@@ -16,12 +16,9 @@ from distcomp.auth import ClientHandshake, ServerHandshake
 from distcomp.config import WireLimits
 from distcomp.errors import ConnectError, MalformedMessageError, ProtocolError
 from distcomp.ids import ClusterId
-from distcomp.protocol import Heartbeat, SendPiece, codec
-from distcomp.transfers import Incoming, Outgoing
-from distcomp.wire import (
+from distcomp.kinds import (
     Digest,
     Flag,
-    FrameSplitter,
     Integer,
     Kind,
     Listing,
@@ -33,6 +30,9 @@ from distcomp.wire import (
     Span,
     Text,
 )
+from distcomp.protocol import Heartbeat, SendPiece, codec
+from distcomp.transfers import Incoming, Outgoing
+from distcomp.wire import FrameSplitter
 
 if TYPE_CHECKING:
     from collections.abc import Callable

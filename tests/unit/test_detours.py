@@ -15,10 +15,10 @@ from distcomp.future_groups import FutureGroup
 from distcomp.handles import routes
 from distcomp.ids import FunctionId
 from distcomp.keeper import settle_found
+from distcomp.kinds import MAX_COUNTER
 from distcomp.payload import Packed, pack_results
 from distcomp.rows import Failure, RunArray, TaskOptions
 from distcomp.store import StoredFunction, StoredOutcome
-from distcomp.wire import MAX_COUNTER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

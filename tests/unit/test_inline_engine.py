@@ -7,10 +7,10 @@ import pytest
 from distcomp.core.client_effects import Failed, Returned
 from distcomp.ids import FunctionId
 from distcomp.inline_engine import SPELL_TASKS, InlineEngine
+from distcomp.kinds import MAX_COUNTER
 from distcomp.payload import dump_function, pack_columns, pack_results
 from distcomp.protocol import ExplainTask, TaskExplained
 from distcomp.rows import Failure, TaskOptions
-from distcomp.wire import MAX_COUNTER
 
 FAILED = Failure("exception", retriable=True)
 

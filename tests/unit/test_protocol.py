@@ -6,10 +6,10 @@ import pytest
 
 from distcomp import protocol, worker_protocol
 from distcomp.errors import MalformedMessageError
+from distcomp.kinds import Kind
 from distcomp.ordering import HELD_KEYS, ORDER_KEYS
 from distcomp.protocol import codec
 from distcomp.rows import Failure, TaskOptions
-from distcomp.wire import Kind
 from distcomp.worker_protocol import GrantLease, LeaseSettled
 
 MESSAGES = dict(codec.messages())

@@ -12,11 +12,11 @@ from distcomp.array_legs import Leg
 from distcomp.core.client_effects import Failed, Returned
 from distcomp.errors import UnpicklableError, UsageError
 from distcomp.futures import wake_all
+from distcomp.kinds import MAX_COUNTER
 from distcomp.payload import dump_call, dump_failure, pack_results
 from distcomp.rows import Failure
 from distcomp.task_arrays import TaskArray
 from distcomp.waiting import as_completed, gather, wait
-from distcomp.wire import MAX_COUNTER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

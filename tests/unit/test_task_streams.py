@@ -14,11 +14,11 @@ from distcomp.config import ClientSettings
 from distcomp.core.client_effects import Failed, Returned
 from distcomp.errors import ClientClosedError, SchedulerLostError, UnpicklableError, UsageError
 from distcomp.ids import FunctionId
+from distcomp.kinds import MAX_COUNTER
 from distcomp.payload import dump_call, dump_failure, open_chunk, pack_results
 from distcomp.rows import Failure, TaskOptions
 from distcomp.stream_source import StreamLeg, StreamSource
 from distcomp.task_streams import TaskStream
-from distcomp.wire import MAX_COUNTER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

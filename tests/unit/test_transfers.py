@@ -6,10 +6,11 @@ import pytest
 
 from distcomp.config import WireLimits
 from distcomp.errors import MalformedMessageError
+from distcomp.kinds import INLINE_BLOB_BYTES
 from distcomp.protocol import CancelTasks, DefineFunction, Heartbeat, PiecesStored, SendPiece, Submit, codec
 from distcomp.rows import TaskOptions
 from distcomp.transfers import Incoming, Outgoing
-from distcomp.wire import INLINE_BLOB_BYTES, MAX_FRAME_BYTES, PIECE_BYTES, FrameSplitter
+from distcomp.wire import MAX_FRAME_BYTES, PIECE_BYTES, FrameSplitter
 from distcomp.worker_protocol import GrantLease, LeaseSettled
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import re
 import struct
 import sys
 from typing import Annotated, Any, NamedTuple
@@ -11,13 +12,10 @@ import pytest
 
 from distcomp import protocol, worker_protocol
 from distcomp.errors import FrameTooLargeError, MalformedMessageError
-from distcomp.wire import (
+from distcomp.kinds import (
     INLINE_BLOB_BYTES,
     MAX_COUNTER,
-    MAX_FRAME_BYTES,
-    Codec,
     Flag,
-    FrameSplitter,
     Integer,
     Kind,
     Listing,
@@ -29,8 +27,8 @@ from distcomp.wire import (
     Schema,
     Span,
     Text,
-    detach_blobs,
 )
+from distcomp.wire import MAX_FRAME_BYTES, Codec, FrameSplitter, detach_blobs
 
 SMALL = Integer(0, 9)
 
@@ -162,6 +160,28 @@ def test_older_peers_send_less_and_newer_ones_more() -> None:
     assert schema.build((1, 2, "new", None)) == Point(1, 2)
     with pytest.raises(ValueError, match="at least 1 fields"):
         schema.build(())
+
+
+class Measured(NamedTuple):
+    first: Annotated[int, Integer(0, MAX_COUNTER)]
+    seconds: Annotated[float, Real()]
+    last: Annotated[int, Integer(0, MAX_COUNTER)]
+    spots: Annotated[tuple[tuple[float, int], ...], Listing(Row(Real(), SMALL))] = ()
+
+
+def test_a_number_may_be_an_integer_though_most_are_not() -> None:
+    read = Schema(Measured).build
+    for values in ((1, 0.5, MAX_COUNTER, ((0.5, 1), (2, 9))), (1, 2, 3, ((1.5, 0),)), (0, 0.5, 0, ())):
+        assert read(values) == Measured(*values)
+
+
+@pytest.mark.parametrize("wrong", [-1, MAX_COUNTER + 1, True, 1.0, None])
+@pytest.mark.parametrize(("place", "name"), [(0, "first"), (2, "last")])
+def test_of_several_counters_the_wrong_one_is_named(wrong: Any, place: int, name: str) -> None:
+    values: list[Any] = [5, 0.5, 7, ()]
+    values[place] = wrong
+    with pytest.raises(ValueError, match=rf"^Measured\.{name}: {re.escape(repr(wrong))} is not"):
+        Schema(Measured).build(tuple(values))
 
 
 class Placed(NamedTuple):

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 from distcomp.core.worker_effects import ProcessEnd
 from distcomp.ids import NO_BUNDLE
+from distcomp.kinds import MAX_COUNTER
 from distcomp.page import LANES
 from distcomp.rows import Failure
 from distcomp.slot import SEND_AFTER_NS, SEND_LATE_S
 from distcomp.slot_protocol import RunProgressed
-from distcomp.wire import MAX_COUNTER
 from simulator.child import SimChild
 from simulator.ledger import demand
 from simulator.tasks import VALUE_BYTES, make_values

@@ -8,8 +8,8 @@ from distcomp.config import ClientSettings
 from distcomp.core.client_effects import ClientEffects, Failed, Introduction, Returned
 from distcomp.core.client_state import MAX_MISREAD, ClientState
 from distcomp.ids import FunctionId, Peer, SessionId
+from distcomp.kinds import INLINE_BLOB_BYTES, MAX_COUNTER
 from distcomp.rows import Failure, TaskOptions, Versions
-from distcomp.wire import INLINE_BLOB_BYTES, MAX_COUNTER
 
 FUNCTION = FunctionId(b"f" * 32)
 OTHER = FunctionId(b"g" * 32)

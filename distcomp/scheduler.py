@@ -288,8 +288,8 @@ class SchedulerProgram:
             for peer, acks in effects.acks.items():
                 effects.sends.setdefault(peer, []).extend(acks)
         self._send(effects.sends)
-        if effects.spills or effects.loads or effects.unspills:
-            self._files.work(effects.spills, effects.loads, effects.unspills)
+        if effects.files is not None:
+            self._files.work(effects.files.spills, effects.files.loads, effects.files.unspills)
         for peer, reason in effects.closes:
             if peer in self._peers:
                 self._log("debug", "peer closed", peer=self._peers[peer].address, reason=reason)

@@ -16,6 +16,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from distcomp.ids import Peer, SessionId
     from distcomp.protocol import Message
     from distcomp.records import Record
@@ -44,8 +46,27 @@ class Spill(NamedTuple):
     message: Message
 
 
+class FileWork:
+    """What is to be done with files.
+
+    Attributes:
+        spills: messages to be kept in files.
+        loads: numbers of some to be read again.
+        unspills: numbers of some that nobody needs any more.
+    """
+
+    __slots__ = ("loads", "spills", "unspills")
+
+    def __init__(self) -> None:
+        self.spills: list[Spill] = []
+        self.loads: list[int] = []
+        self.unspills: list[int] = []
+
+
 class Effects:
     """Everything one turn of a machine asks for.
+
+    A turn makes one anew, so what most turns have nothing of is made when first used.
 
     Attributes:
         sends: messages by peer, in the order in which they must leave.
@@ -54,42 +75,32 @@ class Effects:
         batch: number of the last turn that recorded something; what `acks` wait for.
         closes: connections to end, after their sends.
         prepares: large blobs that a record is soon to hold; see `SchedulerState.begin_compaction`.
-        spills: messages to be kept in files; `loads` are numbers of some to be read again, `unspills` of
-            some that nobody needs any more.
+        files: what is to be done with files, or None; see `file_work`.
         events: facts for the log.
         wake_at: when the machine wants its next `tick` at the latest, or None.
     """
 
-    __slots__ = (
-        "acks",
-        "batch",
-        "closes",
-        "events",
-        "loads",
-        "prepares",
-        "records",
-        "sends",
-        "spills",
-        "unspills",
-        "wake_at",
-    )
+    batch: int = 0
+    prepares: Sequence[bytes] = ()
+    files: FileWork | None = None
+    wake_at: float | None = None
 
     def __init__(self) -> None:
         self.sends: dict[Peer, list[Message]] = {}
         self.records: list[Record] = []
         self.acks: dict[Peer, list[Message]] = {}
-        self.batch = 0
         self.closes: list[Close] = []
         self.events: list[Event] = []
-        self.prepares: list[bytes] = []
-        self.spills: list[Spill] = []
-        self.loads: list[int] = []
-        self.unspills: list[int] = []
-        self.wake_at: float | None = None
 
     def send(self, peer: Peer, message: Message) -> None:
         """Add `message` to what leaves for `peer`."""
         self.sends.setdefault(peer, []).append(message)
+
+    def file_work(self) -> FileWork:
+        """What is to be done with files, to be added to."""
+        if self.files is None:
+            self.files = FileWork()
+        return self.files
 
     def log(self, level: str, text: str, **values: Any) -> None:
         """Add a fact for the log."""

@@ -118,7 +118,7 @@ def _drop(books: Books, session: Session, outcome: Outcome) -> None:
         box.under_way_bytes -= size_bytes
     if outcome.number:
         del books.spilled[outcome.number]
-        books.effects.unspills.append(outcome.number)
+        books.effects.file_work().unspills.append(outcome.number)
     if outcome.here:
         _leave_memory(books, session, outcome)
     else:
@@ -174,7 +174,7 @@ def pump(books: Books, session: Session) -> None:
 def fetch(books: Books, outcome: Outcome) -> None:
     """Have an outcome read from its file unless it is in memory."""
     if outcome.message is None:
-        books.effects.loads.append(outcome.number)
+        books.effects.file_work().loads.append(outcome.number)
 
 
 def release(outcome: Outcome) -> None:
@@ -207,7 +207,7 @@ def spill(books: Books, session: Session, outcome: Outcome) -> None:
     outcome.number = next(books.spill_numbers)
     outcome.spans = spans_of(message)
     books.spilled[outcome.number] = (session, outcome)
-    books.effects.spills.append(Spill(outcome.number, session.id, message))
+    books.effects.file_work().spills.append(Spill(outcome.number, session.id, message))
 
 
 def spill_all(books: Books, session: Session) -> None:

@@ -101,7 +101,7 @@ class Restating:
         if not large or large == self._asked:
             return
         self._asked, self._waits = large, True
-        self._books.effects.prepares += large
+        self._books.effects.prepares = [*self._books.effects.prepares, *large]
         while self._waits:
             yield None
 

@@ -248,19 +248,19 @@ class SchedulerState:
         self.books.timers.run(now)
 
     def stored(self, number: int) -> None:
-        """What `Effects.spills` asked for is in a file."""
+        """What `FileWork.spills` asked for is in a file."""
         spilling.stored(self.books, number)
 
     def not_stored(self, number: int, why: str, now: float) -> None:
-        """What `Effects.spills` asked for could not be written."""
+        """What `FileWork.spills` asked for could not be written."""
         spilling.not_stored(self.books, number, why, now)
 
     def loaded(self, number: int, message: TasksSettled | TasksFailed) -> None:
-        """What `Effects.loads` asked for was read."""
+        """What `FileWork.loads` asked for was read."""
         spilling.loaded(self.books, number, message)
 
     def unreadable(self, number: int, why: str) -> None:
-        """What `Effects.loads` asked for is not in its file any more."""
+        """What `FileWork.loads` asked for is not in its file any more."""
         spilling.unreadable(self.books, number, why)
 
     def committed(self, batch: int) -> None:

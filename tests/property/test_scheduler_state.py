@@ -153,8 +153,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def use_disk(self, effects: Any) -> None:
         """Nothing is so large here that it goes to a file."""
-        assert not effects.spills
-        assert not effects.loads
+        assert effects.files is None
 
     # --- the world ---
 

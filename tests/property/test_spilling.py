@@ -36,9 +36,10 @@ class SpillingMachine(CompactingMachine):
         self.work: deque[tuple[str, int, Any]] = deque()
 
     def use_disk(self, effects: Any) -> None:
-        self.work += [("store", spill.number, spill.message) for spill in effects.spills]
-        self.work += [("load", number, None) for number in effects.loads]
-        self.work += [("drop", number, None) for number in effects.unspills]
+        work = effects.file_work()
+        self.work += [("store", spill.number, spill.message) for spill in work.spills]
+        self.work += [("load", number, None) for number in work.loads]
+        self.work += [("drop", number, None) for number in work.unspills]
 
     def work_once(self, *, full: bool = False) -> None:
         what, number, message = self.work.popleft()

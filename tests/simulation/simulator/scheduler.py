@@ -18,7 +18,7 @@ from simulator.ledger import demand
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from distcomp.core.effects import Effects
+    from distcomp.core.effects import Effects, FileWork
     from distcomp.ids import Token, WorkerId
     from distcomp.protocol import Message
     from simulator.wire import End
@@ -140,17 +140,17 @@ class SimScheduler(Host):
 
     # --- files ---
 
-    def _use_files(self, epoch: int, effects: Effects) -> None:
+    def _use_files(self, epoch: int, work: FileWork) -> None:
         """What `distcomp.spill` does after a turn, a little later."""
         if epoch != self._epoch or self.down:
             return
-        for number, _, message in effects.spills:
+        for number, _, message in work.spills:
             self._files[number] = message
             self.state.stored(number)
-        for number in effects.loads:
+        for number in work.loads:
             if number in self._files:
                 self.state.loaded(number, self._files[number])  # type: ignore[arg-type] # nothing else is there
-        for number in effects.unspills:
+        for number in work.unspills:
             del self._files[number]
         self._plan_turn()
 
@@ -261,8 +261,8 @@ class SimScheduler(Host):
             invariants.check(self.state)
         self._keep(effects)
         self._send(effects.sends, effects.batch)
-        if effects.spills or effects.loads or effects.unspills:
-            self.after(self.world.weather.disk_s, self._use_files, epoch, effects)
+        if effects.files is not None:
+            self.after(self.world.weather.disk_s, self._use_files, epoch, effects.files)
         for peer, _ in effects.closes:
             if peer in self.ends:
                 self.ends[peer].close()

@@ -33,11 +33,12 @@ class SpillingWorld(SchedulerWorld):
 
     def turn(self) -> Any:
         effects = super().turn()
-        for number, _, message in effects.spills:
+        work = effects.file_work()
+        for number, _, message in work.spills:
             self.files[number] = message
             self.asked.append(("store", number))
-        self.asked += [("load", number) for number in effects.loads]
-        for number in effects.unspills:
+        self.asked += [("load", number) for number in work.loads]
+        for number in work.unspills:
             del self.files[number]
         return effects
 

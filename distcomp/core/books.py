@@ -5,7 +5,7 @@ written at the top of `arrays`, `leases`, `sessions`, `roster` and `queue`, and 
 
     a lease is in its array's `leases` and in its worker's, from its grant until it is over
     a worker is in its pool's roster exactly if it is connected, not draining and not resting
-    `held_bytes` is the size of all chunks and of all results in memory that no client has acknowledged
+    `chunk_bytes` is the size of all chunks
 
 `invariants.check` tests them all.
 """
@@ -178,9 +178,9 @@ class Books:
     for now; empty if it does. `no_room` are the bytes of each peer that wait for room on the disk. `began` is
     the record of this start, and `wall_offset_s` what the wall clock was ahead of monotonic time then.
 
-    Of outcomes that no client has acknowledged, `unread_bytes` is the size of all, `outcome_bytes` of those
-    in memory, `spilled_bytes` of those in files; `spilled` are these and those on their way there, by number,
-    and `spill_rests` says that none is written for now. `paused` are the sessions of which too much waits,
+    Of outcomes that no client has acknowledged, `outcome_bytes` is the size of those in memory,
+    `spilled_bytes` of those in files; `spilled` are these and those on their way there, by number, and
+    `spill_rests` says that none is written for now. `paused` are the sessions of which too much waits,
     `left` those whose client stays away, the longest first. `runs` are the sessions with a name, `ended_runs`
     what is remembered of those that are no more. No session is paused for fewer than `pausing_bytes`.
     """
@@ -213,9 +213,8 @@ class Books:
     committed: int = 0
     began: EpochBegan | None = None
     wall_offset_s: float = 0.0
-    held_bytes: int = 0
+    chunk_bytes: int = 0
     pausing_bytes: int = field(init=False)
-    unread_bytes: int = 0
     outcome_bytes: int = 0
     spilled_bytes: int = 0
     spilled: dict[int, tuple[Session, Outcome]] = field(default_factory=dict)
@@ -236,6 +235,16 @@ class Books:
     def leases(self) -> dict[Token, OpenLease]:
         """All leases, gathered from the workers; for those who look at everything."""
         return {token: lease for worker in self.workers.values() for token, lease in worker.leases.items()}
+
+    @property
+    def held_bytes(self) -> int:
+        """The size of all chunks, and of all outcomes in memory that no client has acknowledged."""
+        return self.chunk_bytes + self.outcome_bytes
+
+    @property
+    def unread_bytes(self) -> int:
+        """The size of all outcomes that no client has acknowledged."""
+        return self.outcome_bytes + self.spilled_bytes
 
     @property
     def is_durable(self) -> bool:

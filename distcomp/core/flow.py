@@ -51,7 +51,7 @@ def put_back(array: TaskArrayState, start: int, stop: int) -> None:
 def settle(books: Books, array: TaskArrayState, spans: Iterable[Span]) -> None:
     """Count indexes that are nowhere else as settled."""
     for start, stop in spans:
-        books.held_bytes -= array.settle(start, stop)
+        books.chunk_bytes -= array.settle(start, stop)
         books.counts.settled += stop - start
 
 
@@ -114,7 +114,8 @@ def forward(
     if seq:
         message = TasksSettled(seq, array.id, runs, failures)
         keep(books, session, message, outcome_bytes(runs, failures))
-        if session.outbox.size_bytes > books.pausing_bytes:
+        box = session.outbox
+        if box.here_bytes + box.stored_bytes > books.pausing_bytes:
             balance(books, session)
 
 

@@ -81,7 +81,7 @@ class Outcomes:
     Attributes:
         by_seq: them, by number, the oldest first.
         ahead, fetched: see the law; what is gone leaves them when its turn comes.
-        size_bytes: of all of them; `here_bytes` of those in memory, `stored_bytes` of those in files.
+        here_bytes: of those in memory; `stored_bytes` of those in files.
         fetched_bytes, under_way_bytes: of those in these places.
     """
 
@@ -91,7 +91,6 @@ class Outcomes:
         "fetched",
         "fetched_bytes",
         "here_bytes",
-        "size_bytes",
         "stored_bytes",
         "under_way_bytes",
     )
@@ -100,8 +99,13 @@ class Outcomes:
         self.by_seq: dict[int, Outcome] = {}
         self.ahead: deque[Outcome] = deque()
         self.fetched: deque[Outcome] = deque()
-        self.size_bytes = self.here_bytes = self.stored_bytes = 0
+        self.here_bytes = self.stored_bytes = 0
         self.fetched_bytes = self.under_way_bytes = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all of them."""
+        return self.here_bytes + self.stored_bytes
 
     def __len__(self) -> int:
         return len(self.by_seq)

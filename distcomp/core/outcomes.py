@@ -23,14 +23,11 @@ if TYPE_CHECKING:
 
 def keep(books: Books, session: Session, message: Told, size_bytes: int) -> None:
     """Send outcomes to the client, now or in their turn, and keep them until it acknowledges them."""
-    box, settings = session.outbox, books.settings
+    box = session.outbox
     outcome = box.by_seq[message.seq] = Outcome(message, message.seq, message.array, size_bytes)
-    box.size_bytes += size_bytes
-    box.here_bytes += size_bytes
-    books.unread_bytes += size_bytes
     books.outcome_bytes += size_bytes
-    books.held_bytes += size_bytes
-    before_bytes, window_bytes = box.under_way_bytes, settings.outcome_window_bytes
+    here_bytes = box.here_bytes = box.here_bytes + size_bytes
+    before_bytes, window_bytes = box.under_way_bytes, books.settings.outcome_window_bytes
     if session.peer is None:
         pass
     elif box.ahead or box.fetched or (before_bytes and before_bytes + size_bytes > window_bytes):
@@ -39,7 +36,7 @@ def keep(books: Books, session: Session, message: Told, size_bytes: int) -> None
         books.tell(session.peer, message)
         outcome.place = UNDER_WAY
         box.under_way_bytes = before_bytes + size_bytes
-    if box.here_bytes > settings.least_outcome_bytes and box.here_bytes > _share_bytes(books):
+    if here_bytes > books.settings.least_outcome_bytes and here_bytes > _share_bytes(books):
         spill(books, session, outcome)
 
 
@@ -47,8 +44,6 @@ def put_in(books: Books, session: Session, outcome: Outcome) -> None:
     """Count an outcome of before a restart, which is here or stored."""
     box, size_bytes = session.outbox, outcome.size_bytes
     box.by_seq[outcome.seq] = outcome
-    box.size_bytes += size_bytes
-    books.unread_bytes += size_bytes
     if outcome.number:
         books.spilled[outcome.number] = (session, outcome)
         box.stored_bytes += size_bytes
@@ -56,7 +51,6 @@ def put_in(books: Books, session: Session, outcome: Outcome) -> None:
     else:
         box.here_bytes += size_bytes
         books.outcome_bytes += size_bytes
-        books.held_bytes += size_bytes
 
 
 def let_go(books: Books, session: Session, seqs: Iterable[int]) -> None:
@@ -112,8 +106,6 @@ def send_again(books: Books, session: Session) -> None:
 def _drop(books: Books, session: Session, outcome: Outcome) -> None:
     box, size_bytes = session.outbox, outcome.size_bytes
     outcome.gone = True
-    box.size_bytes -= size_bytes
-    books.unread_bytes -= size_bytes
     if outcome.place == UNDER_WAY:
         box.under_way_bytes -= size_bytes
     if outcome.number:
@@ -130,7 +122,6 @@ def _leave_memory(books: Books, session: Session, outcome: Outcome) -> None:
     outcome.here = False
     session.outbox.here_bytes -= outcome.size_bytes
     books.outcome_bytes -= outcome.size_bytes
-    books.held_bytes -= outcome.size_bytes
 
 
 # --- sending --------------------------------------------------------------------------------------

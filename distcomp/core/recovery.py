@@ -201,7 +201,7 @@ def _restore_untouched(
     bundles = (_bundle(books, image, first.bundle, len(told)),) if first.bundle else ()
     arrays.provide(first, (definition, bundles))
     books.counts.accepted += sum(map(_tasks_of, told))
-    books.held_bytes += sum(map(len, map(_chunk_of, told)))
+    books.chunk_bytes += sum(map(len, map(_chunk_of, told)))
     lacking = [needed for needed in (definition, *bundles) if needed.message is None]
     if not lacking:
         if not arrays.session.paused:
@@ -302,7 +302,7 @@ def _hold(
     chunk = HeldChunk(told.base, told.start, stop, told.chunk, told.bundle)
     chunk.unsettled = unsettled
     array.chunks.append(chunk)
-    books.held_bytes += len(told.chunk)
+    books.chunk_bytes += len(told.chunk)
     if told.bundle and all(bundle.id != told.bundle for bundle in array.bundles):
         bundle = _bundle(books, image, told.bundle, 1)
         array.bundles += (bundle,)

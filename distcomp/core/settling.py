@@ -75,7 +75,7 @@ def _take_runs(books: Books, lease: OpenLease, message: LeaseSettled) -> None:
         spans = lease.answer(run[0], run[1])
         left += spans
         for start, stop in spans:
-            books.held_bytes -= array.settle_in(lease.chunk, start, stop)
+            books.chunk_bytes -= array.settle_in(lease.chunk, start, stop)
             books.counts.settled += stop - start
         if not spans:
             runs = tuple(other for other in runs if other is not run)

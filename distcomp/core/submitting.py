@@ -138,8 +138,9 @@ def lack_of_room(books: Books, message: Submit) -> tuple[str, str] | None:
     """Why the chunk of a submit cannot be held, as code and text; None if it can."""
     if books.shut:
         return "full", books.shut
-    if message.tasks and books.held_bytes + len(message.chunk) > books.settings.max_held_bytes:
-        return "full", f"the scheduler holds {books.held_bytes} bytes of arguments and results"
+    held_bytes = books.chunk_bytes + books.outcome_bytes
+    if message.tasks and held_bytes + len(message.chunk) > books.settings.max_held_bytes:
+        return "full", f"the scheduler holds {held_bytes} bytes of arguments and results"
     return None
 
 
@@ -182,7 +183,7 @@ def _extend(books: Books, array: TaskArrayState, message: Submit, now: float) ->
         use_bundle(books, array, bundle)
     array.accepted = stop
     array.changed_at = now
-    books.held_bytes += len(message.chunk)
+    books.chunk_bytes += len(message.chunk)
     books.counts.accepted += stop - start
     put_back(array, start, stop)
     session = array.session

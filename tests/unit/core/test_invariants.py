@@ -20,7 +20,7 @@ def busy_world() -> SchedulerWorld:
         (lambda b: setattr(next(iter(b.leases.values())).array, "settled", 7), "leased and settled"),
         (lambda b: next(iter(b.workers.values())).leases.clear(), "in its worker"),
         (lambda b: setattr(b.pools["3.11"], "leased", 5), "counts leased"),
-        (lambda b: setattr(b, "held_bytes", 5), "held bytes"),
+        (lambda b: setattr(b, "chunk_bytes", 5), "chunk bytes"),
         (lambda b: setattr(b.pools["3.11"].queue, "pending", 1), "queue counts"),
         (lambda b: setattr(b.pools["3.11"].roster, "idle", 5), "counts idle"),
         (lambda b: setattr(next(iter(b.workers.values())), "load_s", 9.0), "load is"),

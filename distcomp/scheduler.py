@@ -227,13 +227,12 @@ class SchedulerProgram:
         self._plan_turn()
 
     def _on_messages(self, connection: Connection, messages: list[Message]) -> None:
-        if connection.incoming.claimed_bytes and self._anteroom is not None:
+        if self._anteroom is not None and connection.incoming.claimed_bytes:
             messages = self._anteroom.let_in(connection, messages)
         receive, peer, now = self._state.receive, connection.peer, time.monotonic()
         for message in messages:
             receive(peer, message, now)
-        if not self._turn_comes:
-            self._plan_turn()
+        self._plan_turn()
 
     def _on_admitted(self, peer: Peer, messages: list[Message]) -> None:
         for message in messages:
@@ -284,9 +283,6 @@ class SchedulerProgram:
         effects = self._state.take_effects(now)
         if self.memory is not None:
             self.memory.keep(effects)
-        else:
-            for peer, acks in effects.acks.items():
-                effects.sends.setdefault(peer, []).extend(acks)
         self._send(effects.sends)
         if effects.files is not None:
             self._files.work(effects.files.spills, effects.files.loads, effects.files.unspills)

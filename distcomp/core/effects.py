@@ -71,7 +71,8 @@ class Effects:
     Attributes:
         sends: messages by peer, in the order in which they must leave.
         records: facts for the journal, in the order in which they came about; none without a journal.
-        acks: messages by peer that may leave only once `records`, and all before them, are durable.
+        acks: messages by peer that may leave only once `records`, and all before them, are durable; none
+            without a journal.
         batch: number of the last turn that recorded something; what `acks` wait for.
         closes: connections to end, after their sends.
         prepares: large blobs that a record is soon to hold; see `SchedulerState.begin_compaction`.

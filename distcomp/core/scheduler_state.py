@@ -119,7 +119,6 @@ _SESSION: Routes = {
     ListRuns: on_list_runs,
     ForgetRun: on_forget_run,
 }
-_NOTHING: Routes = {}
 _WATCH: Routes = {WatchStatus: on_watch_status, ListRuns: on_list_runs}
 _CLIENT: Routes = {**_OPEN, **_WATCH, ForgetRun: on_forget_run}
 _ADMIN: Routes = {**_CLIENT, CancelTasks: on_cancel_tasks, ResizeWorker: on_resize_worker}
@@ -148,6 +147,13 @@ ROUTES: dict[tuple[str, str], Routes] = {
     ("worker", "worker"): _WORKER,
 }
 """Who may say what when. Whatever is not here ends the connection."""
+
+
+_HANDLERS = {
+    (role, phase, kind): handler
+    for (role, phase), routes in ROUTES.items()
+    for kind, handler in routes.items()
+}
 
 
 def roles_for(kind: type[Any]) -> list[str]:
@@ -196,7 +202,7 @@ class SchedulerState:
         link = books.links.get(peer)
         if link is None:
             return
-        handler = ROUTES.get((link.role, link.phase), _NOTHING).get(type(message))
+        handler = _HANDLERS.get((link.role, link.phase, type(message)))
         if handler is None:
             if link.phase != "closed":
                 self._reject_kind(link, type(message))
@@ -350,7 +356,7 @@ class SchedulerState:
                 end_children(books, pool, now)
             if pool.queue.pending:
                 place(books, pool, now)
-            if roster.idle and pool.divisible and not pool.queue.pending:  # they have run dry
+            if pool.divisible and roster.idle and not pool.queue.pending:  # they have run dry
                 retract(books, pool, now)
                 wake_at = min(wake_at, max(pool.look_at, pool.look_after))
                 idle += roster.idle_though_leased(pool.leased)

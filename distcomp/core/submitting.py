@@ -111,7 +111,7 @@ def _answer_late(books: Books, link: Link, session: Session, message: Submit) ->
 
 
 def _accept(books: Books, link: Link, message: Submit, tasks: int) -> None:
-    books.effects.acks.setdefault(link.peer, []).append(Accepted(message.array, tasks))
+    books.tell(link.peer, Accepted(message.array, tasks))
 
 
 def _objection(

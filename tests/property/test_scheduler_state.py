@@ -376,7 +376,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         array.closed = last
         name = (client.session, counter)
         self.say(client.peer, Submit(name, FUNCTION, array.options, start, tasks + overlap, b"args", last))
-        assert self.state.books.effects.acks[client.peer][-1] == Accepted(name, array.accepted)
+        effects = self.state.books.effects
+        told = effects.acks if self.state.books.journalled else effects.sends
+        assert told[client.peer][-1] == Accepted(name, array.accepted)
         self.turn()
 
     def lease_of(self, data: st.DataObject) -> tuple[Worker, Any] | None:

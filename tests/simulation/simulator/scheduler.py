@@ -158,8 +158,6 @@ class SimScheduler(Host):
         """What `distcomp.scheduler_memory` does after a turn."""
         journal = self._journal
         if journal is None:
-            for peer, acks in effects.acks.items():
-                effects.sends.setdefault(peer, []).extend(acks)
             return
         if effects.records:
             journal.append(effects.batch, effects.records)

@@ -59,18 +59,21 @@ class OpenLease:
         horizon_s: float,
         now: float,
     ) -> None:
+        start, stop = span
         pace_s = array.pace_s
         known = pace_s >= 0 and not array.definition.nests
+        if pace_s < 0:
+            pace_s = UNKNOWN_S
         self.token = token
         self.array = array
         self.chunk = chunk
         self.worker = worker
         self.open = [span]
-        self.size = span[1] - span[0]
+        self.size = size = stop - start
         self.cancelled: list[Span] = []
-        self.pace_s = pace_s = pace_s if pace_s >= 0 else UNKNOWN_S
+        self.pace_s = pace_s
         self.brisk = known and pace_s <= horizon_s
-        self.long = not known or array.eager or self.size * pace_s > horizon_s
+        self.long = not known or array.eager or size * pace_s > horizon_s
         self.urgent = urgent
         self.begins_at = self.heard_at = now
 

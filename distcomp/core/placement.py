@@ -127,10 +127,9 @@ def _try_singly(array: TaskArrayState, start: int, stop: int) -> tuple[int, int]
 
 def enter(books: Books, pool: WorkerPool, lease: OpenLease, now: float) -> None:
     """Write a new lease, or one from before a restart, into all books."""
-    array = lease.array
-    size = lease.size
+    array, worker, size = lease.array, lease.worker, lease.size
     array.leases[lease.token] = lease
-    array.changed_at = lease.worker.changed_at = now
+    array.changed_at = worker.changed_at = now
     pool.leased += size
     session = array.session
     owner = session.owner
@@ -141,10 +140,10 @@ def enter(books: Books, pool: WorkerPool, lease: OpenLease, now: float) -> None:
     session.leases += 1
     priority = array.options.priority
     pool.priorities[priority] += 1
-    if lease.worker.enrolled:
-        pool.roster.granted(lease.worker, lease, now)
+    if worker.enrolled:
+        pool.roster.granted(worker, lease, now)
     else:
-        pool.roster.restored(lease.worker, lease)
+        pool.roster.restored(worker, lease)
     if size > 1 or lease.waits:
         pool.divisible[lease.token] = lease
         pool.look_at = min(pool.look_at, lease.begins_at)

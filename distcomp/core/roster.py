@@ -9,7 +9,7 @@ place counts for nothing and is dropped when it comes up; so nothing here looks 
 from __future__ import annotations
 
 from collections import deque
-from heapq import heappop, heappush
+from heapq import heappop, heappush, heapreplace
 from itertools import count, islice
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -262,7 +262,10 @@ class Roster:
         else:
             worker.place = None
             return
-        worker.place = place
+        before, worker.place = worker.place, place
+        if heap and heap[0] is before:
+            heapreplace(heap, place)
+            return
         heappush(heap, place)
         if len(heap) > 2 * self.workers + SPARE_ENTRIES:
             heap[:] = sorted(entry for entry in heap if entry[2].place is entry)
@@ -278,8 +281,9 @@ class Roster:
     def _first(self, heap: list[Place]) -> WorkerEntry | None:
         while heap:
             place = heap[0]
-            if place[2].place is place:
-                return place[2]
+            worker = place[2]
+            if worker.place is place:
+                return worker
             heappop(heap)
         return None
 

@@ -13,10 +13,9 @@ Span: TypeAlias = "tuple[int, int]"
 
 def cut(spans: list[Span], start: int, stop: int) -> list[Span]:
     """Remove the indexes `start` to `stop` from `spans`, in place; return those that were in it."""
-    if len(spans) == 1 and spans[0] == (start, stop):
-        taken = spans[:]
+    if spans == [(start, stop)]:  # nearly always
         spans.clear()
-        return taken
+        return [(start, stop)]
     taken, left = [], []
     for low, high in spans:
         inner_low, inner_high = max(low, start), min(high, stop)

@@ -112,16 +112,12 @@ def _drop(books: Books, session: Session, outcome: Outcome) -> None:
         del books.spilled[outcome.number]
         books.effects.file_work().unspills.append(outcome.number)
     if outcome.here:
-        _leave_memory(books, session, outcome)
+        outcome.here = False
+        box.here_bytes -= size_bytes
+        books.outcome_bytes -= size_bytes
     else:
         box.stored_bytes -= size_bytes
         books.spilled_bytes -= size_bytes
-
-
-def _leave_memory(books: Books, session: Session, outcome: Outcome) -> None:
-    outcome.here = False
-    session.outbox.here_bytes -= outcome.size_bytes
-    books.outcome_bytes -= outcome.size_bytes
 
 
 # --- sending --------------------------------------------------------------------------------------
@@ -209,7 +205,10 @@ def spill_all(books: Books, session: Session) -> None:
 
 def note_stored(books: Books, session: Session, outcome: Outcome) -> None:
     """An outcome is in its file, and need not be in memory."""
-    _leave_memory(books, session, outcome)
-    session.outbox.stored_bytes += outcome.size_bytes
-    books.spilled_bytes += outcome.size_bytes
+    box, size_bytes = session.outbox, outcome.size_bytes
+    outcome.here = False
+    box.here_bytes -= size_bytes
+    books.outcome_bytes -= size_bytes
+    box.stored_bytes += size_bytes
+    books.spilled_bytes += size_bytes
     release(outcome)

@@ -197,7 +197,7 @@ class Books:
     owners_holding: int = 0
     workers: dict[WorkerId, WorkerEntry] = field(default_factory=dict)
     pools: dict[str, WorkerPool] = field(default_factory=dict)
-    owing: dict[Peer, list[int]] = field(default_factory=dict)
+    owing: defaultdict[Peer, list[int]] = field(default_factory=lambda: defaultdict(list))
     given_up: list[tuple[TaskArrayState, tuple[Span, ...]]] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
     usage: Usage = field(default_factory=Usage)

@@ -136,7 +136,8 @@ def _displace(books: Books, session: Session) -> None:
 
 def on_ack_outcomes(books: Books, link: Link, message: AckOutcomes, _now: float) -> None:
     """Let go of outcomes that the client has."""
-    session = link.opened()
+    session = link.session
+    assert session is not None  # noqa: S101 - see `Link.opened`
     if books.journalled:
         recording.received(books, session, message.seqs)
     before_bytes = books.spilled_bytes

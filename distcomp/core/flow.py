@@ -12,7 +12,7 @@ from distcomp.records import NO_LEASE
 from distcomp.worker_protocol import EndSession
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from distcomp.core.arrays import TaskArrayState
     from distcomp.core.books import Books
@@ -95,7 +95,7 @@ def forward(
     array: TaskArrayState,
     runs: tuple[tuple[int, int, bytes], ...],
     failures: tuple[tuple[int, Failure], ...],
-    left: tuple[Token, tuple[Span, ...]] = (NO_LEASE, ()),
+    left: tuple[Token, Sequence[Span]] = (NO_LEASE, ()),
 ) -> None:
     """Send outcomes to the client that waits for them, and keep them until it acknowledges them.
 
@@ -205,12 +205,12 @@ def finish(books: Books, array: TaskArrayState) -> None:
     counter = array.id[1]
     del session.arrays[counter]
     session.finished.add(counter, counter + 1)
+    definition = array.definition
     if session.run or array.cut:
-        function = array.definition
-        session.past[counter] = PastArray(function.id, function.name, array.accepted, array.failed)
-    if array.definition.waiting:
-        array.definition.waiting.pop(array.order, None)
-    books.functions.release(array.definition)
+        session.past[counter] = PastArray(definition.id, definition.name, array.accepted, array.failed)
+    if definition.waiting:
+        definition.waiting.pop(array.order, None)
+    books.functions.release(definition)
     for bundle in array.bundles:
         bundle.waiting.pop(array.order, None)
         books.bundles.release(bundle)

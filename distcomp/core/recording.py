@@ -32,6 +32,8 @@ from distcomp.kinds import MAX_ITEMS
 from distcomp.records import NO_LEASE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from distcomp.core.arrays import TaskArrayState
     from distcomp.core.books import Books
     from distcomp.core.leases import OpenLease
@@ -191,7 +193,7 @@ def ended(
     array: TaskArrayState,
     seq: int,
     outcomes: tuple[tuple[tuple[int, int, bytes], ...], tuple[tuple[int, Failure], ...]],
-    left: tuple[Token, tuple[Span, ...]],
+    left: tuple[Token, Sequence[Span]],
 ) -> None:
     """Record outcomes (runs and failures); `left` are the lease and the indexes that they settle.
 
@@ -200,7 +202,7 @@ def ended(
     token, spans = left
     runs, failures = outcomes if seq else ((), ())
     if seq or spans:
-        record = records.TasksEnded(array.id, token, seq, spans, runs, failures)
+        record = records.TasksEnded(array.id, token, seq, tuple(spans), runs, failures)
         books.effects.records.append(record)
 
 

@@ -27,8 +27,9 @@ PACE_WEIGHT = 0.3
 
 def on_lease_settled(books: Books, link: Link, message: LeaseSettled, now: float) -> None:
     """Take in outcomes; those that the lease no longer answers for come too late."""
-    worker = link.working()
-    books.owing.setdefault(link.peer, []).append(message.seq)
+    worker = link.worker
+    assert worker is not None  # noqa: S101 - see `Link.working`
+    books.owing[link.peer].append(message.seq)
     reported = len(message.failures)
     for start, stop, _ in message.runs:
         if start >= stop:
@@ -80,7 +81,7 @@ def _take_runs(books: Books, lease: OpenLease, message: LeaseSettled) -> None:
         if not spans:
             runs = tuple(other for other in runs if other is not run)
     if runs:
-        forward(books, array, runs, (), (lease.token, tuple(left)))
+        forward(books, array, runs, (), (lease.token, left))
 
 
 def _take_failures(books: Books, lease: OpenLease, message: LeaseSettled, now: float) -> None:
@@ -95,13 +96,13 @@ def _take_failures(books: Books, lease: OpenLease, message: LeaseSettled, now: f
             left += spans
     if final:
         lease.worker.failed += len(final)
-        forward(books, lease.array, (), tuple(final), (lease.token, tuple(left)))
+        forward(books, lease.array, (), tuple(final), (lease.token, left))
 
 
 def on_lease_returned(books: Books, link: Link, message: LeaseReturned, now: float) -> None:
     """Make pending what a worker gives back; it has not run, so nothing is charged."""
     worker = link.working()
-    books.owing.setdefault(link.peer, []).append(message.seq)
+    books.owing[link.peer].append(message.seq)
     lease = worker.leases.get(message.token)
     if lease is None:
         return

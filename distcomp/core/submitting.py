@@ -69,11 +69,12 @@ def on_missing_bundle(books: Books, link: Link, message: MissingBundle, _now: fl
 
 def on_submit(books: Books, link: Link, message: Submit, now: float) -> None:
     """Add tasks to an array. What was accepted before is ignored, so a submit can be sent again."""
-    session = link.opened()
+    session = link.session
+    assert session is not None  # noqa: S101 - see `Link.opened`
     if session.task is not None:
         message = raised(session, message)
-    counter = message.array[1]
-    if message.array[0] != session.id:
+    session_id, counter = message.array
+    if session_id != session.id:
         books.refuse(link, "role", "a client submits to its own session only")
         return
     if counter in session.finished:
@@ -85,13 +86,14 @@ def on_submit(books: Books, link: Link, message: Submit, now: float) -> None:
         code, text = refusal
         books.send(link.peer, SubmitRefused(message.array, message.start, code, text))
         return
-    news = message.last and (array is None or not array.closed)
     if array is None:
         array = _open_array(books, session, message, now)
-    array.closed = array.closed or message.last
     grows = message.start + message.tasks > array.accepted
-    if books.journalled and (grows or news):
+    closes = message.last and not array.closed
+    if books.journalled and (grows or closes):
         recording.accepted(books, message, array.accepted)
+    if closes:
+        array.closed = True
     if grows:
         _extend(books, array, message, now)
     elif array.finished:

@@ -167,8 +167,9 @@ class TaskArrayState:
     def observe(self, sample_s: float, weight: float) -> None:
         """Take in a measured time per task."""
         known = self.seconds
-        self.seconds = sample_s if known < 0 else known + weight * (sample_s - known)
-        self.definition.seconds = self.seconds
+        if known >= 0:
+            sample_s = known + weight * (sample_s - known)
+        self.seconds = self.definition.seconds = sample_s
 
     def chunk_at(self, index: int) -> HeldChunk:
         """The chunk with the arguments of `index`, which is not settled."""

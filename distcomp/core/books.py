@@ -265,10 +265,11 @@ class Books:
 
     def follow(self, lease: OpenLease, message: Message) -> None:
         """Send to a lease's worker, behind the grant if that waits for its commit."""
+        peer = lease.worker.peer
         if lease.batch > self.committed:
-            self.tell(lease.worker.peer, message)
-        else:
-            self.send(lease.worker.peer, message)
+            self.tell(peer, message)
+        elif peer is not None:
+            self.effects.sends.setdefault(peer, []).append(message)
 
     def refuse(self, link: Link, code: str, text: str) -> None:
         """End a connection, with a word to the peer."""

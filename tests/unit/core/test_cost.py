@@ -19,7 +19,7 @@ from distcomp.worker_protocol import GrantLease, LeaseSettled
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-CALLS_AT_MOST = 77
+CALLS_AT_MOST = 76
 """Of Python functions, from the submit of an array of one to its acknowledged outcome; some to spare."""
 
 SESSION, WORKER = b"s" * 16, b"w" * 16

@@ -44,11 +44,10 @@ from distcomp.task_links import TaskLinks
 from distcomp.versions import installed_versions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from distcomp.access import Access
     from distcomp.config import WorkerSettings
-    from distcomp.core.effects import Close
     from distcomp.protocol import Message
     from distcomp.slot_protocol import RunLogged, RunProgressed
 
@@ -271,12 +270,12 @@ class WorkerProgram:
     def _on_messages(self, connection: transport.Connection, messages: list[Message]) -> None:
         now = time.monotonic()
         for message in messages:
-            self._state.receive(Peer(connection.peer), message, now)
+            self._state.receive(connection.peer, message, now)
         self._turn()
 
     def _on_closed(self, connection: transport.Connection, error: Exception | None) -> None:
         self._broken = error
-        self._state.disconnect(Peer(connection.peer), time.monotonic())
+        self._state.disconnect(connection.peer, time.monotonic())
         self._connection = None
         self._lost.set()
 
@@ -293,31 +292,21 @@ class WorkerProgram:
         """Carry out everything that the state machine asks for, and send once."""
         self._turn_is_due = False
         now = time.monotonic()
-        outgoing: list[Message] = []
-        closes: list[Close] = []
-        departure = None
-        answered = True
-        while answered:
-            effects = self._state.take_effects(now)
-            answered = False
-            for command in effects.commands:
-                answered = self._obey(command, now) or answered
-            for messages in effects.sends.values():
-                outgoing += messages
-            closes += effects.closes
-            departure = effects.departure or departure
-            for level, text, values in effects.events:
-                self._log(level, text, **values)
-            if effects.registered and self._on_registered is not None:
-                self._on_registered()
+        effects = self._state.take_effects(now)
+        while effects.commands and self._obey(effects.commands, now):
+            effects.follow(self._state.take_effects(now))
+        for level, text, values in effects.events:
+            self._log(level, text, **values)
+        if effects.registered and self._on_registered is not None:
+            self._on_registered()
         if self._connection is not None:
-            if outgoing:
-                self._connection.send(outgoing)
-            if closes:
-                self._connection.close(closes[0].reason)
+            if effects.sends:
+                self._connection.send(effects.sends)
+            if effects.closes:
+                self._connection.close(effects.closes[0].reason)
         self._alarm.set(effects.wake_at, now)
-        if departure is not None and self._departed is not None and not self._departed.done():
-            self._departed.set_result(departure)
+        if effects.departure is not None and self._departed is not None and not self._departed.done():
+            self._departed.set_result(effects.departure)
 
     def _tick(self) -> None:
         self._look()
@@ -333,12 +322,14 @@ class WorkerProgram:
 
     # --- commands: each says whether it told the state machine something ---------------------------
 
-    def _obey(self, command: Any, now: float) -> bool:
-        """Carry out a command, unless it is for a slot process whose end came in between."""
-        kind: type[Any] = type(command)
-        if kind not in WITHOUT_STINT and command.process not in self._stints:
-            return False
-        return self._carry_out[kind](command, now)
+    def _obey(self, commands: Iterable[Any], now: float) -> bool:
+        """Carry out commands, except for slot processes whose end came in between; whether one told news."""
+        answered = False
+        for command in commands:
+            kind: type[Any] = type(command)
+            if kind in WITHOUT_STINT or command.process in self._stints:
+                answered = self._carry_out[kind](command, now) or answered
+        return answered
 
     def _take_process(self, command: TakeProcess, now: float) -> bool:
         try:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from distcomp.core.effects import Effects
-
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from distcomp.core.effects import Close, Event
     from distcomp.ids import SessionId, WorkerId
-    from distcomp.protocol import DefineBundle, DefineFunction, Refused
+    from distcomp.protocol import DefineBundle, DefineFunction, Message, Refused
     from distcomp.rows import Versions
     from distcomp.worker_protocol import DefineSession, GrantLease
 
@@ -134,22 +135,36 @@ class Departure(NamedTuple):
     unable: bool = False
 
 
-class WorkerEffects(Effects):
-    """Effects of a worker.
+class WorkerEffects:
+    """Effects of a worker. Most turns ask for one thing or two: what is not set stays the class's.
 
     Attributes:
         commands: what to do with slot processes, in order, before anything is sent.
+        sends: messages for the scheduler, in order.
+        closes: connections to end, after the sends.
+        events: facts for the log.
+        wake_at: when the machine wants its next `tick` at the latest, or None.
         registered: the scheduler has just taken this worker in.
         departure: set when the program is to end after its sends.
     """
 
-    __slots__ = ("commands", "departure", "registered")
+    commands: Sequence[Command] = ()
+    sends: Sequence[Message] = ()
+    closes: Sequence[Close] = ()
+    events: Sequence[Event] = ()
+    wake_at: float | None = None
+    registered = False
+    departure: Departure | None = None
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.commands: list[Command] = []
-        self.registered = False
-        self.departure: Departure | None = None
+    def follow(self, later: WorkerEffects) -> None:
+        """Add effects that came about while the commands were carried out; their commands take the place."""
+        self.commands = later.commands
+        self.sends = (*self.sends, *later.sends)
+        self.closes = (*self.closes, *later.closes)
+        self.events = (*self.events, *later.events)
+        self.wake_at = later.wake_at
+        self.registered = self.registered or later.registered
+        self.departure = later.departure or self.departure
 
 
 class WorkerIdentity(NamedTuple):

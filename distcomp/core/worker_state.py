@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from distcomp.core.effects import Close
+from distcomp.core.effects import Close, Event
 from distcomp.core.worker_crew import Sight
 from distcomp.core.worker_effects import (
     Departure,
@@ -98,8 +98,7 @@ class WorkerState:
         self._reported = frozenset()
         identity = self._identity
         draining = self._leave_at is not None
-        self._effects.send(
-            peer,
+        self._send(
             RegisterWorker(
                 identity.worker,
                 identity.name,
@@ -112,7 +111,7 @@ class WorkerState:
                 tuple(self._shelf.sessions),
                 self._settings.max_lent_per_slot * identity.slots,
                 identity.bind_key,
-            ),
+            )
         )
 
     def receive(self, peer: Peer, message: Message, now: float) -> None:
@@ -130,7 +129,7 @@ class WorkerState:
         del now
         if peer == self._peer:
             self._peer = None
-            self._effects.sends.clear()
+            self._effects.sends = ()
             self._outbox.rewind()
 
     def held_leases(self) -> tuple[HeldLease, ...]:
@@ -151,7 +150,7 @@ class WorkerState:
         for function, bundle in {(lease.grant.function, lease.grant.bundle) for lease in self._book.queue}:
             self._ask_for(function, bundle)
         self._effects.registered = True
-        self._effects.log(
+        self._log(
             "info", "registered", cluster=message.cluster, stale=len(message.stale), held=len(self._book)
         )
 
@@ -226,7 +225,7 @@ class WorkerState:
         self._identity = self._identity._replace(slots=message.slots)
         self._runs.widen(message.slots - before)
         self._send(SlotsSet(message.slots, self._settings.max_lent_per_slot * message.slots))
-        self._effects.log("info", "slots were set", before=before, slots=message.slots)
+        self._log("info", "slots were set", before=before, slots=message.slots)
 
     def on_ack_settles(self, message: AckSettles, now: float) -> None:
         """Let go of what the scheduler has."""
@@ -297,12 +296,12 @@ class WorkerState:
 
     def process_ended(self, process: int, end: ProcessEnd, now: float) -> None:
         """A process is gone, whoever ended it."""
-        self._effects.log("warning" if not end.killed else "info", "a slot process ended", how=end.text)
+        self._log("warning" if not end.killed else "info", "a slot process ended", how=end.text)
         self._runs.process_ended(process, end, now)
 
     def process_refused(self, process: int, text: str, now: float) -> None:
         """No process could be had; after too many attempts in a row this worker is of no use."""
-        self._effects.log("error", "no slot process can be started", why=text)
+        self._log("error", "no slot process can be started", why=text)
         if self._runs.process_refused(process, now):
             self._attempts += 1
         if self._attempts >= self._settings.process_attempts and self._leave_at is None:
@@ -342,16 +341,29 @@ class WorkerState:
         Commands come first. While there are any, the program carries them out, feeds back what they
         answer, and asks again in the same turn.
         """
-        self._runs.dispatch(now)
+        runs = self._runs
+        if self._book.queue or runs.crew.behind:
+            runs.dispatch(now)
         effects = self._effects
         self._effects = WorkerEffects()
-        effects.commands, self._runs.commands = self._runs.commands, []
-        if self._peer is not None and self._outbox.waiting:
-            effects.sends.setdefault(self._peer, []).extend(self._outbox.take())
+        if runs.commands:
+            effects.commands, runs.commands = runs.commands, []
+        if self._outbox.waiting and self._peer is not None:
+            effects.sends = (*effects.sends, *self._outbox.take())
+        if self._check_at is None and self._book:
+            self._check_at = now + self._settings.check_interval_s
+        effects.wake_at = self._check_at
+        if self._leave_at is not None or runs.ending:
+            self._hurry(effects, now)
+        return effects
+
+    def _hurry(self, effects: WorkerEffects, now: float) -> None:
+        """See to what is to end at a certain time: tasks, and this worker."""
         if self._leave_at is not None and not self._left:
             self._leave_if_done(effects, now)
-        effects.wake_at = self._wake_at(now)
-        return effects
+        for at in (self._runs.next_at(), None if self._left else self._leave_at):
+            if at is not None and (effects.wake_at is None or at < effects.wake_at):
+                effects.wake_at = at
 
     def _leave_if_done(self, effects: WorkerEffects, now: float) -> None:
         done = not self._book and not self._outbox
@@ -359,22 +371,10 @@ class WorkerState:
             return
         self._left = True
         if self._peer is not None:
-            if not done:
-                effects.send(self._peer, SlotsReported(self._runs.running(now, 0.0)))
-            effects.send(self._peer, WorkerLeft(self.held_leases()))
+            running = () if done else (SlotsReported(self._runs.running(now, 0.0)),)
+            effects.sends = (*effects.sends, *running, WorkerLeft(self.held_leases()))
         text = self._unable or ("drained" if done else "stopped with tasks unfinished")
         effects.departure = Departure(text, unable=bool(self._unable))
-
-    def _wake_at(self, now: float) -> float | None:
-        if self._check_at is None and self._book:
-            self._check_at = now + self._settings.check_interval_s
-        wake_at = self._check_at
-        if self._leave_at is None and not self._runs.ending:
-            return wake_at
-        for at in (self._runs.next_at(), None if self._left else self._leave_at):
-            if at is not None and (wake_at is None or at < wake_at):
-                wake_at = at
-        return wake_at
 
     def _report(self, now: float) -> None:
         running = self._runs.running(now, self._settings.check_interval_s)
@@ -408,7 +408,10 @@ class WorkerState:
 
     def _send(self, message: Message) -> None:
         if self._peer is not None:
-            self._effects.send(self._peer, message)
+            self._effects.sends = (*self._effects.sends, message)
+
+    def _log(self, level: str, text: str, **values: Any) -> None:
+        self._effects.events = (*self._effects.events, Event(level, text, values))
 
     def _refuse(self, text: str) -> None:
         self.nonsense += 1
@@ -416,8 +419,8 @@ class WorkerState:
 
     def _close(self, reason: str) -> None:
         if self._peer is not None:
-            self._effects.log("error", "the connection is given up", reason=reason)
-            self._effects.closes.append(Close(self._peer, reason))
+            self._log("error", "the connection is given up", reason=reason)
+            self._effects.closes = (*self._effects.closes, Close(self._peer, reason))
 
     def _depart(self, text: str, refused: Refused) -> None:
         self._left = True

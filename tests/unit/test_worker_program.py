@@ -37,4 +37,4 @@ GONE = 7
 )
 def test_a_command_for_a_process_that_ended_meanwhile_is_void(command: Command) -> None:
     program = WorkerProgram(WorkerSettings(), ACCESS, name="w", slots=1, log=lambda *_, **__: None)
-    assert not program._obey(command, 0.0)
+    assert not program._obey([command], 0.0)

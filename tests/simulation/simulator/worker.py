@@ -152,8 +152,7 @@ class SimWorker(Host):
             answered = False
             for command in effects.commands:
                 answered = self._carry_out[type(command)](command, now) or answered
-            for messages in effects.sends.values():
-                outgoing += messages
+            outgoing += effects.sends
             closes = closes or bool(effects.closes)
             departs = departs or effects.departure is not None
         if self.end is not None:

@@ -185,7 +185,7 @@ def test_it_says_how_many_slots_it_lends_and_binds_by_its_key() -> None:
     identity = WorkerIdentity(WorkerId(b"w" * 16), "left", "host", 9, 2, VERSIONS, b"key")
     state = WorkerState(settings, identity)
     state.connect(Peer(1), 0.0)
-    (said,) = state.take_effects(0.0).sends[Peer(1)]
+    (said,) = state.take_effects(0.0).sends
     assert isinstance(said, RegisterWorker)
     assert (said.max_lent, said.bind_key) == (6, b"key")
     assert state.binding((7, 1), 4) == BindTask(WorkerId(b"w" * 16), b"key", (7, 1), 4)

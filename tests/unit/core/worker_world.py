@@ -155,8 +155,7 @@ class World:
             for command in effects.commands:
                 self.commands.append(command)
                 again = self._carry_out[type(command)](command) or again
-            for messages in effects.sends.values():
-                self.sent += messages
+            self.sent += effects.sends
             self.closes += effects.closes
             self.events += effects.events
             self.registered += effects.registered

@@ -137,7 +137,6 @@ class Crew:
         self._vacant = list(range(slots))
         self._named = slots
         self._idle: OrderedDict[int, Process] = OrderedDict()
-        self._idle_of: dict[Realm, list[Process]] = {}
         self._numbers = 0
         self.processes: dict[int, Process] = {}
         self.busy: dict[int, Process] = {}
@@ -150,8 +149,10 @@ class Crew:
 
     def idle(self, realm: Realm) -> Process | None:
         """The idle process of this realm that was busy last."""
-        processes = self._idle_of.get(realm)
-        return processes[-1] if processes else None
+        for process in reversed(self._idle.values()):
+            if process.realm == realm:
+                return process
+        return None
 
     def oldest_idle(self) -> Process | None:
         """The process that has been idle longest."""
@@ -169,8 +170,7 @@ class Crew:
             self._named += 1
         self.vacancies -= 1
         process = Process(self._numbers, realm, heappop(self._vacant))
-        self.processes[process.number] = process
-        self._rest(process)
+        self.processes[process.number] = self._idle[process.number] = process
         return process
 
     def release(self, process: Process) -> None:
@@ -180,7 +180,7 @@ class Crew:
             del self.busy[process.number]
             self.behind -= len(process.runs) - 1
         else:
-            self._wake(process)
+            del self._idle[process.number]
         self.go_on(process)
         self.vacancies += 1
         heappush(self._vacant, process.slot)
@@ -215,7 +215,7 @@ class Crew:
         if process.runs:
             self.behind += 1
         else:
-            self._wake(process)
+            del self._idle[process.number]
             self.busy[process.number] = process
         process.runs.append(run)
         return run
@@ -229,7 +229,7 @@ class Crew:
         else:
             process.sight = NOTHING
             del self.busy[process.number]
-            self._rest(process)
+            self._idle[process.number] = process
 
     def ahead_of(self, realm: Realm, *, urgent: bool) -> Process | None:
         """The busy process of this realm behind whose run another one is likely to begin soonest.
@@ -274,14 +274,3 @@ class Crew:
             if ahead > most:
                 best, most = process, ahead
         return best
-
-    def _rest(self, process: Process) -> None:
-        self._idle[process.number] = process
-        self._idle_of.setdefault(process.realm, []).append(process)
-
-    def _wake(self, process: Process) -> None:
-        del self._idle[process.number]
-        processes = self._idle_of[process.realm]
-        processes.remove(process)
-        if not processes:
-            del self._idle_of[process.realm]

@@ -31,6 +31,9 @@ T = TypeVar("T")
 MESSAGE_BYTES = 64
 """What a message is counted as besides its payload."""
 
+RUN_HEAD_BYTES, SPAN_BYTES = 24, 16
+"""What a run of results is counted as besides its blob, and a span that is given back."""
+
 RUNS_BYTES = 256 << 10
 """Results that ride in one message; beside `FAILURES_BYTES` of failures they fit into a frame."""
 
@@ -52,7 +55,7 @@ class Outbox:
     def __init__(self, settings: WorkerSettings) -> None:
         self._window_bytes = settings.settle_window_bytes
         self._most_bytes = settings.max_held_result_bytes
-        self._seq = 0
+        self._seq = 1
         self._held: dict[int, tuple[LeaseSettled | LeaseReturned, int]] = {}
         self.waiting: deque[int] = deque()
         self._sent_bytes = 0
@@ -69,8 +72,9 @@ class Outbox:
     def settle(self, token: Token, runs: Results, failures: Failures, busy_s: float, slot: int) -> None:
         """Tell outcomes, in as many messages as it takes to keep each within a frame."""
         if not failures and len(runs) == 1:
-            self._seq += 1
-            self._hold(LeaseSettled(self._seq, token, runs, (), busy_s, slot))
+            self._hold(
+                LeaseSettled(self._seq, token, runs, (), busy_s, slot), RUN_HEAD_BYTES + len(runs[0][2])
+            )
             return
         fitting = [(index, fit(failure)) for index, failure in failures]
         for some_runs, some_failures in zip_longest(
@@ -78,23 +82,25 @@ class Outbox:
             _batches(fitting, lambda pair: _size_of(pair[1]), FAILURES_BYTES),
             fillvalue=(),
         ):
-            self._seq += 1
-            self._hold(LeaseSettled(self._seq, token, some_runs, some_failures, busy_s, slot))
+            size_bytes = sum(RUN_HEAD_BYTES + len(blob) for _, _, blob in some_runs)
+            size_bytes += sum(_size_of(failure) for _, failure in some_failures)
+            self._hold(LeaseSettled(self._seq, token, some_runs, some_failures, busy_s, slot), size_bytes)
             busy_s = 0.0
 
     def give_back(self, token: Token, spans: Iterable[Span], reason: str) -> None:
         """Tell that these indexes will not be run here."""
-        self._seq += 1
-        self._hold(LeaseReturned(self._seq, token, tuple(spans), reason))
+        message = LeaseReturned(self._seq, token, tuple(spans), reason)
+        self._hold(message, SPAN_BYTES * len(message.spans))
 
     def ack(self, seqs: Iterable[int]) -> None:
         """Let go of what came under these numbers; numbers not held are nothing new."""
         for seq in seqs:
             held = self._held.pop(seq, None)
             if held is not None:
-                self.held_bytes -= held[1]
+                _, size_bytes = held
+                self.held_bytes -= size_bytes
                 if not self.waiting or seq < self.waiting[0]:
-                    self._sent_bytes -= held[1]
+                    self._sent_bytes -= size_bytes
 
     def rewind(self) -> None:
         """The connection is gone: what was on its way has to leave once more."""
@@ -118,18 +124,12 @@ class Outbox:
             spans.setdefault(message.token, []).extend(_spans_of(message))
         return spans
 
-    def _hold(self, message: LeaseSettled | LeaseReturned) -> None:
-        size = MESSAGE_BYTES
-        if isinstance(message, LeaseReturned):
-            size += 16 * len(message.spans)
-        else:
-            for _, _, blob in message.runs:
-                size += len(blob) + 24
-            for _, failure in message.failures:
-                size += _size_of(failure)
-        self._held[message.seq] = (message, size)
-        self.waiting.append(message.seq)
-        self.held_bytes += size
+    def _hold(self, message: LeaseSettled | LeaseReturned, payload_bytes: int) -> None:
+        size_bytes = MESSAGE_BYTES + payload_bytes
+        self._held[self._seq] = message, size_bytes
+        self.waiting.append(self._seq)
+        self._seq += 1
+        self.held_bytes += size_bytes
 
 
 def held_leases(parts: Iterable[dict[Token, list[Span]]]) -> tuple[HeldLease, ...]:
@@ -164,7 +164,7 @@ def _batches(items: Sequence[T], size_of: Callable[[T], int], most_bytes: int) -
 
 def _inline_bytes(run: tuple[int, int, bytes]) -> int:
     """What a run adds to its message's frame: a large blob travels apart."""
-    return 24 + (len(run[2]) if len(run[2]) <= INLINE_BLOB_BYTES else 0)
+    return RUN_HEAD_BYTES + (len(run[2]) if len(run[2]) <= INLINE_BLOB_BYTES else 0)
 
 
 def _size_of(failure: Failure) -> int:

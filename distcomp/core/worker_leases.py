@@ -29,27 +29,34 @@ class Lease:
         waiting: those of them that no run holds.
         waiting_since: when the first of `waiting` came to wait.
         cancelled: those of `open` whose end the scheduler asked for.
-        urgency: the order of leases that wait.
-        session: the session that it is of.
+        order: how many leases came before it.
         realm: the session whose slot processes can run it, which is another one if a task submitted it, and
             the bundle it needs: only slot processes of both can run it.
     """
 
-    __slots__ = ("cancelled", "grant", "open", "realm", "session", "urgency", "waiting", "waiting_since")
+    __slots__ = ("cancelled", "grant", "open", "order", "realm", "waiting", "waiting_since")
 
     def __init__(self, grant: GrantLease, order: int, now: float) -> None:
+        span = (grant.start, grant.stop)
         self.grant = grant
-        self.session = grant.array[0]
-        self.realm = (self.session, grant.bundle)
-        self.open: list[Span] = [(grant.start, grant.stop)]
-        self.waiting: list[Span] = [(grant.start, grant.stop)]
+        self.order = order
+        self.realm = (grant.array[0], grant.bundle)
+        self.open: list[Span] = [span]
+        self.waiting: list[Span] = [span]
         self.waiting_since = now
         self.cancelled: list[Span] = []
-        self.urgency = (not grant.urgent, -grant.priority, order)
+
+    @property
+    def session(self) -> SessionId:
+        """The session that it is of."""
+        return self.grant.array[0]
 
     def __lt__(self, other: Lease) -> bool:
         """Whether this lease goes before another one that waits."""
-        return self.urgency < other.urgency
+        ours, theirs = self.grant, other.grant
+        if ours.urgent != theirs.urgent:
+            return ours.urgent
+        return (-ours.priority, self.order) < (-theirs.priority, other.order)
 
     def answer(self, start: int, stop: int) -> list[Span]:
         """Take `start` to `stop` out of the lease; gives what of it was open."""

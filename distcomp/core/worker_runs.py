@@ -89,7 +89,7 @@ class Runs:
     def grant(self, grant: GrantLease, now: float) -> None:
         """Take up a lease. An urgent one makes a slot come to its next task border."""
         lease = self._book.add(grant, now)
-        home = self._shelf.sessions[lease.session].home
+        home = self._shelf.sessions[grant.array[0]].home
         if home:
             lease.realm = (SessionId(home), grant.bundle)
         if grant.urgent and not self.crew.has_room:
@@ -108,14 +108,18 @@ class Runs:
 
     def _hand_out(self, queue: list[Lease], now: float) -> None:
         for lease in list(queue):
-            function = self._shelf.functions.use(lease.grant.function)
-            if lease.grant.bundle and self._shelf.lacks_bundle(lease.grant.bundle):
+            grant, waiting = lease.grant, lease.waiting
+            function = self._shelf.functions.use(grant.function)
+            if function is None or (grant.bundle and self._shelf.lacks_bundle(grant.bundle)):
                 continue
-            while function and lease.waiting and (process := self._process_for(lease, now)):
-                start, stop = lease.waiting.pop(0)
+            while waiting:
+                process = self._process_for(lease, now)
+                if process is None:
+                    break
+                start, stop = waiting.pop(0)
                 run = self.crew.start(process, lease, start, stop)
-                self.commands.append(StartRun(process.number, run.number, function, lease.grant, start, stop))
-            if not lease.waiting:
+                self.commands.append(StartRun(process.number, run.number, function, grant, start, stop))
+            else:
                 queue.remove(lease)
 
     def _process_for(self, lease: Lease, now: float) -> Process | None:
@@ -291,19 +295,20 @@ class Runs:
             self._trim()
 
     def _settle(self, run: RunningRange, progress: RunProgressed) -> None:
-        lease = run.lease
-        failures = progress.failures
+        lease, runs, failures = run.lease, progress.runs, progress.failures
         if failures:
             failures = self._completed(run, failures)
-        answered = False
-        if progress.runs and self._deaths:
+        if self._deaths and runs:
             self._deaths.pop(lease.grant.function, None)
-        for start, stop, _ in progress.runs:
-            answered = bool(lease.answer(start, stop)) or answered
+        answered = False
+        for start, stop, _ in runs:
+            if lease.answer(start, stop):
+                answered = True
         for index, _ in failures:
-            answered = bool(lease.answer(index, index + 1)) or answered
+            if lease.answer(index, index + 1):
+                answered = True
         if answered:
-            self._outbox.settle(lease.grant.token, progress.runs, failures, progress.busy_s, run.process.slot)
+            self._outbox.settle(lease.grant.token, runs, failures, progress.busy_s, run.process.slot)
         if not lease.open:
             self._book.settle_place(lease)
 

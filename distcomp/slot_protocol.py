@@ -192,9 +192,14 @@ class SlotStream:
         Raises:
             ProtocolError: it is no such stream.
         """
-        messages: list[Message] = []
         if self._missing:
             data = self._take_raw(data)
+        size_bytes = len(data) - _LENGTH.size
+        may_be_whole = not self._rest and 0 <= size_bytes <= MAX_SLOT_FRAME_BYTES
+        if may_be_whole and data.startswith(_LENGTH.pack(size_bytes)):  # one frame, as nearly always
+            found = codec.decode(data[_LENGTH.size :], self._blob)
+            return self._await_blobs(found) if BlobFollows in map(type, found) else found
+        messages: list[Message] = []
         self._rest += data
         while not self._missing and len(self._rest) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._rest)
@@ -205,12 +210,15 @@ class SlotStream:
                 break
             found = codec.decode(bytes(self._rest[_LENGTH.size : end]), self._blob)
             del self._rest[:end]
-            for message in found:
-                if isinstance(message, BlobFollows):
-                    self._await_raw(message)
-                else:
-                    messages.append(message)
+            messages += self._await_blobs(found) if BlobFollows in map(type, found) else found
         return messages
+
+    def _await_blobs(self, messages: list[Message]) -> list[Message]:
+        """Await what messages announce; gives the others."""
+        for message in messages:
+            if isinstance(message, BlobFollows):
+                self._await_raw(message)
+        return [message for message in messages if not isinstance(message, BlobFollows)]
 
     def _await_raw(self, announced: BlobFollows) -> None:
         self._awaited, self._missing = announced, announced.size_bytes

@@ -17,7 +17,7 @@ import os
 import signal
 import socket
 import tempfile
-from collections import deque
+from collections import OrderedDict, deque
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -162,7 +162,7 @@ class SlotProcess:
         self._stream = SlotStream()
         self._last_run = 0
         self._runs: dict[int, range] = {}
-        self._functions: dict[FunctionId, None] = {}
+        self._functions: OrderedDict[FunctionId, None] = OrderedDict()
         self._raw_task = (0, -1)
         self._raw = b""
         self._killed_for: tuple[int, int] | None = None
@@ -219,14 +219,21 @@ class SlotProcess:
         """
         if len(self._runs) >= LANES or not chunk_start <= start < stop:
             raise ValueError(f"run {start} to {stop} cannot start with {len(self._runs)} outstanding")
-        self._know(definition)
+        if definition.function in self._functions:
+            self._functions.move_to_end(definition.function)
+        else:
+            self._teach(definition)
         self._last_run = run = self._last_run + 1
         self._runs[run] = range(start, stop)
         if self.alive:
             self._page.open_lane(run, start, stop)
-        settings = self._settings
-        allowed = (settings.slot_log_lines_per_s, settings.slot_log_bytes_per_s) if logs else (0, 0)
-        self._send(RunTasks(run, definition.function, start, stop, chunk_start, chunk, eager, *allowed))
+        message = RunTasks(run, definition.function, start, stop, chunk_start, chunk, eager)
+        if logs:
+            settings = self._settings
+            message = message._replace(
+                log_lines_per_s=settings.slot_log_lines_per_s, log_bytes_per_s=settings.slot_log_bytes_per_s
+            )
+        self._send(message)
         return run
 
     def lower_stop(self, run: int, stop: int) -> int:
@@ -311,18 +318,12 @@ class SlotProcess:
 
     # --- its socket -------------------------------------------------------------------------------
 
-    def _know(self, definition: DefineFunction) -> None:
-        """See that the process has a function, the one that was not used for longest making room."""
-        function, functions = definition.function, self._functions
-        if function in functions:
-            del functions[function]
-            functions[function] = None
-            return
-        functions[function] = None
-        self._send(LoadFunction(function, definition.blob))
-        if len(functions) > self._settings.functions_per_slot:
-            oldest = next(iter(functions))
-            del functions[oldest]
+    def _teach(self, definition: DefineFunction) -> None:
+        """Hand over a function; the one that was not used for longest makes room."""
+        self._functions[definition.function] = None
+        self._send(LoadFunction(definition.function, definition.blob))
+        if len(self._functions) > self._settings.functions_per_slot:
+            oldest, _ = self._functions.popitem(last=False)
             self._send(ForgetFunction(oldest))
 
     def _send(self, message: tuple[object, ...]) -> None:
@@ -355,7 +356,7 @@ class SlotProcess:
 
     def _on_readable(self) -> None:
         self._receive()
-        if self.alive and not self._open:
+        if not self._open and self.alive:
             # It can send nothing any more: nobody would hear of what it runs.
             self._loop.remove_reader(self._channel)
             self._kill_group()
@@ -379,7 +380,8 @@ class SlotProcess:
 
     def _on_message(self, message: tuple[object, ...]) -> None:
         if isinstance(message, RunProgressed) and message.run in self._runs:
-            _check_inside(self._runs[message.run], message)
+            if not _is_inside(self._runs[message.run], message):
+                raise ProtocolError("outcomes of other tasks than it was given")
             if message.ended:
                 del self._runs[message.run]
             if message.failures:
@@ -487,15 +489,16 @@ class SlotProcess:
         self._map.close()
 
 
-def _check_inside(run: range, message: RunProgressed) -> None:
+def _is_inside(run: range, message: RunProgressed) -> bool:
+    """Whether all outcomes are of tasks of this run."""
     low, high = run.start, run.stop
-    inside = low <= message.reached <= high
     for start, stop, _ in message.runs:
-        inside = inside and low <= start < stop <= high
+        if not low <= start < stop <= high:
+            return False
     for index, _ in message.failures:
-        inside = inside and low <= index < high
-    if not inside:
-        raise ProtocolError("outcomes of other tasks than it was given")
+        if not low <= index < high:
+            return False
+    return low <= message.reached <= high
 
 
 def refuse(channel: socket.socket, verdict: bytes, text: str = "") -> None:

@@ -326,7 +326,8 @@ class Chunk:
         Returns:
             Pairs of positional and keyword arguments.
         """
-        return map(self._open_entry, self._entries[start:stop])
+        entries = self._entries[start:stop]
+        return map(self._open_entry, entries) if bytes in map(type, entries) else iter(entries)
 
     def _open_entry(self, entry: Any) -> Any:
         return self._loads(entry) if type(entry) is bytes else entry

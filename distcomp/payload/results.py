@@ -68,25 +68,27 @@ def pack_results(kept: Sequence[Any], start: int = 0, *, max_bytes: int = RUN_BY
     Returns:
         Blobs with the indexes they cover.
     """
-    types = set(map(type, kept))
-    any_boxed = Boxed in types
-    all_bytes = types == _ONLY_BYTES
+    if len(kept) == 1:  # one alone is not cut
+        return [Packed(start, start + 1, _packed(list(kept)))]
 
     def encode(first: int, stop: int) -> bytes:
-        values = list(kept[first:stop])
-        if all_bytes:
-            return byte_columns.write(values)
-        if not any_boxed:
-            return dump_plain((values, (), NO_DEFINITIONS))
-        boxed = [i for i, value in enumerate(values) if type(value) is Boxed]
-        definitions = definitions_of(values[i] for i in boxed)
-        for i in boxed:
-            values[i] = values[i].blob
-        return dump_plain((values, boxed, definitions))
+        return _packed(list(kept[first:stop]))
 
-    if len(kept) == 1:  # one alone is not cut
-        return [Packed(start, start + 1, encode(0, 1))]
     return pack(len(kept), encode, max_bytes, RUN_RESULTS, start)
+
+
+def _packed(values: list[Any]) -> bytes:
+    """Some values as one blob."""
+    types = set(map(type, values))
+    if types == _ONLY_BYTES:
+        return byte_columns.write(values)
+    if Boxed not in types:
+        return dump_plain((values, (), NO_DEFINITIONS))
+    boxed = [i for i, value in enumerate(values) if type(value) is Boxed]
+    definitions = definitions_of(values[i] for i in boxed)
+    for i in boxed:
+        values[i] = values[i].blob
+    return dump_plain((values, boxed, definitions))
 
 
 class Results(Sequence[Any]):

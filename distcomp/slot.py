@@ -153,8 +153,8 @@ class Finished:
         with self._lock:
             if self.log is not None:
                 self._send_log(self.log)
-            if ended:
-                self.log = None  # what threads of its tasks say from now on is nobody's
+                if ended:
+                    self.log = None  # what threads of its tasks say from now on is nobody's
             self._collect()
             if not (ended or self._runs or self._failures):
                 return
@@ -188,13 +188,13 @@ class Finished:
         # The main thread may append between the two steps: what it adds stays for the next time.
         kept = self.values[:]
         del self.values[: len(kept)]
-        most_bytes = min(INLINE_BLOB_BYTES, self.max_payload_bytes)
-        for start, stop, blob in pack_results(kept, self._base, max_bytes=most_bytes):
-            if len(blob) > self.max_payload_bytes:  # then it is one result
-                text = f"the result has {len(blob)} bytes; max_payload_bytes is {self.max_payload_bytes}"
-                self._failures.append((start, Failure("unpicklable", text=text)))
+        most_bytes = self.max_payload_bytes
+        for packed in pack_results(kept, self._base, max_bytes=min(INLINE_BLOB_BYTES, most_bytes)):
+            if len(packed.blob) > most_bytes:  # then it is one result
+                text = f"the result has {len(packed.blob)} bytes; max_payload_bytes is {most_bytes}"
+                self._failures.append((packed.start, Failure("unpicklable", text=text)))
             else:
-                self._runs.append((start, stop, blob))
+                self._runs.append(packed)
         self._base += len(kept)
 
     def _reports(self, *, ended: bool) -> list[RunProgressed]:
@@ -208,11 +208,9 @@ class Finished:
                 RunProgressed(self.run, tuple(some), tuple(others), 0.0, self._reached, ended=False)
                 for some, others in before
             ]
-        self._reached = self._base
+        self._reached = reached = self._base
         busy_s = max(0, time.monotonic_ns() - self._busy_since_ns) / 1e9
-        reports.append(
-            RunProgressed(self.run, tuple(runs), tuple(failures), busy_s, self._reached, ended=ended)
-        )
+        reports.append(RunProgressed(self.run, tuple(runs), tuple(failures), busy_s, reached, ended))
         return reports
 
 
@@ -303,8 +301,8 @@ class Slot:
 
     def on_run_tasks(self, run: RunTasks) -> None:
         """Run what the page lets us run of `run`, and report it."""
-        self._finished.open(run)
-        words = self._page.words
+        words, finished = self._page.words, self._finished
+        finished.open(run)
         words[RUN] = run.run
         if self._sender_sleeps:
             self._wake_sender()
@@ -319,10 +317,10 @@ class Slot:
                 index = self._fail_begun(run, error)
         if self._door.guests:
             self._end_guests()
-        if self._finished.log is not None:
-            self._finished.log.end()
+        if finished.log is not None:
+            finished.log.end()
         words[RUN] = 0
-        self._finished.flush(ended=True)
+        finished.flush(ended=True)
 
     def _begin_log(self, run: RunTasks) -> None:
         """Pass on what the tasks of a run print and log."""

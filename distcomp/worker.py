@@ -130,6 +130,7 @@ class WorkerProgram:
         self._peers = 0
         self._turn_is_due = False
         self._alarm = transport.Alarm(self._tick)
+        self._alarm_at: float | None = None  # what it was last set to; None since it rang
         self._departed: asyncio.Future[Departure] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._carry_out: dict[type[Any], Callable[[Any, float], bool]] = {
@@ -304,11 +305,14 @@ class WorkerProgram:
                 self._connection.send(effects.sends)
             if effects.closes:
                 self._connection.close(effects.closes[0].reason)
-        self._alarm.set(effects.wake_at, now)
+        if effects.wake_at != self._alarm_at:
+            self._alarm_at = effects.wake_at
+            self._alarm.set(effects.wake_at, now)
         if effects.departure is not None and self._departed is not None and not self._departed.done():
             self._departed.set_result(effects.departure)
 
     def _tick(self) -> None:
+        self._alarm_at = None
         self._look()
         self._state.tick(time.monotonic())
         self._turn()

@@ -107,26 +107,25 @@ class Runs:
             self._lower(run, run.start, "moved")
 
     def _hand_out(self, queue: list[Lease], now: float) -> None:
+        crew = self.crew
         for lease in list(queue):
             grant, waiting = lease.grant, lease.waiting
             function = self._shelf.functions.use(grant.function)
             if function is None or (grant.bundle and self._shelf.lacks_bundle(grant.bundle)):
                 continue
             while waiting:
-                process = self._process_for(lease, now)
+                process = crew.idle(lease.realm) or self._other_process_for(lease, now)
                 if process is None:
                     break
                 start, stop = waiting.pop(0)
-                run = self.crew.start(process, lease, start, stop)
+                run = crew.start(process, lease, start, stop)
                 self.commands.append(StartRun(process.number, run.number, function, grant, start, stop))
             else:
                 queue.remove(lease)
 
-    def _process_for(self, lease: Lease, now: float) -> Process | None:
+    def _other_process_for(self, lease: Lease, now: float) -> Process | None:
+        """A new process for a lease, or one that is busy: none of its realm is idle."""
         crew, realm = self.crew, lease.realm
-        process = crew.idle(realm)
-        if process is not None:
-            return process
         if not crew.has_room:
             return crew.ahead_of(realm, urgent=lease.grant.urgent)
         if now < self._refused_until:

@@ -183,12 +183,17 @@ class WorkerState:
 
     def on_grant_lease(self, message: GrantLease, now: float) -> None:
         """Take up a lease, or give it back at once."""
-        if message.start >= message.stop or message.chunk_start > message.start:
+        slots = self._identity.slots + self._runs.crew.lent
+        if not message.chunk_start <= message.start < message.stop:
             self._refuse("a lease without indexes, or without their arguments")
-        elif self._book.get(message.token) is not None:
+        elif message.token in self._book:
             self._refuse("a lease was granted twice")
-        elif (reason := self._no_room_for(message)) is not None:
-            self._outbox.give_back(message.token, ((message.start, message.stop),), reason)
+        elif self._leave_at is not None:
+            self._decline(message, "drained")
+        elif message.array[0] not in self._shelf.sessions:
+            self._decline(message, "unprepared")
+        elif len(self._book) >= self._settings.max_leases_per_slot * slots:
+            self._decline(message, "refused")
         else:
             self._ask_for(message.function, message.bundle)
             self._runs.grant(message, now)
@@ -384,15 +389,8 @@ class WorkerState:
             self._report_at = now + self._settings.report_interval_s
             self._send(SlotsReported(running))
 
-    def _no_room_for(self, grant: GrantLease) -> str | None:
-        if self._leave_at is not None:
-            return "drained"
-        if grant.array[0] not in self._shelf.sessions:
-            return "unprepared"
-        slots = self._identity.slots + self._runs.crew.lent
-        if len(self._book) >= self._settings.max_leases_per_slot * slots:
-            return "refused"
-        return None
+    def _decline(self, grant: GrantLease, reason: str) -> None:
+        self._outbox.give_back(grant.token, ((grant.start, grant.stop),), reason)
 
     def _ask_for(self, function: FunctionId, bundle: BundleId) -> None:
         if function not in self._shelf.functions:

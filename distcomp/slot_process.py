@@ -124,6 +124,7 @@ class SlotProcess:
         session: whose tasks it runs; None while it is a spare.
         bundle: what these tasks find their modules in.
         alive: whether its end has not been seen yet.
+        started: how many runs it was handed; the number of the last one.
         files: the descriptors that the forked process needs, in the template's order.
     """
 
@@ -160,7 +161,7 @@ class SlotProcess:
         self.files = (far_channel.detach(), shared, far_output, far_door.detach(), self._stacks)
         self._unwritten: deque[memoryview] = deque()
         self._stream = SlotStream()
-        self._last_run = 0
+        self.started = 0
         self._runs: dict[int, range] = {}
         self._functions: OrderedDict[FunctionId, None] = OrderedDict()
         self._raw_task = (0, -1)
@@ -223,7 +224,7 @@ class SlotProcess:
             self._functions.move_to_end(definition.function)
         else:
             self._teach(definition)
-        self._last_run = run = self._last_run + 1
+        self.started = run = self.started + 1
         self._runs[run] = range(start, stop)
         if self.alive:
             self._page.open_lane(run, start, stop)

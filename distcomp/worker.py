@@ -70,7 +70,7 @@ class Stint:
     def __init__(self, number: int, process: SlotProcess) -> None:
         self.number = number
         self.process = process
-        self.runs_before = 0
+        self.runs_before = process.started
 
 
 class WorkerProgram:
@@ -359,8 +359,8 @@ class WorkerProgram:
 
     def _start_run(self, command: StartRun, now: float) -> bool:
         del now
-        stint, grant = self._stints[command.process], command.grant
-        number = stint.process.start_run(
+        grant = command.grant
+        self._stints[command.process].process.start_run(
             command.function,
             command.start,
             command.stop,
@@ -369,7 +369,6 @@ class WorkerProgram:
             eager=grant.eager,
             logs=grant.logs,
         )
-        stint.runs_before = number - command.run
         return False
 
     def _lower_stop(self, command: LowerStop, now: float) -> bool:

@@ -15,7 +15,7 @@ from simulator.slot import SimSlot
 from simulator.wire import connect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from distcomp.core.worker_effects import ProcessEnd
     from distcomp.protocol import Message
@@ -144,24 +144,22 @@ class SimWorker(Host):
     def _turn(self) -> None:
         self._turn_comes = False
         now = self.clock.now
-        outgoing: list[Message] = []
-        departs = closes = False
-        answered = True
-        while answered:
-            effects = self.state.take_effects(now)
-            answered = False
-            for command in effects.commands:
-                answered = self._carry_out[type(command)](command, now) or answered
-            outgoing += effects.sends
-            closes = closes or bool(effects.closes)
-            departs = departs or effects.departure is not None
+        effects = self.state.take_effects(now)
+        while self._obey(effects.commands, now):
+            effects.follow(self.state.take_effects(now))
         if self.end is not None:
-            self.end.send(outgoing)
-            if closes:
+            self.end.send(effects.sends)
+            if effects.closes:
                 self.end.close()
         self._wake_by(effects.wake_at)
-        if departs:
+        if effects.departure is not None:
             self.world.worker_left(self)
+
+    def _obey(self, commands: Iterable[do.Command], now: float) -> bool:
+        answered = False
+        for command in commands:
+            answered = self._carry_out[type(command)](command, now) or answered
+        return answered
 
     def leave(self) -> None:
         """The program ends, its slot processes with it."""

@@ -22,7 +22,7 @@ from distcomp.worker_protocol import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from distcomp.core.effects import Close, Event
     from distcomp.ids import Token
@@ -148,19 +148,22 @@ class World:
     # --- the program's side
 
     def turn(self) -> None:
-        again = True
-        while again:
-            effects = self.state.take_effects(self.now)
-            again = False
-            for command in effects.commands:
-                self.commands.append(command)
-                again = self._carry_out[type(command)](command) or again
-            self.sent += effects.sends
-            self.closes += effects.closes
-            self.events += effects.events
-            self.registered += effects.registered
-            self.wake_at = effects.wake_at
-            self.departure = effects.departure or self.departure
+        effects = self.state.take_effects(self.now)
+        while self._obey(effects.commands):
+            effects.follow(self.state.take_effects(self.now))
+        self.sent += effects.sends
+        self.closes += effects.closes
+        self.events += effects.events
+        self.registered += effects.registered
+        self.wake_at = effects.wake_at
+        self.departure = effects.departure or self.departure
+
+    def _obey(self, commands: Iterable[do.Command]) -> bool:
+        answered = False
+        for command in commands:
+            self.commands.append(command)
+            answered = self._carry_out[type(command)](command) or answered
+        return answered
 
     def wait(self, seconds: float) -> None:
         """Let time pass, with ticks exactly when they are asked for."""

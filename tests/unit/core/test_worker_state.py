@@ -17,7 +17,7 @@ from distcomp.core import worker_effects as do
 from distcomp.ids import BundleId, FunctionId, Peer, SessionId
 from distcomp.protocol import DefineBundle, DefineFunction, MissingBundle, MissingFunction, Refused, Submit
 from distcomp.rows import Failure, HeldLease, LogLine
-from distcomp.slot_protocol import RunLogged
+from distcomp.slot_protocol import RunLogged, RunProgressed
 from distcomp.worker_protocol import (
     AckSettles,
     CancelLease,
@@ -863,6 +863,16 @@ def test_late_news_of_slots_are_ignored() -> None:
     assert world.settled() == []
     assert world.returned() == []
     assert token
+
+
+def test_outcomes_that_are_told_twice_are_settled_once() -> None:
+    world = World()
+    token = world.grant(3)
+    progress = RunProgressed(1, ((0, 1, b"r"),), ((1, EXCEPTION),), 0.1, 2, ended=False)
+    for _ in range(2):
+        world.state.run_progressed(world.slot(), progress, world.now)
+        world.turn()
+    assert world.settled() == [(token, [(0, 1)], [(1, "exception")])]
 
 
 # --- bounds and nonsense --------------------------------------------------------------------------

@@ -267,7 +267,7 @@ class InlineEngine:
             slot_s=uptime_s,
         )
         report = StatusReported(True, "inline", 0, False, totals, (row,), (), (), ())
-        self._effects.reports.append(report)
+        self._effects.reports += (report,)
 
     def ask(self, question: ExplainTask) -> bool:
         """Have the effects hold where a task is."""
@@ -281,14 +281,14 @@ class InlineEngine:
             where = ("delayed", "it has failed, and is tried again after its retry_delay_s")
         else:
             where = ("running", "a thread of this process runs it, or one just before it")
-        self._effects.news.append(TaskExplained(question.request, *where, ()))
+        self._effects.news += (TaskExplained(question.request, *where, ()),)
         return True
 
     def explain(self, now: float) -> None:
         """Say why nothing runs."""
         del now
         text = "inline tasks run in the threads that wait for them, and another thread runs one"
-        self._effects.explanations.append(Explanation("busy", text))
+        self._effects.explanations += (Explanation("busy", text),)
 
     def close(self) -> None:
         """End everything. What is still open settles as cancelled."""
@@ -353,7 +353,7 @@ class InlineEngine:
             return
         self._retried += 1
         array.retried += 1
-        self._effects.news.append(TasksRetried((self.session, array.counter), array.retried))
+        self._effects.news += (TasksRetried((self.session, array.counter), array.retried),)
         if array.options.retry_delay_s:
             heapq.heappush(self._delayed, (now + array.options.retry_delay_s, array.counter, index))
         else:

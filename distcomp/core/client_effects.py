@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from distcomp.core.effects import Effects
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from distcomp.core.client_absence import Absence
     from distcomp.protocol import LendRefused, Message, Refused, StatusReported
     from distcomp.rows import Failure, RunArray, Versions
@@ -82,45 +84,27 @@ class ClientEffects(Effects):
         opened: whether the session was opened in this turn.
         refused: the scheduler's refusal of this turn, if there was one.
         lend_refused: why the slot of the task that this client is in cannot be lent, if that came.
+
+    Most turns bring little of this, so only those lists are made at once that grow with the outcomes.
     """
 
-    __slots__ = (
-        "absence",
-        "adopted",
-        "began",
-        "explanations",
-        "kept",
-        "lend_refused",
-        "news",
-        "notices",
-        "opened",
-        "outcomes",
-        "refused",
-        "released_bytes",
-        "released_single_bytes",
-        "released_singles",
-        "released_tasks",
-        "reports",
-    )
+    adopted: Sequence[RunArray] = ()
+    released_tasks = released_bytes = 0
+    released_singles = released_single_bytes = 0
+    notices: tuple[tuple[str, str], ...] = ()
+    explanations: tuple[Explanation, ...] = ()
+    reports: tuple[StatusReported, ...] = ()
+    news: tuple[Message, ...] = ()
+    absence: Absence | None = None
+    opened = False
+    refused: Refused | None = None
+    lend_refused: LendRefused | None = None
 
     def __init__(self) -> None:
         super().__init__()
         self.outcomes: list[Returned | Failed] = []
         self.kept: list[KeptOutcomes] = []
-        self.adopted: list[RunArray] = []
         self.began: list[tuple[int, tuple[int, ...]]] = []
-        self.released_tasks = 0
-        self.released_bytes = 0
-        self.released_singles = 0
-        self.released_single_bytes = 0
-        self.notices: list[tuple[str, str]] = []
-        self.explanations: list[Explanation] = []
-        self.reports: list[StatusReported] = []
-        self.news: list[Message] = []
-        self.absence: Absence | None = None
-        self.opened = False
-        self.refused: Refused | None = None
-        self.lend_refused: LendRefused | None = None
 
     def release(self, tasks: int, size_bytes: int, *, single: bool) -> None:
         """Tasks have left the window, which were submitted one by one, or not."""

@@ -292,7 +292,7 @@ class ClientState:
             self._send(protocol.ExplainWait(self._requests))
         elif self.phase == "apart":
             text = f"the connection to the scheduler has been gone for {self._patience.away_s(now):.0f} s"
-            self._effects.explanations.append(Explanation("away" if self._is_away else "apart", text))
+            self._effects.explanations += (Explanation("away" if self._is_away else "apart", text),)
 
     def leave(self, now: float) -> None:
         """The user leaves when all is done, and does not wait for ever for a scheduler that is away."""
@@ -338,20 +338,20 @@ class ClientState:
             return
         opened, rows = told
         is_first = not self._resumes
-        for counter in self._go_on(opened, {number: row.tasks for number, row in rows.items()}):
-            if is_first:
-                self._adopt(rows[counter])
+        others = self._go_on(opened, {number: row.tasks for number, row in rows.items()})
+        if is_first:
+            self._effects.adopted = [self._adopt(rows[counter]) for counter in others]
         for array, outcomes in () if is_first else taken_elsewhere(self.arrays, rows):
             self._effects.outcomes += outcomes
             self._end_tasks(outcomes[0].array, array, outcomes)
         self._counter = max(self._counter, *rows, 0)
 
-    def _adopt(self, row: RunArray) -> None:
+    def _adopt(self, row: RunArray) -> RunArray:
         self.receipts.know(row.number)
         array = Submission.adopted(row, kept=self._keeps_run)
         if not array.over:
             self.arrays[row.number] = array
-        self._effects.adopted.append(row)
+        return row
 
     def _go_on(self, message: protocol.SessionOpened, known: dict[int, int]) -> list[int]:
         """The session stands: go on with every array; gives those that only the scheduler has."""
@@ -469,7 +469,7 @@ class ClientState:
     def on_gave_notice(self, message: protocol.GaveNotice, now: float) -> None:
         """There is something that the user should read."""
         del now
-        self._effects.notices.append((message.code, message.text))
+        self._effects.notices += ((message.code, message.text),)
 
     def on_lend_refused(self, message: protocol.LendRefused, now: float) -> None:
         """The slot cannot be lent: too many are."""
@@ -480,12 +480,12 @@ class ClientState:
     def on_wait_explained(self, message: protocol.WaitExplained, now: float) -> None:
         """The answer to `explain`."""
         del now
-        self._effects.explanations.append(Explanation(message.code, message.text))
+        self._effects.explanations += (Explanation(message.code, message.text),)
 
     def on_news(self, message: Message, now: float) -> None:
         """Pass on what changes nothing here."""
         del now
-        self._effects.news.append(message)
+        self._effects.news += (message,)
 
     def on_status_reported(self, message: protocol.StatusReported, now: float) -> None:
         """The answer to `ask_status`."""
@@ -493,7 +493,7 @@ class ClientState:
         report = message if self._report is None else self._report.joined(message)
         self._report = report if message.more else None
         if not message.more:
-            self._effects.reports.append(report)
+            self._effects.reports += (report,)
 
     # --- sending ----------------------------------------------------------------------------------
 

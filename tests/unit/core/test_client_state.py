@@ -338,9 +338,9 @@ def test_news_that_change_nothing_are_passed_on() -> None:
         protocol.TasksLogged(talk.array(1), "f", "left", (), 2),
     ]
     assert talk.hear(*news) == []
-    assert talk.last.news == news
+    assert talk.last.news == tuple(news)
     talk.turn()
-    assert talk.last.news == []
+    assert talk.last.news == ()
 
 
 # --- cancelling -----------------------------------------------------------------------------------
@@ -660,12 +660,12 @@ def test_questions_and_answers_pass_through() -> None:
     talk.state.explain(0.0)
     assert kinds(talk.turn()) == ["ExplainWait", "WatchStatus"]
     talk.hear(protocol.GaveNotice("unfit", "none fits"), protocol.WaitExplained(1, "busy", "all busy"))
-    assert talk.last.notices == [("unfit", "none fits")]
-    assert talk.last.explanations == [("busy", "all busy")]
+    assert talk.last.notices == (("unfit", "none fits"),)
+    assert talk.last.explanations == (("busy", "all busy"),)
     totals = rows.Totals(0.0, *([0] * 13), 0.0, 0.0)
     report = protocol.StatusReported(True, "c", 5, True, totals, (), (), (), ())
     talk.hear(report)
-    assert talk.last.reports == [report]
+    assert talk.last.reports == (report,)
 
 
 def test_without_a_connection_the_wait_is_explained_here() -> None:
@@ -678,7 +678,7 @@ def test_without_a_connection_the_wait_is_explained_here() -> None:
     lost = Talk()
     lost.state.explain(0.0)
     lost.turn()
-    assert lost.last.explanations == []
+    assert lost.last.explanations == ()
 
 
 def test_closing_leaves_for_good_and_cancels_what_is_open() -> None:

@@ -48,13 +48,12 @@ class ClientNeeds:
         need = self.held.get(message.bundle) or self.add(message.bundle, message)
         need.users += 1
 
-    def release(self, *digests: bytes) -> None:
-        """An array is over that needed these."""
-        for digest in digests:
-            need = self.held[digest]
-            need.users -= 1
-            if not need.users:
-                del self.held[digest]
+    def release(self, digest: bytes) -> None:
+        """An array is over that needed this."""
+        need = self.held[digest]
+        need.users -= 1
+        if not need.users:
+            del self.held[digest]
 
     def tell(self, digest: bytes) -> Definition:
         """What defines a function or bundle to the scheduler, which is taken to know it from now on."""

@@ -17,11 +17,9 @@ from distcomp import protocol
 from distcomp.kinds import MAX_ITEMS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from distcomp.config import ClientSettings
     from distcomp.core.client_needs import ClientNeeds
-    from distcomp.core.submission import Part, Submission
+    from distcomp.core.submission import Submission
     from distcomp.ids import SessionId
     from distcomp.protocol import Message
 
@@ -33,6 +31,11 @@ class ClientOutbox:
         settings: the client's settings.
         arrays: all open arrays, by number.
         needs: what their tasks need besides arguments.
+
+    Attributes:
+        paused: arrays that wait until there may be room again.
+        acks: numbers under which came what need not be kept for us any more.
+        reads: numbers under which came what is here, and is to be kept for whoever opens the run next.
     """
 
     def __init__(self, settings: ClientSettings, arrays: dict[int, Submission], needs: ClientNeeds) -> None:
@@ -40,20 +43,15 @@ class ClientOutbox:
         self._arrays = arrays
         self._needs = needs
         self._unsent: deque[int] = deque()
-        self._paused: set[int] = set()
+        self.paused: set[int] = set()
         self._withdrawing: set[int] = set()
         self._under_way_bytes = 0
-        self._acks: list[int] = []
-        self._reads: list[int] = []
-
-    @property
-    def is_held(self) -> bool:
-        """Whether an array waits until there may be room again."""
-        return bool(self._paused)
+        self.acks: list[int] = []
+        self.reads: list[int] = []
 
     def queue(self, counter: int, array: Submission) -> None:
         """Put an array in line if it has parts to send and nothing holds it back."""
-        if not array.queued and counter not in self._paused and array.sent < len(array.parts):
+        if not array.queued and counter not in self.paused and array.sent < len(array.parts):
             array.queued = True
             self._unsent.append(counter)
 
@@ -61,39 +59,31 @@ class ClientOutbox:
         """An array has spans to tell that are not wanted any more."""
         self._withdrawing.add(counter)
 
-    def ack(self, seqs: list[int]) -> None:
-        """What came under these numbers need not be kept for us any more."""
-        self._acks += seqs
-
-    def read(self, seqs: list[int]) -> None:
-        """What came under these numbers is here, but is to be kept for whoever opens the run next."""
-        self._reads += seqs
-
     def accepted(self, array: Submission, tasks: int) -> None:
         """The scheduler answers for the first tasks of an array from now on."""
         self._under_way_bytes -= array.accept(tasks)
 
     def pause(self, counter: int, array: Submission, until: float) -> None:
         """There was no room for an array: what was not accepted goes out again, not before `until`."""
-        if counter not in self._paused:
+        if counter not in self.paused:
             self._under_way_bytes -= array.under_way_bytes()
             array.unsend()
             array.paused_until = until
-            self._paused.add(counter)
+            self.paused.add(counter)
 
     def resume(self, now: float) -> None:
         """Put those arrays in line again whose pause is over."""
-        for counter in sorted(each for each in self._paused if self._arrays[each].paused_until <= now):
-            self._paused.discard(counter)
+        for counter in sorted(each for each in self.paused if self._arrays[each].paused_until <= now):
+            self.paused.discard(counter)
             self.queue(counter, self._arrays[counter])
 
     def pauses(self) -> list[float]:
         """When the pauses end."""
-        return [self._arrays[counter].paused_until for counter in self._paused]
+        return [self._arrays[counter].paused_until for counter in self.paused]
 
     def forget(self, counter: int, array: Submission) -> None:
         """Nothing is to be sent of an array any more."""
-        self._paused.discard(counter)
+        self.paused.discard(counter)
         self._withdrawing.discard(counter)
         if array.sent:
             self._under_way_bytes -= array.under_way_bytes()
@@ -101,11 +91,11 @@ class ClientOutbox:
     def disconnect(self) -> None:
         """The connection is gone, and with it what was said on it."""
         self._under_way_bytes = 0
-        self._acks.clear()
-        self._reads.clear()
+        self.acks.clear()
+        self.reads.clear()
         self._needs.told.clear()
         self._unsent.clear()
-        self._paused.clear()
+        self.paused.clear()
         self._withdrawing.clear()
         for array in self._arrays.values():
             array.unsend()
@@ -120,31 +110,39 @@ class ClientOutbox:
             self._take_parts(session, messages)
         if self._withdrawing:
             self._take_withdrawn(session, messages)
-        if self._acks or self._reads:
+        if self.acks or self.reads:
             messages += self.take_acks()
         return messages
 
     def take_acks(self) -> list[Message]:
         """Which outcomes have come, and which of them need not be kept for us any more."""
-        taken: list[Message] = [protocol.AckOutcomes(some) for some in _in_pieces(self._acks)]
-        taken += [protocol.ReadOutcomes(some) for some in _in_pieces(self._reads)]
-        self._acks.clear()
-        self._reads.clear()
+        taken: list[Message] = []
+        for kind, seqs in ((protocol.AckOutcomes, self.acks), (protocol.ReadOutcomes, self.reads)):
+            if seqs:
+                taken += [kind(tuple(seqs[at : at + MAX_ITEMS])) for at in range(0, len(seqs), MAX_ITEMS)]
+                seqs.clear()
         return taken
 
     def _take_parts(self, session: SessionId, messages: list[Message]) -> None:
-        """One part of each array in turn, while the bytes under way stay within their bound."""
+        """One part of each array in turn, while the bytes under way stay within their bound.
+
+        What it needs and the scheduler was not told on this connection is defined before it.
+        """
+        needs = self._needs
         while self._unsent and self._under_way_bytes < self._settings.under_way_bytes:
             counter = self._unsent.popleft()
             array = self._arrays.get(counter)
             if array is None:
                 continue
             array.queued = False
-            if counter in self._paused:
+            if counter in self.paused:
                 continue
             part = array.take_unsent()
             self._under_way_bytes += part.inline_bytes
-            self._take_needs(array, part, messages)
+            if array.function not in needs.told:
+                messages.append(needs.tell(array.function))
+            if part.bundle and part.bundle not in needs.told:
+                messages.append(needs.tell(part.bundle))
             messages.append(
                 protocol.Submit(
                     (session, counter),
@@ -160,14 +158,6 @@ class ClientOutbox:
             if not part.last:
                 self.queue(counter, array)
 
-    def _take_needs(self, array: Submission, part: Part, messages: list[Message]) -> None:
-        """Define what a part needs and the scheduler was not told on this connection."""
-        needs = self._needs
-        if array.function not in needs.told:
-            messages.append(needs.tell(array.function))
-        if part.bundle and part.bundle not in needs.told:
-            messages.append(needs.tell(part.bundle))
-
     def _take_withdrawn(self, session: SessionId, messages: list[Message]) -> None:
         for counter in sorted(self._withdrawing):
             array = self._arrays[counter]
@@ -177,9 +167,3 @@ class ClientOutbox:
                     messages.append(protocol.CancelTasks((session, counter), some, pending_only))
             if not array.unsaid and not array.unasked:
                 self._withdrawing.discard(counter)
-
-
-def _in_pieces(seqs: list[int]) -> Iterator[tuple[int, ...]]:
-    """As many at a time as a message takes."""
-    for at in range(0, len(seqs), MAX_ITEMS):
-        yield tuple(seqs[at : at + MAX_ITEMS])

@@ -15,32 +15,44 @@ from typing import TYPE_CHECKING
 
 from distcomp.core.client_effects import ClientEffects, Failed, KeptOutcomes, Returned
 from distcomp.core.ranges import RangeSet
+from distcomp.protocol import TasksFailed
 
 if TYPE_CHECKING:
     from distcomp.core.client_outbox import ClientOutbox
     from distcomp.core.submission import Submission
-    from distcomp.protocol import TasksFailed, TasksSettled
+    from distcomp.protocol import TasksSettled
 
 
-def fresh_outcomes(array: Submission, message: TasksSettled) -> list[Returned | Failed]:
-    """Settle what a message brings for an array; gives what of it is news."""
-    counter, outcomes = message.array[1], list[Returned | Failed]()
+def fresh_outcomes(array: Submission, message: TasksSettled | TasksFailed) -> list[Returned | Failed] | None:
+    """Settle what a message brings for an array.
+
+    Returns:
+        What of it is news; None if some of it is for tasks that were never submitted.
+    """
+    if isinstance(message, TasksFailed):
+        return _fresh_failures(array, message)
+    counter, submitted = message.array[1], array.submitted
+    for start, stop, _ in message.runs:
+        if not start < stop <= submitted:
+            return None
+    if message.failures and any(index >= submitted for index, _ in message.failures):
+        return None
+    outcomes: list[Returned | Failed] = []
     for start, stop, blob in message.runs:
-        for fresh in array.settle(start, stop):
-            outcomes.append(Returned(counter, *fresh, start, blob))
+        for low, high in array.open.cut(start, stop):
+            outcomes.append(Returned(counter, low, high, start, blob))
     for index, failure in message.failures:
-        for fresh in array.settle(index, index + 1):
-            outcomes.append(Failed(counter, *fresh, failure))
+        for low, high in array.open.cut(index, index + 1):
+            outcomes.append(Failed(counter, low, high, failure))
     return outcomes
 
 
-def fresh_failures(array: Submission, message: TasksFailed) -> list[Returned | Failed]:
+def _fresh_failures(array: Submission, message: TasksFailed) -> list[Returned | Failed] | None:
     """The same for a failure that many tasks have in common."""
-    outcomes = list[Returned | Failed]()
-    for span in message.spans:
-        for fresh in array.settle(*span):
-            outcomes.append(Failed(message.array[1], *fresh, message.failure))
-    return outcomes
+    if any(stop > array.submitted for _, stop in message.spans):
+        return None
+    fresh = [span for each in message.spans for span in array.open.cut(*each)]
+    return [Failed(message.array[1], *span, message.failure) for span in fresh]
 
 
 class Receipts:
@@ -61,7 +73,7 @@ class Receipts:
 
     def know(self, counter: int) -> None:
         """An array of a run was handed in or adopted."""
-        if self._of_run and counter not in self._known:
+        if counter not in self._known:
             self._known.add(counter, counter + 1)
 
     def knows(self, counter: int) -> bool:
@@ -79,22 +91,22 @@ class Receipts:
             self._keeping.add(seq)
             effects.kept.append(KeptOutcomes(self._life, seq, tuple(outcomes)))
         elif (kept and seq not in self._left) or not self._of_run:
-            self._outbox.ack([seq])
+            self._outbox.acks.append(seq)
         else:
-            self._outbox.read([seq])
+            self._outbox.reads.append(seq)
 
     def stored(self, life: int, seqs: list[int]) -> None:
         """These are on the disk."""
-        self._outbox.ack(self._taken(life, seqs))
+        self._outbox.acks += self._taken(life, seqs)
 
     def not_stored(self, life: int, seqs: list[int]) -> None:
         """These cannot be brought to the disk: of a run they stay with the scheduler."""
         taken = self._taken(life, seqs)
         if self._of_run:
             self._left.update(taken)
-            self._outbox.read(taken)
+            self._outbox.reads += taken
         else:
-            self._outbox.ack(taken)
+            self._outbox.acks += taken
 
     def begin_life(self) -> None:
         """The session is another one from now on."""

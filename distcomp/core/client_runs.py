@@ -96,6 +96,6 @@ def taken_elsewhere(
     for number, row in rows.items():
         array = arrays.get(number)
         if array is not None:
-            spans = [fresh for start, stop in row.received for fresh in array.settle(start, stop)]
+            spans = [fresh for start, stop in row.received for fresh in array.open.cut(start, stop)]
             if spans:
                 yield array, [Failed(number, *span, _TAKEN) for span in spans]

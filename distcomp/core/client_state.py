@@ -29,11 +29,11 @@ from typing import TYPE_CHECKING, Any
 
 from distcomp import protocol
 from distcomp.core.client_absence import ClientAbsence
-from distcomp.core.client_effects import ClientEffects, Explanation, Failed, Introduction, Returned
+from distcomp.core.client_effects import ClientEffects, Explanation, Failed, Introduction
 from distcomp.core.client_needs import ClientNeeds
 from distcomp.core.client_outbox import ClientOutbox
 from distcomp.core.client_patience import ClientPatience
-from distcomp.core.client_receipts import Receipts, fresh_failures, fresh_outcomes
+from distcomp.core.client_receipts import Receipts, fresh_outcomes
 from distcomp.core.client_runs import RunEntrance, taken_elsewhere
 from distcomp.core.effects import Close
 from distcomp.core.submission import Submission
@@ -42,7 +42,7 @@ from distcomp.kinds import MAX_COUNTER
 from distcomp.rows import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from distcomp.config import ClientSettings
     from distcomp.core.client_runs import RunEntry
@@ -160,6 +160,10 @@ class ClientState:
 
     def tick(self, now: float) -> None:
         """Give up a session that was away too long; send again what was refused for a while."""
+        if self.phase == "open":
+            if self._outbox.paused:
+                self._outbox.resume(now)
+            return
         loss = self._patience.loss(now) if self.phase == "apart" else None
         if loss is not None:
             self._lose(loss)
@@ -169,8 +173,6 @@ class ClientState:
                 self._end(Failure("scheduler_lost", text="the client was closed, and its scheduler is away"))
         if self.phase == "unopened" and self._patience.despairs(now):
             self._lose(self._loss)
-        if self._outbox.is_held:
-            self._outbox.resume(now)
 
     def take_effects(self) -> ClientEffects:
         """What must leave and what is to be told, exactly once."""
@@ -182,7 +184,7 @@ class ClientState:
                 self._status_wanted = False
                 self._send(protocol.WatchStatus(0.0))
         effects, self._effects = self._effects, ClientEffects()
-        if self.phase != "open" or self._outbox.is_held:
+        if self.phase != "open" or self._outbox.paused:
             effects.wake_at = self._wake_at()
         return effects
 
@@ -206,7 +208,8 @@ class ClientState:
         counter = counter or self._counter + 1
         self._counter = max(self._counter, counter)
         self.arrays[counter] = Submission(function, options, kept=kept)
-        self.receipts.know(counter)
+        if self._run is not None:
+            self.receipts.know(counter)
         need = self._needs.held.get(function)
         if need is None:
             need = self._needs.add(function, protocol.DefineFunction(function, name, blob))
@@ -245,8 +248,8 @@ class ClientState:
             return
         for start, stop in spans:
             for fresh in array.withdraw(start, min(stop, array.submitted)):
-                self._settled(array, fresh)
                 self._effects.outcomes.append(Failed(counter, *fresh, failure))
+        self._release(array)
         self._outbox.withdraw(counter)
         if array.over:
             self._abandon(counter, array, failure)
@@ -343,7 +346,7 @@ class ClientState:
             self._effects.adopted = [self._adopt(rows[counter]) for counter in others]
         for array, outcomes in () if is_first else taken_elsewhere(self.arrays, rows):
             self._effects.outcomes += outcomes
-            self._end_tasks(outcomes[0].array, array, outcomes)
+            self._end_tasks(outcomes[0].array, array)
         self._counter = max(self._counter, *rows, 0)
 
     def _adopt(self, row: RunArray) -> RunArray:
@@ -416,40 +419,24 @@ class ClientState:
         else:
             self._abandon(counter, array, Failure("refused", text=f"{message.code}: {message.text}"))
 
-    def on_tasks_settled(self, message: protocol.TasksSettled, now: float) -> None:
-        """Outcomes came; those of indexes that are open are news."""
+    def on_outcomes(self, message: protocol.TasksSettled | protocol.TasksFailed, now: float) -> None:
+        """Outcomes came, or one for many tasks; those of indexes that are open are news."""
         del now
-        array = self._array(message.array)
-        if array is not None and not array.has(message.runs, message.failures):
-            self._nonsense("outcomes came for tasks that were never submitted")
-            return
-        fresh = [] if array is None else fresh_outcomes(array, message)
-        self._received(message.seq, message.array[1], array, fresh)
-
-    def on_tasks_failed(self, message: protocol.TasksFailed, now: float) -> None:
-        """The same outcome came for many tasks."""
-        del now
-        array = self._array(message.array)
-        if array is not None and any(stop > array.submitted for _, stop in message.spans):
-            self._nonsense("outcomes came for tasks that were never submitted")
-            return
-        fresh = [] if array is None else fresh_failures(array, message)
-        self._received(message.seq, message.array[1], array, fresh)
-
-    def _received(
-        self, seq: int, counter: int, array: Submission | None, outcomes: list[Returned | Failed]
-    ) -> None:
-        """What came under a number has been looked through: `outcomes` is what was news."""
-        kept = self._keeps_run and self.receipts.knows(counter) if array is None else array.kept
-        self.receipts.take_in(seq, outcomes, self._effects, kept=kept)
+        counter, array = message.array[1], self._array(message.array)
         if array is None:
             self.late += 1
-        else:
-            self._end_tasks(counter, array, outcomes)
+            kept = self._keeps_run and self.receipts.knows(counter)
+            self.receipts.take_in(message.seq, [], self._effects, kept=kept)
+            return
+        outcomes = fresh_outcomes(array, message)
+        if outcomes is None:
+            self._nonsense("outcomes came for tasks that were never submitted")
+            return
+        self.receipts.take_in(message.seq, outcomes, self._effects, kept=array.kept)
+        self._end_tasks(counter, array)
 
-    def _end_tasks(self, counter: int, array: Submission, outcomes: Sequence[Returned | Failed]) -> None:
-        for outcome in outcomes:
-            self._settled(array, (outcome.start, outcome.stop))
+    def _end_tasks(self, counter: int, array: Submission) -> None:
+        self._release(array)
         if array.over:
             self._forget(counter, array)
 
@@ -505,9 +492,10 @@ class ClientState:
     def _array(self, array: tuple[SessionId, int]) -> Submission | None:
         return self.arrays.get(array[1]) if array[0] == self.session else None
 
-    def _settled(self, array: Submission, span: tuple[int, int]) -> None:
+    def _release(self, array: Submission) -> None:
         if not array.is_adopted:
-            self._effects.release(span[1] - span[0], array.release(), single=array.is_single)
+            tasks, size_bytes = array.release()
+            self._effects.release(tasks, size_bytes, single=array.is_single)
 
     def _abandon(self, counter: int, array: Submission, failure: Failure) -> None:
         """End an array for everyone: here at once, at the scheduler as soon as it hears of it."""
@@ -519,9 +507,9 @@ class ClientState:
 
     def _fail(self, counter: int, array: Submission, failure: Failure) -> None:
         """Settle everything open of an array, what is still to be handed in included, and forget it."""
-        for span in array.settle(0, array.submitted):
-            self._settled(array, span)
+        for span in array.open.cut(0, array.submitted):
             self._effects.outcomes.append(Failed(counter, *span, failure))
+        self._release(array)
         if not array.closed:
             self._effects.outcomes.append(Failed(counter, array.submitted, MAX_COUNTER, failure))
         self._forget(counter, array)
@@ -530,7 +518,9 @@ class ClientState:
         del self.arrays[counter]
         self._outbox.forget(counter, array)
         if not array.is_adopted:
-            self._needs.release(array.function, *array.bundles)
+            self._needs.release(array.function)
+            for bundle in array.bundles:
+                self._needs.release(bundle)
 
     def _lose(self, failure: Failure) -> None:
         """The session is gone: everything open ends, and the next connection opens another one."""
@@ -583,8 +573,8 @@ _HANDLERS: dict[type[Any], Callable[[ClientState, Any, float], None]] = {
     protocol.Refused: ClientState.on_refused,
     protocol.Accepted: ClientState.on_accepted,
     protocol.SubmitRefused: ClientState.on_submit_refused,
-    protocol.TasksSettled: ClientState.on_tasks_settled,
-    protocol.TasksFailed: ClientState.on_tasks_failed,
+    protocol.TasksSettled: ClientState.on_outcomes,
+    protocol.TasksFailed: ClientState.on_outcomes,
     protocol.TasksBegan: ClientState.on_tasks_began,
     protocol.MissingFunction: ClientState.on_missing,
     protocol.MissingBundle: ClientState.on_missing,

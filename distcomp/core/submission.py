@@ -12,7 +12,7 @@ from distcomp.rows import TaskOptions
 
 if TYPE_CHECKING:
     from distcomp.ids import BundleId, FunctionId
-    from distcomp.rows import Failure, RunArray
+    from distcomp.rows import RunArray
 
 PART_BYTES = 128
 """What a part costs on the wire besides its chunk."""
@@ -47,51 +47,22 @@ class Submission:
         kept: outcomes go to the disk before they are acknowledged.
     """
 
-    __slots__ = (
-        "accepted",
-        "bundles",
-        "closed",
-        "dispensable",
-        "function",
-        "held_bytes",
-        "is_adopted",
-        "is_single",
-        "kept",
-        "offered",
-        "open",
-        "options",
-        "parts",
-        "paused_until",
-        "payload_bytes",
-        "queued",
-        "sent",
-        "submitted",
-        "unasked",
-        "unsaid",
-        "withdrawn",
-    )
+    submitted = accepted = sent = 0
+    offered = queued = closed = is_adopted = is_single = False
+    bundles: tuple[BundleId, ...] = ()
+    paused_until = 0.0
+    payload_bytes = held_bytes = held_tasks = 0
 
     def __init__(self, function: FunctionId, options: TaskOptions, *, kept: bool = False) -> None:
         self.function = function
-        self.kept = kept
-        self.is_adopted = self.is_single = False
         self.options = options
+        self.kept = kept
         self.parts: deque[Part] = deque()
-        self.bundles: tuple[BundleId, ...] = ()
-        self.submitted = 0
-        self.accepted = 0
-        self.sent = 0
-        self.offered = False
-        self.queued = False
-        self.closed = False
-        self.paused_until = 0.0
         self.open = RangeSet()
         self.withdrawn = RangeSet()
         self.unsaid: list[tuple[int, int]] = []
         self.dispensable: list[tuple[int, int]] = []
         self.unasked: list[tuple[int, int]] = []
-        self.payload_bytes = 0
-        self.held_bytes = 0
 
     @classmethod
     def adopted(cls, row: RunArray, *, kept: bool) -> Submission:
@@ -123,6 +94,7 @@ class Submission:
         self.parts.append(Part(start, stop, chunk, last, inline_bytes, bundle))
         if tasks:
             self.open.add(start, stop)
+            self.held_tasks += tasks
             self.is_single = single
         self.payload_bytes += size_bytes
         self.held_bytes += size_bytes
@@ -142,9 +114,9 @@ class Submission:
     def accept(self, tasks: int) -> int:
         """Let go of the parts that the scheduler answers for now; returns the bytes no longer under way."""
         self.accepted = max(self.accepted, tasks)
-        arrived_bytes = 0
-        while self.parts and self.parts[0].start < self.parts[0].stop <= self.accepted:
-            part = self.parts.popleft()
+        parts, arrived_bytes = self.parts, 0
+        while parts and parts[0].start < parts[0].stop <= self.accepted:
+            part = parts.popleft()
             if self.sent:
                 self.sent -= 1
                 arrived_bytes += part.inline_bytes
@@ -153,20 +125,6 @@ class Submission:
     def unsend(self) -> None:
         """Everything not accepted has to go out again: the connection is gone, or it was refused."""
         self.sent = 0
-
-    def has(
-        self, runs: tuple[tuple[int, int, bytes], ...], failures: tuple[tuple[int, Failure], ...]
-    ) -> bool:
-        """Whether all these outcomes belong to tasks that there are."""
-        submitted = self.submitted
-        for start, stop, _ in runs:
-            if not start < stop <= submitted:
-                return False
-        return not failures or all(index < submitted for index, _ in failures)
-
-    def settle(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Mark indexes as settled; returns the spans of those that were open until now."""
-        return self.open.cut(start, stop)
 
     def withdraw(self, start: int, stop: int) -> list[tuple[int, int]]:
         """Settle indexes at the client's wish, which the scheduler is still to be told."""
@@ -193,9 +151,10 @@ class Submission:
         ready = cut(self.unasked, 0, self.sent_tasks)
         return tuple(joined(ready))
 
-    def release(self) -> int:
-        """The bytes that the latest settles have freed, in proportion to the tasks settled."""
-        held_bytes = self.payload_bytes * self.open.count // max(self.submitted, 1)
-        freed_bytes = self.held_bytes - held_bytes
-        self.held_bytes = held_bytes
-        return freed_bytes
+    def release(self) -> tuple[int, int]:
+        """The tasks that the latest settles have freed, and the bytes in proportion to them."""
+        held_tasks = self.open.count
+        held_bytes = self.payload_bytes * held_tasks // self.submitted if held_tasks else 0
+        freed = self.held_tasks - held_tasks, self.held_bytes - held_bytes
+        self.held_tasks, self.held_bytes = held_tasks, held_bytes
+        return freed

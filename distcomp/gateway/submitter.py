@@ -275,7 +275,7 @@ class Submitter:
         array = state.arrays.get(counter)
         for place in settled:
             if array is not None:
-                array.settle(place, place + 1)
+                array.open.cut(place, place + 1)
 
     async def _lose(self, submitted: HandedIn, text: str) -> None:
         """End what is left of a submission that cannot be handed in."""

@@ -385,7 +385,7 @@ class ClientProgram:
         self._tell(effects)
         if effects.outcomes or effects.began:
             self._settle(effects)
-        if (effects.opened or effects.refused is not None) and not self._opened.done():
+        if (effects.opened or effects.refused) and not self._opened.done():
             self._note_opening(effects)
 
     def _note_opening(self, effects: ClientEffects) -> None:
@@ -438,7 +438,8 @@ class ClientProgram:
                     sink.settle(outcome, woken)
                     if sink.open_tasks <= 0:
                         del self.sinks[outcome.array]
-        wake_all(woken)
+        if woken:
+            wake_all(woken)
 
 
 def introduce(environment: bytes) -> Introduction:

@@ -393,15 +393,15 @@ class ClientSession:
         size_bytes = 0
         for batch in batches.values():
             group, count = batch.group, len(batch.calls)
-            group.counter = state.submit(*batch.function, batch.options)
+            digest, name, blob = batch.function
+            group.counter = counter = state.submit(digest, name, blob, batch.options)
             group.open_tasks = count
-            self.sinks[group.counter] = group
+            self.sinks[counter] = group
             parts = pack_calls(batch.calls)
-            group.keep_calls(batch.function[2], parts)
-            for part in parts:
-                last = part.stop == count
-                state.extend(group.counter, part.stop - part.start, part.blob, last=last, single=True)
-                size_bytes += len(part.blob)
+            group.keep_calls(blob, parts)
+            for start, stop, chunk in parts:
+                state.extend(counter, stop - start, chunk, last=stop == count, single=True)
+                size_bytes += len(chunk)
         with self.lock:
             self.window.weigh_singles(size_bytes - counted_bytes)
 

@@ -232,10 +232,10 @@ class ClientState:
             self._needs.use_bundle(bundle)
         if self.phase == "closed" or (self.phase == "unopened" and self._patience.hopes_until is None):
             self._fail(counter, array, self._loss)
-        elif array.over:
-            self._forget(counter, array)
-        else:
+        elif tasks or not array.over:
             self._outbox.queue(counter, array)
+        else:
+            self._forget(counter, array)
 
     def cancel(self, counter: int, spans: Spans) -> None:
         """Settle indexes as cancelled and have the scheduler told; no spans means the whole array."""
@@ -346,7 +346,9 @@ class ClientState:
             self._effects.adopted = [self._adopt(rows[counter]) for counter in others]
         for array, outcomes in () if is_first else taken_elsewhere(self.arrays, rows):
             self._effects.outcomes += outcomes
-            self._end_tasks(outcomes[0].array, array)
+            self._release(array)
+            if array.over:
+                self._forget(outcomes[0].array, array)
         self._counter = max(self._counter, *rows, 0)
 
     def _adopt(self, row: RunArray) -> RunArray:
@@ -433,11 +435,8 @@ class ClientState:
             self._nonsense("outcomes came for tasks that were never submitted")
             return
         self.receipts.take_in(message.seq, outcomes, self._effects, kept=array.kept)
-        self._end_tasks(counter, array)
-
-    def _end_tasks(self, counter: int, array: Submission) -> None:
         self._release(array)
-        if array.over:
+        if array.closed and not array.open.count:
             self._forget(counter, array)
 
     def on_tasks_began(self, message: protocol.TasksBegan, now: float) -> None:
@@ -493,6 +492,7 @@ class ClientState:
         return self.arrays.get(array[1]) if array[0] == self.session else None
 
     def _release(self, array: Submission) -> None:
+        """Have leave the window what has settled; what another process handed in was never in it."""
         if not array.is_adopted:
             tasks, size_bytes = array.release()
             self._effects.release(tasks, size_bytes, single=array.is_single)

@@ -115,8 +115,11 @@ class Submission:
         """Let go of the parts that the scheduler answers for now; returns the bytes no longer under way."""
         self.accepted = max(self.accepted, tasks)
         parts, arrived_bytes = self.parts, 0
-        while parts and parts[0].start < parts[0].stop <= self.accepted:
-            part = parts.popleft()
+        while parts:
+            part = parts[0]
+            if not part.start < part.stop <= self.accepted:
+                break
+            parts.popleft()
             if self.sent:
                 self.sent -= 1
                 arrived_bytes += part.inline_bytes

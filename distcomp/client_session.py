@@ -152,8 +152,11 @@ class ClientSession:
         if self.closed or self.forked:
             self._refuse()
         digest, blob = dumped = self._functions.dump(function, bound.retry_types)
-        known = self._known(bound, function, dumped)
-        key = b"" if self.keeper is None or known is None else self.keeper.key(known, args, kwargs)
+        known, key = None, b""
+        if self.keeper is not None:
+            known = self._known(bound, function, dumped)
+            if known is not None:
+                key = self.keeper.key(known, args, kwargs)
         call = dump_call(args, kwargs, shares_path=self.shares_path)
         self._project.current()
         size_bytes = call_size_bytes(call)
@@ -163,7 +166,7 @@ class ClientSession:
             self.window.enter(size_bytes)
             if self.closed:  # meanwhile, by another thread
                 self._refuse()
-            if known is not None and key:
+            if key and known is not None:
                 future = self._desk.add(bound, (digest, known.name, blob), known, call, key)
             else:
                 named = (bound, digest)
@@ -225,7 +228,8 @@ class ClientSession:
 
     def check_may_wait(self) -> None:
         """Raise if the calling thread or process must not wait for outcomes."""
-        self.check_process()
+        if self.forked:
+            self._refuse()
         if self._program.is_here():
             raise BlockingCallError("a blocking call on the client's own loop thread would never return")
         if self.stay is not None:

@@ -30,16 +30,13 @@ class FutureGroup:
         host: the client.
     """
 
-    __slots__ = ("_function", "_parts", "counter", "detours", "futures", "host", "open_tasks", "retried")
+    counter = open_tasks = retried = 0
+    detours: list[Detour] | None = None
+    _function = b""
 
     def __init__(self, host: Host) -> None:
         self.host = host
-        self.counter = 0
-        self.detours: list[Detour] | None = None
         self.futures: list[Future[Any] | None] = []
-        self.open_tasks = 0
-        self.retried = 0
-        self._function = b""
         self._parts: list[Packed] = []
 
     @property

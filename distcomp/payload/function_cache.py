@@ -63,7 +63,8 @@ class FunctionCache:
         Raises:
             UnpicklableError: naming the path to what cannot be pickled.
         """
-        function = as_task(function)
+        if type(function) is not FunctionType:
+            function = as_task(function)
         if type(function) is not FunctionType:
             return dump_function(function, retry_on, shares_path=self._shares_path)
         known = self._known.get(id(function))

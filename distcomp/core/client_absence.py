@@ -122,6 +122,6 @@ class ClientAbsence:
         unsent = min(array.submitted - array.accepted, array.open.count)
         there = array.open.count - unsent
         if untold:
-            there += sum(stop - start for start, stop in overlap(array.unsaid, 0, array.accepted))
+            there += sum(stop - start for start, stop in overlap(array.unwanted.unsaid, 0, array.accepted))
         detached = self._all_detached or array.options.detach
         return (0, there, unsent) if detached else (there, 0, unsent)

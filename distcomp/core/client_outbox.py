@@ -117,10 +117,12 @@ class ClientOutbox:
     def take_acks(self) -> list[Message]:
         """Which outcomes have come, and which of them need not be kept for us any more."""
         taken: list[Message] = []
-        for kind, seqs in ((protocol.AckOutcomes, self.acks), (protocol.ReadOutcomes, self.reads)):
-            if seqs:
-                taken += [kind(tuple(seqs[at : at + MAX_ITEMS])) for at in range(0, len(seqs), MAX_ITEMS)]
-                seqs.clear()
+        while self.acks:
+            taken.append(protocol.AckOutcomes(tuple(self.acks[:MAX_ITEMS])))
+            del self.acks[:MAX_ITEMS]
+        while self.reads:
+            taken.append(protocol.ReadOutcomes(tuple(self.reads[:MAX_ITEMS])))
+            del self.reads[:MAX_ITEMS]
         return taken
 
     def _take_parts(self, session: SessionId, messages: list[Message]) -> None:
@@ -161,9 +163,11 @@ class ClientOutbox:
     def _take_withdrawn(self, session: SessionId, messages: list[Message]) -> None:
         for counter in sorted(self._withdrawing):
             array = self._arrays[counter]
-            for spans, pending_only in ((array.take_unsaid(), False), (array.take_unasked(), True)):
+            unwanted, there = array.unwanted, array.sent_tasks
+            taken = (unwanted.take_unsaid(there), False), (unwanted.take_unasked(there), True)
+            for spans, pending_only in taken:
                 for at in range(0, len(spans), MAX_ITEMS):
                     some = spans[at : at + MAX_ITEMS]
                     messages.append(protocol.CancelTasks((session, counter), some, pending_only))
-            if not array.unsaid and not array.unasked:
+            if not unwanted.unsaid and not unwanted.unasked:
                 self._withdrawing.discard(counter)

@@ -383,9 +383,7 @@ class ClientState:
             self._fail(counter, array, Failure("scheduler_lost", text="the scheduler started anew"))
             return
         self._outbox.accepted(array, known or 0)
-        array.unsaid = list(array.withdrawn)
-        array.unasked = list(array.dispensable)
-        if array.unsaid or array.unasked:
+        if array.say_again():
             self._outbox.withdraw(counter)
         self._outbox.queue(counter, array)
 

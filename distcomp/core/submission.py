@@ -33,6 +33,35 @@ class Part(NamedTuple):
     bundle: BundleId
 
 
+class Unwanted:
+    """What of an array its client does not want any more.
+
+    Attributes:
+        withdrawn: what has settled for that.
+        unsaid: what of it the scheduler is still to be told.
+        dispensable: what is not wanted if no lease holds it.
+        unasked: what of that it is still to be told.
+    """
+
+    __slots__ = ("dispensable", "unasked", "unsaid", "withdrawn")
+
+    def __init__(self) -> None:
+        self.withdrawn = RangeSet()
+        self.unsaid: list[tuple[int, int]] = []
+        self.dispensable: list[tuple[int, int]] = []
+        self.unasked: list[tuple[int, int]] = []
+
+    def take_unsaid(self, there: int) -> tuple[tuple[int, int], ...]:
+        """The withdrawn spans that the scheduler can be told now, because it has their tasks."""
+        ready = tuple(span for span in self.unsaid if span[1] <= there)
+        self.unsaid = [span for span in self.unsaid if span[1] > there]
+        return ready
+
+    def take_unasked(self, there: int) -> tuple[tuple[int, int], ...]:
+        """What is dispensable and can be told to the scheduler now, because it has these tasks."""
+        return tuple(joined(cut(self.unasked, 0, there)))
+
+
 class Submission:
     """Books of one array from its first task to its last outcome.
 
@@ -52,6 +81,7 @@ class Submission:
     bundles: tuple[BundleId, ...] = ()
     paused_until = 0.0
     payload_bytes = held_bytes = held_tasks = 0
+    _unwanted: Unwanted | None = None
 
     def __init__(self, function: FunctionId, options: TaskOptions, *, kept: bool = False) -> None:
         self.function = function
@@ -59,10 +89,6 @@ class Submission:
         self.kept = kept
         self.parts: deque[Part] = deque()
         self.open = RangeSet()
-        self.withdrawn = RangeSet()
-        self.unsaid: list[tuple[int, int]] = []
-        self.dispensable: list[tuple[int, int]] = []
-        self.unasked: list[tuple[int, int]] = []
 
     @classmethod
     def adopted(cls, row: RunArray, *, kept: bool) -> Submission:
@@ -80,6 +106,13 @@ class Submission:
     def over(self) -> bool:
         """Whether nothing can come any more."""
         return self.closed and not self.open.count
+
+    @property
+    def unwanted(self) -> Unwanted:
+        """What is not wanted of it any more, to be added to; few arrays need it."""
+        if self._unwanted is None:
+            self._unwanted = Unwanted()
+        return self._unwanted
 
     @property
     def sent_tasks(self) -> int:
@@ -133,26 +166,24 @@ class Submission:
         """Settle indexes at the client's wish, which the scheduler is still to be told."""
         spans = self.open.cut(start, stop)
         for span in spans:
-            self.withdrawn.add(*span)
-        self.unsaid.extend(spans)
+            self.unwanted.withdrawn.add(*span)
+        self.unwanted.unsaid.extend(spans)
         return spans
-
-    def take_unsaid(self) -> tuple[tuple[int, int], ...]:
-        """The withdrawn spans that the scheduler can be told now, because it has their tasks."""
-        ready = tuple(span for span in self.unsaid if span[1] <= self.sent_tasks)
-        self.unsaid = [span for span in self.unsaid if span[1] > self.sent_tasks]
-        return ready
 
     def dispense(self, start: int, stop: int) -> None:
         """Note that indexes are not wanted if no lease holds them, which the scheduler is to be told."""
         if start < stop:
-            self.dispensable.append((start, stop))
-            self.unasked.append((start, stop))
+            self.unwanted.dispensable.append((start, stop))
+            self.unwanted.unasked.append((start, stop))
 
-    def take_unasked(self) -> tuple[tuple[int, int], ...]:
-        """What is dispensable and can be told to the scheduler now, because it has these tasks."""
-        ready = cut(self.unasked, 0, self.sent_tasks)
-        return tuple(joined(ready))
+    def say_again(self) -> bool:
+        """Have told anew, on another connection, what is not wanted; whether anything was ever."""
+        unwanted = self._unwanted
+        if unwanted is None:
+            return False
+        unwanted.unsaid = list(unwanted.withdrawn)
+        unwanted.unasked = list(unwanted.dispensable)
+        return True
 
     def release(self) -> tuple[int, int]:
         """The tasks that the latest settles have freed, and the bytes in proportion to them."""

@@ -1,4 +1,4 @@
-"""What one task may cost in the scheduler's machine, counted in calls, which no busy machine changes."""
+"""What one task may cost in the machines of scheduler and client, in calls, which no busy machine changes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from scheduler_world import BLOB, FUNCTION, PLAIN, SchedulerWorld, versions
+from test_client_state import opened
 
 from distcomp import records
 from distcomp.config import SchedulerSettings
 from distcomp.core.image import Image
 from distcomp.core.scheduler_state import SchedulerState
-from distcomp.protocol import AckOutcomes, Submit
+from distcomp.protocol import Accepted, AckOutcomes, Submit, TasksSettled
 from distcomp.worker_protocol import GrantLease, LeaseSettled
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 CALLS_AT_MOST = 76
 """Of Python functions, from the submit of an array of one to its acknowledged outcome; some to spare."""
+
+CLIENT_CALLS_AT_MOST = 44
+"""The same in the client's machine, without acknowledgement."""
 
 SESSION, WORKER = b"s" * 16, b"w" * 16
 
@@ -64,6 +68,31 @@ def test_an_array_of_one_takes_few_calls() -> None:
 
     settling, _ = calls_of(settle)
     assert submitting + settling <= CALLS_AT_MOST
+
+
+def test_an_array_of_one_takes_few_calls_in_its_client() -> None:
+    talk = opened()
+    state, array = talk.state, talk.array(2)
+    accepted, settled = Accepted(array, 1), TasksSettled(1, array, ((0, 1, b"r"),), ())
+
+    def submit() -> Any:
+        state.extend(state.submit(FUNCTION, "f", BLOB, PLAIN), 1, b"args", last=True, single=True)
+        state.tick(0.0)
+        return state.take_effects()
+
+    submit()  # tells the function, which stays known
+    submitting, effects = calls_of(submit)
+    assert [type(message) for message in effects.sends[talk.peer]] == [Submit]
+
+    def settle() -> Any:
+        state.receive(talk.peer, accepted, 0.0)
+        state.receive(talk.peer, settled, 0.0)
+        state.tick(0.0)
+        return state.take_effects()
+
+    settling, effects = calls_of(settle)
+    assert len(effects.outcomes) == 1
+    assert submitting + settling <= CLIENT_CALLS_AT_MOST
 
 
 def waiting(number: int) -> list[records.Record]:

@@ -257,33 +257,33 @@ def _work_until(
     return done()
 
 
-def slices(host: Host, timeout_s: float | None, futures: int = 1) -> Iterator[float]:
+def slices(host: Host, timeout_s: float | None, short_s: float = SIGNAL_S) -> Iterator[float]:
     """Times to wait, one after the other, until `timeout_s` is over; says why nothing runs in between.
 
-    On the main thread they are short: a signal that arrives just before a lock is waited for does not
-    interrupt that wait, and Ctrl-C is not to be slow even then. Elsewhere the first one is, too: most waits
+    On the main thread they last `short_s`: a signal that arrives just before a lock is waited for does not
+    interrupt that wait, and Ctrl-C is not to be slow even then. Elsewhere the first one does, too: most waits
     are over by then, and need not look which thread it is.
     """
     stay = host.stay
     if stay is None:
-        return _slices(host, timeout_s, futures)
-    return _slices_in_task(host, stay, timeout_s, futures)
+        return _slices(host, timeout_s, short_s)
+    return _slices_in_task(host, stay, timeout_s, short_s)
 
 
-def _slices_in_task(host: Host, stay: Stay, timeout_s: float | None, futures: int) -> Iterator[float]:
+def _slices_in_task(host: Host, stay: Stay, timeout_s: float | None, short_s: float) -> Iterator[float]:
     """The same for a client in a task, whose slot is lent meanwhile."""
     stay.begin_wait()
     try:
-        for slice_s in _slices(host, timeout_s, futures):
+        for slice_s in _slices(host, timeout_s, short_s):
             yield slice_s
             stay.check()
     finally:
         stay.end_wait()
 
 
-def _slices(host: Host, timeout_s: float | None, futures: int) -> Iterator[float]:
+def _slices(host: Host, timeout_s: float | None, short_s: float) -> Iterator[float]:
     host.check_may_wait()
-    slice_s = min(host.patience_s, max(SIGNAL_S, futures * WAITER_S))
+    slice_s = min(host.patience_s, short_s)
     now = time.monotonic()
     deadline = math.inf if timeout_s is None else now + timeout_s
     explain_at = now + host.patience_s

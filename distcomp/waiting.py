@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from distcomp import waits_here
 from distcomp.futures import Future
-from distcomp.handles import slices
+from distcomp.handles import SIGNAL_S, WAITER_S, slices
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -35,7 +35,7 @@ def _first_host(futures: Collection[Any]) -> Host | None:
 
 def _slices(host: Host | None, timeout_s: float | None, futures: int) -> Iterable[float | None]:
     """Times to wait by the rules of a client, if there is one."""
-    return (timeout_s,) if host is None else slices(host, timeout_s, futures)
+    return (timeout_s,) if host is None else slices(host, timeout_s, max(SIGNAL_S, futures * WAITER_S))
 
 
 def _handles(futures: Iterable[Any]) -> Any:

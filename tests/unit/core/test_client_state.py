@@ -312,6 +312,17 @@ def test_outcomes_of_tasks_that_do_not_exist_are_nonsense() -> None:
     assert talk.last.outcomes == []
 
 
+def test_failures_of_tasks_that_do_not_exist_are_nonsense_with_all_that_came_with_them() -> None:
+    talk = opened()
+    counter = talk.submit(2)
+    talk.turn()
+    failures = ((1, Failure("raised")), (2, Failure("raised")))
+    talk.hear(protocol.TasksSettled(3, talk.array(counter), ((0, 1, b"r"),), failures))
+    assert talk.last.closes
+    assert talk.last.outcomes == []
+    assert talk.state.arrays[counter].open.count == 2
+
+
 def test_what_runs_is_told_for_open_arrays() -> None:
     talk = opened()
     counter = talk.submit(2)

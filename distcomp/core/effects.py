@@ -93,10 +93,6 @@ class Effects:
         self.closes: list[Close] = []
         self.events: list[Event] = []
 
-    def send(self, peer: Peer, message: Message) -> None:
-        """Add `message` to what leaves for `peer`."""
-        self.sends.setdefault(peer, []).append(message)
-
     def file_work(self) -> FileWork:
         """What is to be done with files, to be added to."""
         if self.files is None:

@@ -105,19 +105,35 @@ class TaskArrayState:
         changed_at: when something last changed that an observer can see.
     """
 
-    accepted: int = 0
-    settled: int = 0
-    failed: int = 0
-    retried: int = 0
-    empty_chunks: int = 0
-    bundles: tuple[Definition[DefineBundle], ...] = ()
-    lacking: int = 0
-    closed: bool = False
-    cut: bool = False
-    queued: bool = False
-    forgotten: bool = False
-    untold: bool = False
-    seconds: float = -1.0
+    __slots__ = (
+        "accepted",
+        "accepted_at",
+        "bundles",
+        "changed_at",
+        "chunks",
+        "claim",
+        "closed",
+        "cut",
+        "definition",
+        "delayed",
+        "eager",
+        "empty_chunks",
+        "failed",
+        "forgotten",
+        "id",
+        "lacking",
+        "leases",
+        "options",
+        "order",
+        "pending",
+        "queued",
+        "retried",
+        "seconds",
+        "session",
+        "settled",
+        "trials",
+        "untold",
+    )
 
     def __init__(
         self,
@@ -137,11 +153,21 @@ class TaskArrayState:
         self.claim = claim
         self.order = order
         self.eager = options.max_attempts > 0
+        self.accepted = 0
+        self.closed = False
         self.pending = RangeSet()
         self.delayed: dict[int, float] = {}
+        self.settled = 0
+        self.failed = 0
+        self.bundles: tuple[Definition[DefineBundle], ...] = ()
+        self.lacking = 0
         self.leases: dict[Token, OpenLease] = {}
         self.chunks: list[HeldChunk] = []
+        self.empty_chunks = 0
         self.trials: dict[int, Trial] = {}
+        self.retried = 0
+        self.queued = self.forgotten = self.untold = self.cut = False
+        self.seconds = -1.0
         self.accepted_at = self.changed_at = now
 
     @property

@@ -97,7 +97,7 @@ class WorkerPool:
         sessions: sessions whose tasks run here.
         leased: indexes that leases hold.
         divisible: leases of which something could be taken back.
-        priorities: leases by priority, but for those of priority 0, which nearly all have.
+        priorities: leases by priority.
         look_at: when the next of `divisible` may be worth taking back.
         look_after: they are not looked at again before.
         unnoticed: sessions whose user should hear that nobody fits.

@@ -63,10 +63,9 @@ def end_lease(books: Books, lease: OpenLease, now: float) -> None:
     if pool.divisible:
         pool.divisible.pop(lease.token, None)
     priority = array.options.priority
-    if priority:
-        others = pool.priorities.pop(priority) - 1
-        if others:
-            pool.priorities[priority] = others
+    others = pool.priorities.pop(priority) - 1
+    if others:
+        pool.priorities[priority] = others
     session.leases -= 1
     if not session.leases:
         owner = session.owner

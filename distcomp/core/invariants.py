@@ -192,9 +192,9 @@ def _check_pool(books: Books, pool: WorkerPool) -> None:
     _hold("the queue counts pending tasks", pool.queue.pending == pending, pool.python)
     leases = {token: lease for worker in workers for token, lease in worker.leases.items()}
     _hold("the pool counts leased tasks", pool.leased == sum(x.size for x in leases.values()), pool.python)
-    found = Counter(lease.array.options.priority for lease in leases.values())
-    del found[0]
-    _hold("leases by priority are counted", found == pool.priorities, pool.python, found)
+    for priority, count in pool.priorities.items():
+        found = sum(lease.array.options.priority == priority for lease in leases.values())
+        _hold("leases by priority are counted", found == count, pool.python, priority)
     for token in pool.divisible:
         _hold("what can be divided is leased", token in leases, pool.python, token)
 

@@ -42,10 +42,25 @@ class OpenLease:
         batch: what its grant waits for; see `recording`.
     """
 
-    waits: bool = False
-    retract_until: float = 0.0
-    batch: int = 0
-    nests: dict[int, NestingTask] | None = None
+    __slots__ = (
+        "array",
+        "batch",
+        "begins_at",
+        "brisk",
+        "cancelled",
+        "chunk",
+        "heard_at",
+        "long",
+        "nests",
+        "open",
+        "pace_s",
+        "retract_until",
+        "size",
+        "token",
+        "urgent",
+        "waits",
+        "worker",
+    )
 
     def __init__(
         self,
@@ -74,8 +89,12 @@ class OpenLease:
         self.pace_s = pace_s
         self.brisk = known and pace_s <= horizon_s
         self.long = not known or array.eager or size * pace_s > horizon_s
+        self.waits = False
         self.urgent = urgent
         self.begins_at = self.heard_at = now
+        self.retract_until = 0.0
+        self.batch = 0
+        self.nests: dict[int, NestingTask] | None = None
 
     def begin(self, now: float) -> None:
         """Note that it waits no more."""

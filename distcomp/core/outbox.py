@@ -50,18 +50,29 @@ class Outcome:
         gone: nobody waits for it any more.
     """
 
-    spans: tuple[Span, ...] = ()
-    number: int = 0
-    place: str = AHEAD
-    wanted: bool = False
-    gone: bool = False
+    __slots__ = (
+        "array",
+        "gone",
+        "here",
+        "message",
+        "number",
+        "place",
+        "seq",
+        "size_bytes",
+        "spans",
+        "wanted",
+    )
 
     def __init__(self, message: Told | None, seq: int, array: ArrayId, size_bytes: int) -> None:
         self.message = message
         self.seq = seq
         self.array = array
         self.size_bytes = size_bytes
+        self.spans: tuple[Span, ...] = ()
         self.here = message is not None
+        self.number = 0
+        self.place = AHEAD
+        self.wanted = self.gone = False
 
 
 class Outcomes:

@@ -43,7 +43,7 @@ def _interrupted(books: Books, pool: WorkerPool, array: TaskArrayState) -> Worke
     """A worker where the array may go before others, because it ranks higher or its session is owed more."""
     priority = array.options.priority
     owed = _is_owed(books, pool, array)
-    if not owed and priority <= min([0, *pool.priorities]):
+    if not owed and priority <= min(pool.priorities, default=priority):
         return None
     for lease in pool.roster.brisk_leases():
         worker = lease.worker
@@ -139,8 +139,7 @@ def enter(books: Books, pool: WorkerPool, lease: OpenLease, now: float) -> None:
         owner.holding += 1
     session.leases += 1
     priority = array.options.priority
-    if priority:
-        pool.priorities[priority] += 1
+    pool.priorities[priority] += 1
     if worker.enrolled:
         pool.roster.granted(worker, lease, now)
     else:

@@ -281,7 +281,7 @@ class InlineEngine:
             where = ("delayed", "it has failed, and is tried again after its retry_delay_s")
         else:
             where = ("running", "a thread of this process runs it, or one just before it")
-        self._effects.news += (TaskExplained(question.request, *where, ()),)
+        self._effects.news.append(TaskExplained(question.request, *where, ()))
         return True
 
     def explain(self, now: float) -> None:
@@ -353,7 +353,7 @@ class InlineEngine:
             return
         self._retried += 1
         array.retried += 1
-        self._effects.news += (TasksRetried((self.session, array.counter), array.retried),)
+        self._effects.news.append(TasksRetried((self.session, array.counter), array.retried))
         if array.options.retry_delay_s:
             heapq.heappush(self._delayed, (now + array.options.retry_delay_s, array.counter, index))
         else:

@@ -85,7 +85,7 @@ class ClientEffects(Effects):
         refused: the scheduler's refusal of this turn, if there was one.
         lend_refused: why the slot of the task that this client is in cannot be lent, if that came.
 
-    Most turns bring little of this, so only those lists are made at once that grow with the outcomes.
+    Most turns bring little of this, so only those lists are made at once that may grow long.
     """
 
     adopted: Sequence[RunArray] = ()
@@ -94,7 +94,6 @@ class ClientEffects(Effects):
     notices: tuple[tuple[str, str], ...] = ()
     explanations: tuple[Explanation, ...] = ()
     reports: tuple[StatusReported, ...] = ()
-    news: tuple[Message, ...] = ()
     absence: Absence | None = None
     opened = False
     refused: Refused | None = None
@@ -105,6 +104,7 @@ class ClientEffects(Effects):
         self.outcomes: list[Returned | Failed] = []
         self.kept: list[KeptOutcomes] = []
         self.began: list[tuple[int, tuple[int, ...]]] = []
+        self.news: list[Message] = []
 
     def release(self, tasks: int, size_bytes: int, *, single: bool) -> None:
         """Tasks have left the window, which were submitted one by one, or not."""

@@ -469,7 +469,7 @@ class ClientState:
     def on_news(self, message: Message, now: float) -> None:
         """Pass on what changes nothing here."""
         del now
-        self._effects.news += (message,)
+        self._effects.news.append(message)
 
     def on_status_reported(self, message: protocol.StatusReported, now: float) -> None:
         """The answer to `ask_status`."""

@@ -177,7 +177,7 @@ class Submission:
             self.unwanted.unasked.append((start, stop))
 
     def say_again(self) -> bool:
-        """Have told anew, on another connection, what is not wanted; whether anything was ever."""
+        """Have told anew, on another connection, what is not wanted; whether anything may be."""
         unwanted = self._unwanted
         if unwanted is None:
             return False
@@ -186,8 +186,13 @@ class Submission:
         return True
 
     def release(self) -> tuple[int, int]:
-        """The tasks that the latest settles have freed, and the bytes in proportion to them."""
+        """The tasks that the latest settles have freed, and the bytes in proportion to them.
+
+        Where no task was freed, no byte is, although the proportion has moved if parts came since.
+        """
         held_tasks = self.open.count
+        if held_tasks == self.held_tasks:
+            return 0, 0
         held_bytes = self.payload_bytes * held_tasks // self.submitted if held_tasks else 0
         freed = self.held_tasks - held_tasks, self.held_bytes - held_bytes
         self.held_tasks, self.held_bytes = held_tasks, held_bytes

@@ -3,6 +3,8 @@ from __future__ import annotations
 from itertools import count
 from typing import Any
 
+import pytest
+
 from distcomp import protocol, rows, worker_protocol
 from distcomp.config import ClientSettings
 from distcomp.core.client_effects import ClientEffects, Failed, Introduction, Returned
@@ -272,6 +274,27 @@ def test_outcomes_are_told_acknowledged_and_leave_the_window() -> None:
     assert talk.state.arrays == {}
 
 
+@pytest.mark.parametrize("again", ["told twice", "cancelled late"])
+def test_all_bytes_leave_the_window_however_uneven_the_parts(again: str) -> None:
+    talk = opened()
+    counter = talk.state.submit(OTHER, "g", b"code", OPTIONS)
+    talk.state.extend(counter, 2, b"x" * 2000, last=False)
+    talk.turn()
+    first = protocol.TasksSettled(1, talk.array(counter), ((0, 1, b"r"),), ())
+    talk.hear(first)
+    released_bytes = talk.last.released_bytes
+    talk.state.extend(counter, 8, b"x" * 60_000, last=True)
+    talk.turn()
+    if again == "told twice":
+        talk.hear(first)
+    else:
+        talk.state.cancel(counter, ((0, 1),))
+        talk.turn()
+    assert (talk.last.released_tasks, talk.last.released_bytes) == (0, 0)
+    talk.hear(protocol.TasksSettled(2, talk.array(counter), ((1, 10, b"r"),), ()))
+    assert released_bytes + talk.last.released_bytes == 62_000
+
+
 def test_what_leaves_the_window_is_told_apart_by_how_it_was_submitted() -> None:
     talk = opened()
     bulk, single = talk.submit(4, b"1234"), talk.state.submit(OTHER, "g", b"code", OPTIONS)
@@ -349,9 +372,9 @@ def test_news_that_change_nothing_are_passed_on() -> None:
         protocol.TasksLogged(talk.array(1), "f", "left", (), 2),
     ]
     assert talk.hear(*news) == []
-    assert talk.last.news == tuple(news)
+    assert talk.last.news == news
     talk.turn()
-    assert talk.last.news == ()
+    assert talk.last.news == []
 
 
 # --- cancelling -----------------------------------------------------------------------------------

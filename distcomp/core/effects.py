@@ -6,7 +6,8 @@ The three machines of `distcomp.core` share one contract:
     receive(peer, message, now)    one message came from it
     disconnect(peer, now)          its connection is gone
     tick(now)                      time passed; also where the one placement pass of a turn is made
-    take_effects() -> Effects      what must leave, handed over exactly once
+    take_effects() -> Effects      what must leave, handed over exactly once; a worker's, which has one peer
+                                   and no journal, are `WorkerEffects`
 
 A machine never looks at a clock, a socket or a file: `now` is monotonic seconds, handed in.
 """

@@ -149,17 +149,19 @@ class WorkerEffects:
     """
 
     commands: Sequence[Command] = ()
-    sends: Sequence[Message] = ()
     closes: Sequence[Close] = ()
     events: Sequence[Event] = ()
     wake_at: float | None = None
     registered = False
     departure: Departure | None = None
 
+    def __init__(self) -> None:
+        self.sends: list[Message] = []
+
     def follow(self, later: WorkerEffects) -> None:
         """Add effects that came about while the commands were carried out; their commands take the place."""
         self.commands = later.commands
-        self.sends = (*self.sends, *later.sends)
+        self.sends += later.sends
         self.closes = (*self.closes, *later.closes)
         self.events = (*self.events, *later.events)
         self.wake_at = later.wake_at

@@ -129,7 +129,7 @@ class WorkerState:
         del now
         if peer == self._peer:
             self._peer = None
-            self._effects.sends = ()
+            self._effects.sends.clear()
             self._outbox.rewind()
 
     def held_leases(self) -> tuple[HeldLease, ...]:
@@ -354,7 +354,7 @@ class WorkerState:
         if runs.commands:
             effects.commands, runs.commands = runs.commands, []
         if self._outbox.waiting and self._peer is not None:
-            effects.sends = (*effects.sends, *self._outbox.take())
+            effects.sends += self._outbox.take()
         if self._check_at is None and self._book:
             self._check_at = now + self._settings.check_interval_s
         effects.wake_at = self._check_at
@@ -376,8 +376,9 @@ class WorkerState:
             return
         self._left = True
         if self._peer is not None:
-            running = () if done else (SlotsReported(self._runs.running(now, 0.0)),)
-            effects.sends = (*effects.sends, *running, WorkerLeft(self.held_leases()))
+            if not done:
+                effects.sends.append(SlotsReported(self._runs.running(now, 0.0)))
+            effects.sends.append(WorkerLeft(self.held_leases()))
         text = self._unable or ("drained" if done else "stopped with tasks unfinished")
         effects.departure = Departure(text, unable=bool(self._unable))
 
@@ -406,7 +407,7 @@ class WorkerState:
 
     def _send(self, message: Message) -> None:
         if self._peer is not None:
-            self._effects.sends = (*self._effects.sends, message)
+            self._effects.sends.append(message)
 
     def _log(self, level: str, text: str, **values: Any) -> None:
         self._effects.events = (*self._effects.events, Event(level, text, values))
@@ -416,9 +417,9 @@ class WorkerState:
         self._close(f"nonsense: {text}")
 
     def _close(self, reason: str) -> None:
-        if self._peer is not None:
+        if self._peer is not None and not self._effects.closes:
             self._log("error", "the connection is given up", reason=reason)
-            self._effects.closes = (*self._effects.closes, Close(self._peer, reason))
+            self._effects.closes = (Close(self._peer, reason),)
 
     def _depart(self, text: str, refused: Refused) -> None:
         self._left = True

@@ -923,6 +923,15 @@ def test_nonsense_closes_the_connection_and_is_counted(messages: list[Any]) -> N
     assert world.state.nonsense == 1
 
 
+def test_a_connection_that_is_given_up_is_given_up_once() -> None:
+    world = World(max_sessions=2)
+    nonsense = Submit((SESSION, 1), FUNCTION, (), 0, 1, b"", True)
+    world.receive(*[nonsense] * 50)
+    assert [close.peer for close in world.closes] == [world.peer]
+    assert [event.text for event in world.events].count("the connection is given up") == 1
+    assert world.state.nonsense == 50
+
+
 def test_defining_a_session_again_takes_no_room() -> None:
     world = World(max_sessions=2)
     world.receive(define_session(SESSION))
